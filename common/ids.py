@@ -1,0 +1,76 @@
+"""Names of things: contents, segments, shards. Bytes inside, hex at the edges."""
+
+import struct
+from dataclasses import dataclass
+from typing import Self
+
+from common.errors import MalformedId
+
+DIGEST_BYTES = 32
+KEY_BYTES = 41  # segment id, generation, index: see ShardAddress.key
+
+_KEY = struct.Struct(">32sQB")
+
+
+class Blake3Id(bytes):
+    """A BLAKE3-256 digest that names something. Its text form is 64 lower-case hex digits."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises MalformedId unless `text` is exactly what `str` of an id gives."""
+        if len(text) != 2 * DIGEST_BYTES or not set(text) <= set("0123456789abcdef"):
+            shown = text if len(text) <= 80 else text[:77] + "..."
+            raise MalformedId(f"not an id (64 lower-case hex digits): {shown!r}")
+        return cls.fromhex(text)
+
+    def __str__(self) -> str:
+        return self.hex()
+
+
+class ContentId(Blake3Id):
+    """BLAKE3-256 of the bytes of one upload: what `b3sum` prints."""
+
+    __slots__ = ()
+
+
+class SegmentId(Blake3Id):
+    """BLAKE3-256 of the plain bytes of one segment."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ShardAddress:
+    """One shard of one act of writing a segment. Text form ``<64 hex>.<16 hex>.<index>``."""
+
+    segment: SegmentId
+    generation: int
+    index: int
+
+    @property
+    def key(self) -> bytes:
+        """41 bytes, big-endian, so that keys sort as addresses do."""
+        return _KEY.pack(self.segment, self.generation, self.index)
+
+    @classmethod
+    def from_key(cls, key: bytes | memoryview) -> "ShardAddress":
+        segment, generation, index = _KEY.unpack(key)
+        return cls(SegmentId(segment), generation, index)
+
+    @classmethod
+    def parse(cls, text: str) -> "ShardAddress":
+        """Raises MalformedId unless `text` is exactly what `str` of an address gives."""
+        parts = text.split(".")
+        if len(parts) == 3 and len(parts[1]) == 16 and parts[2].isascii() and parts[2].isdigit():
+            try:
+                address = cls(SegmentId.parse(parts[0]), int(parts[1], 16), int(parts[2]))
+            except ValueError:
+                address = None
+            if address is not None and address.index < 256 and str(address) == text:
+                return address
+        raise MalformedId(f"not a shard address (<64 hex>.<16 hex>.<index>): {text[:120]!r}")
+
+    def __str__(self) -> str:
+        return f"{self.segment}.{self.generation:016x}.{self.index}"

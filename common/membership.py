@@ -1,0 +1,65 @@
+"""What a node tells a coordinator when it joins and every heartbeat after: one message.
+
+`POST /-/cluster/report`, signed with the cluster secret (common/auth.py), a `NodeReport` as JSON;
+the answer is a `ReportAnswer` as JSON. Reporting is idempotent, so a coordinator that restarts
+learns everything again within one heartbeat.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from common.errors import BadRequest
+
+REPORT_PATH = "/-/cluster/report"
+HEARTBEAT_S = 2.0
+
+
+class _JsonMessage:
+    """A flat dataclass that travels as a JSON object with exactly its fields."""
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Raises BadRequest unless `data` has exactly the fields, each of its type."""
+        try:
+            values: Any = json.loads(data)
+        except ValueError:
+            raise BadRequest(f"{cls.__name__}: not JSON") from None
+        kinds = {field.name: field.type for field in fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(values, dict) or values.keys() != kinds.keys():
+            raise BadRequest(f"{cls.__name__}: need exactly the fields {', '.join(kinds)}")
+        for name, kind in kinds.items():
+            if type(values[name]) is not kind:
+                raise BadRequest(f"{cls.__name__}: {name} is not of type {kind}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport(_JsonMessage):
+    """Ids are 32 hex digits. `cluster_id` is empty on a node that never joined. `instance` names
+    the process, so that two processes claiming to be one node are told apart."""
+
+    node_id: str
+    instance: str
+    cluster_id: str
+    name: str
+    zone: str
+    http_url: str
+    data_host: str
+    data_port: int
+    capacity_bytes: int
+    used_bytes: int
+    free_bytes: int
+    shards: int
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAnswer(_JsonMessage):
+    """`number` is the node's short name inside layouts: 1 to 65535, never used twice."""
+
+    cluster_id: str
+    number: int
