@@ -1,0 +1,95 @@
+"""Opens the database, brings its schema forward, and runs plain SQL on it."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+from peewee import Database, SqliteDatabase
+
+from common.errors import BadSetting, Conflict
+from coordinator.metadata.models import TABLES, proxy
+
+Clock = Callable[[], float]
+
+SQLITE_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": "full",
+    "foreign_keys": 1,
+    "busy_timeout": 30_000,
+    "cache_size": -32_768,  # KiB, for each of the two threads
+    "wal_autocheckpoint": 4_000,
+}
+
+
+class Sql:
+    """Statements on one database, written with ``?`` and ``{now}`` (its clock, in seconds)."""
+
+    def __init__(self, database: Database, now: str) -> None:
+        self.database = database
+        self._dialect = cache(lambda text: text.format(now=now).replace("?", database.param))
+
+    def run(self, text: str, *values: Any) -> int:
+        """Execute; the number of rows that changed."""
+        return int(self._execute(text, values).rowcount)
+
+    def rows(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self._execute(text, values).fetchall()
+        return found
+
+    def row(self, text: str, *values: Any) -> tuple[Any, ...] | None:
+        found: tuple[Any, ...] | None = self._execute(text, values).fetchone()
+        return found
+
+    def _execute(self, text: str, values: tuple[Any, ...]) -> Any:
+        database: Any = self.database  # its stubs leave execute_sql untyped
+        return database.execute_sql(self._dialect(text), values)
+
+    def rows_in(self, text: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
+        """`text` contains ``{keys}`` where the list of keys goes."""
+        wanted = list(keys)
+        found: list[tuple[Any, ...]] = []
+        for at in range(0, len(wanted), 500):
+            part = wanted[at : at + 500]
+            marks = ",".join("?" * len(part))
+            found += self.rows(text.replace("{keys}", marks), *part)
+        return found
+
+
+def open_database(url: str, clock: Clock = time.time) -> Sql:
+    """Connect to ``sqlite:///path`` and migrate. Raises BadSetting for other URLs."""
+    scheme, separator, path = url.partition(":///")
+    if not separator or scheme != "sqlite" or not path:
+        raise BadSetting(f"database: need sqlite:///path, not {url!r}")
+    database = SqliteDatabase(path, pragmas=SQLITE_PRAGMAS)
+    database.register_function(lambda: int(clock()), "sixfold_now", 0)
+    proxy.initialize(database)
+    sql = Sql(database, "sixfold_now()")
+    _migrate(sql)
+    return sql
+
+
+def _create_everything(sql: Sql) -> None:
+    sql.database.create_tables(TABLES)
+    sql.run("INSERT INTO cluster VALUES (1, ?, 0, {now})", uuid4().hex)
+
+
+# Step i brings a database of schema version i to version i + 1. Steps are only ever added.
+MIGRATIONS: Sequence[Callable[[Sql], None]] = (_create_everything,)
+
+
+def _migrate(sql: Sql) -> None:
+    with sql.database.atomic():
+        version = 0
+        if sql.database.table_exists("cluster"):
+            found = sql.row("SELECT schema_version FROM cluster")
+            version = int(found[0]) if found else 0
+        if version > len(MIGRATIONS):
+            raise Conflict(
+                f"the database has schema version {version}, this sixfold knows "
+                f"{len(MIGRATIONS)}: it was written by a newer one"
+            )
+        for step in MIGRATIONS[version:]:
+            step(sql)
+        sql.run("UPDATE cluster SET schema_version = ?", len(MIGRATIONS))

@@ -1,0 +1,142 @@
+"""The tables. Times are whole seconds since 1970 by the database's clock."""
+
+from peewee import (
+    AutoField,
+    BigIntegerField,
+    BlobField,
+    CompositeKey,
+    DatabaseProxy,
+    IntegerField,
+    Model,
+    SmallIntegerField,
+    TextField,
+)
+
+proxy = DatabaseProxy()
+
+
+class Table(Model):
+    class Meta:
+        database = proxy
+        legacy_table_names = False
+
+
+class Cluster(Table):
+    """One row."""
+
+    id = IntegerField(primary_key=True)
+    cluster_id = TextField()
+    schema_version = IntegerField()
+    created_at = BigIntegerField()
+
+
+class Session(Table):
+    """A running coordinator process. Its number is the upper half of the generations it makes."""
+
+    number = AutoField()
+    expires_at = BigIntegerField()
+
+
+class Node(Table):
+    number = AutoField()
+    node_id = TextField(unique=True)
+    name = TextField()
+    zone = TextField()
+
+
+class Layout(Table):
+    """An ordered tuple of node numbers, two bytes each, big-endian. Shared by many segments."""
+
+    id = AutoField()
+    nodes = BlobField(unique=True)
+
+
+class LayoutNode(Table):
+    """Finds the layouts that a node is part of."""
+
+    node = IntegerField()
+    layout = IntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("node", "layout")
+        without_rowid = True
+
+
+class Segment(Table):
+    id = BlobField(primary_key=True)
+    size_bytes = BigIntegerField()
+    stored_bytes = BigIntegerField()
+    encoding = SmallIntegerField()
+    k = SmallIntegerField()
+    n = SmallIntegerField()
+    generation = BigIntegerField()
+    layout = IntegerField(index=True)
+    checksums = BlobField()
+    touched_at = BigIntegerField()
+
+
+class Content(Table):
+    """`segment_list` names the segment that holds the list of a content of several segments."""
+
+    id = BlobField(primary_key=True)
+    size_bytes = BigIntegerField()
+    segment_count = IntegerField()
+    segment_list = BlobField(null=True)
+    created_at = BigIntegerField()
+
+
+class ContentSegment(Table):
+    """Only for contents of several segments: others have the id of their segment."""
+
+    content = BlobField()
+    position = IntegerField()
+    segment = BlobField(index=True)
+
+    class Meta:
+        primary_key = CompositeKey("content", "position")
+        without_rowid = True
+
+
+class Pin(Table):
+    """An account keeps a content alive, and visible by its id."""
+
+    content = BlobField()
+    account = IntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("content", "account")
+        without_rowid = True
+
+
+class Outbox(Table):
+    """Shards to delete on a node, once `not_before` has passed: keys of 41 bytes, packed."""
+
+    id = AutoField()
+    node = IntegerField()
+    not_before = BigIntegerField(index=True)
+    shard_keys = BlobField()
+
+
+class RepairQueue(Table):
+    """Segments that are short of good shards."""
+
+    segment = BlobField(primary_key=True)
+    generation = BigIntegerField()
+    survivors = SmallIntegerField(index=True)
+    reason = TextField()
+    queued_at = BigIntegerField()
+
+
+TABLES = [
+    Cluster,
+    Session,
+    Node,
+    Layout,
+    LayoutNode,
+    Segment,
+    Content,
+    ContentSegment,
+    Pin,
+    Outbox,
+    RepairQueue,
+]

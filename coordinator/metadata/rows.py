@@ -1,0 +1,104 @@
+"""What goes into the metadata database and comes out of it, as plain values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.ids import ContentId, SegmentId, ShardAddress
+from common.shards import Encoding
+
+NO_NODE = 0  # in a layout: this shard was never confirmed and waits for repair
+CHECKSUM_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSegment:
+    """One segment as its shards lie on nodes: `layout[i]` holds shard i, `checksums` their n
+    checksums one after another."""
+
+    id: SegmentId
+    size_bytes: int
+    encoding: Encoding
+    k: int
+    n: int
+    generation: int
+    layout: tuple[int, ...]
+    checksums: bytes
+
+    def address(self, index: int) -> ShardAddress:
+        return ShardAddress(self.id, self.generation, index)
+
+    def checksum(self, index: int) -> bytes:
+        return self.checksums[index * CHECKSUM_BYTES : (index + 1) * CHECKSUM_BYTES]
+
+    @property
+    def shard_bytes(self) -> int:
+        return -(-self.size_bytes // self.k)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSegment:
+    """A live segment that a PUT can refer to instead of writing it (dedup)."""
+
+    stored: StoredSegment
+    fresh: bool  # touched so lately that no collector may take it: needs no touch now
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that a read needs: the content and its segments in order."""
+
+    id: ContentId
+    size_bytes: int
+    created_at_s: int
+    segments: tuple[StoredSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardsOnNode:
+    """Exact shards on an exact node: what a delete names."""
+
+    node: int
+    addresses: tuple[ShardAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepairNotice:
+    """A segment that is short of good shards: how many survive, and how that was found."""
+
+    segment: SegmentId
+    generation: int
+    survivors: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewContent:
+    """What one upload wants to make visible, in one transaction.
+
+    `segments` are those of the content in order; `written` is the part of them (and of the
+    segment list, if there is one) that this upload wrote itself, the rest was there before.
+    """
+
+    id: ContentId
+    size_bytes: int
+    segments: Sequence[StoredSegment]
+    segment_list: StoredSegment | None
+    written: Sequence[StoredSegment]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node as it registered. `node_id` is 32 hex digits."""
+
+    number: int
+    node_id: str
+    name: str
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A delete that is due."""
+
+    id: int
+    shards: ShardsOnNode

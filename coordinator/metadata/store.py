@@ -1,0 +1,216 @@
+"""The metadata database as the coordinator sees it: asynchronous, batched, typed."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from peewee import PeeweeException
+
+from common.errors import SixfoldError, Unavailable
+from common.ids import Blake3Id, ContentId, SegmentId
+from coordinator.metadata import reads, writes
+from coordinator.metadata.batching import BatchThread
+from coordinator.metadata.database import Clock, Sql, open_database
+from coordinator.metadata.rows import (
+    KnownSegment,
+    Manifest,
+    NewContent,
+    NodeRow,
+    OutboxRow,
+    RepairNotice,
+    ShardsOnNode,
+)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SESSION_LEASE_S = 60
+SESSION_RENEW_S = 15
+GENERATION_COUNTER_BITS = 32
+
+
+class Metadata:
+    """One writer thread commits in groups, one reader thread looks up in groups.
+
+    Holds this process's session, which every commit checks, and makes generations from it.
+    """
+
+    def __init__(self, sql: Sql, grace_s: int) -> None:
+        self._sql, self._grace_s = sql, grace_s
+        self._layouts = writes.Layouts(sql)
+        self._writer = BatchThread[Callable[[Sql], Any], Any]("metadata-writer", self._commit)
+        self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
+            "metadata-reader", self._query
+        )
+        self.session = 0
+        self.cluster_id = ""
+        self._counter = itertools.count(1)
+
+    async def start(self) -> None:
+        self.cluster_id = await self._read(reads.cluster_id)
+        await self._begin_session()
+
+    async def close(self) -> None:
+        """Finish what waits, end the session, close the connections."""
+        if self.session:
+            await self._write(partial(writes.close_session, session=self.session))
+        await self._writer.close()
+        await self._reader.close()
+        self._sql.database.close()
+
+    async def keep_session(self) -> None:
+        """Renew the lease for ever; a lease that was lost is replaced by a new session."""
+        while True:
+            await asyncio.sleep(SESSION_RENEW_S)
+            try:
+                await self._write(
+                    partial(writes.renew_session, session=self.session, lease_s=SESSION_LEASE_S)
+                )
+            except SixfoldError as error:
+                log.warning("session %d: %s; beginning a new one", self.session, error)
+                await self._begin_session()
+
+    async def _begin_session(self) -> None:
+        self.session = await self._write(partial(writes.open_session, lease_s=SESSION_LEASE_S))
+        self._counter = itertools.count(1)
+
+    def new_generation(self) -> int:
+        """Unique in the cluster: the session number above, a counter below."""
+        return (self.session << GENERATION_COUNTER_BITS) | next(self._counter)
+
+    # Looking up
+
+    def find_segment(self, id_: SegmentId) -> Awaitable[KnownSegment | None]:
+        """The live segment of these bytes, if there is one."""
+        answer: Awaitable[KnownSegment | None] = self._reader.ask(id_)
+        return answer
+
+    def find_content(self, id_: ContentId) -> Awaitable[Manifest | None]:
+        """The content, if it is visible."""
+        answer: Awaitable[Manifest | None] = self._reader.ask(id_)
+        return answer
+
+    async def nodes(self) -> list[NodeRow]:
+        return await self._read(reads.nodes)
+
+    async def due_deletes(self, limit: int) -> list[OutboxRow]:
+        return await self._read(partial(reads.due_deletes, limit=limit))
+
+    async def counts(self) -> dict[str, int]:
+        return await self._read(reads.counts)
+
+    # Changing
+
+    async def commit_content(self, new: NewContent) -> bool:
+        """Durable and visible on return; True if it was not visible before."""
+        return await self._write(
+            partial(writes.commit_content, layouts=self._layouts, session=self.session, new=new)
+        )
+
+    async def unpin(self, content: ContentId) -> bool:
+        """Make a content invisible. False if it was not visible."""
+        return await self._write(partial(writes.unpin, content=content))
+
+    async def collect(self, limit: int) -> int:
+        """Remove contents that nobody pins and that are past the grace period; how many."""
+        candidates = await self._read(partial(reads.unpinned_contents, limit=limit))
+        removed = 0
+        for content in candidates:
+            removed += await self._write(partial(self._collect_one, content=content))
+        return removed
+
+    def _collect_one(self, sql: Sql, content: ContentId) -> bool:
+        manifest = reads.manifests(sql, [content], pinned=False).get(content)
+        if manifest is None:
+            return False
+        lists = reads.segment_list_of(sql, content)
+        return writes.collect(sql, manifest, lists, self._grace_s)
+
+    async def add_node(self, node_id: str, name: str, zone: str) -> NodeRow:
+        return await self._write(partial(writes.add_node, node_id=node_id, name=name, zone=zone))
+
+    async def add_deletes(self, deletes: Sequence[ShardsOnNode], delay_s: int = 0) -> None:
+        await self._write(partial(writes.add_deletes, deletes=deletes, delay_s=delay_s))
+
+    async def finish_deletes(self, ids: Sequence[int]) -> None:
+        await self._write(partial(writes.finish_deletes, ids=ids))
+
+    async def queue_repair(self, notice: RepairNotice) -> None:
+        await self._write(partial(writes.queue_repair, notice=notice))
+
+    # The threads
+
+    async def _read(self, query: Callable[[Sql], T]) -> T:
+        answer: T = await self._reader.ask(query)
+        return answer
+
+    async def _write(self, change: Callable[[Sql], T]) -> T:
+        answer: T = await self._writer.ask(change)
+        return answer
+
+    def _query(self, batch: list[Callable[[Sql], Any] | Blake3Id]) -> list[Any]:
+        """Ids are looked up together, a statement per kind; other queries one by one."""
+        segment_ids = [ask for ask in batch if isinstance(ask, SegmentId)]
+        content_ids = [ask for ask in batch if isinstance(ask, ContentId)]
+        segments = (
+            self._attempt(
+                partial(reads.known_segments, ids=segment_ids, fresh_s=self._grace_s // 2)
+            )
+            if segment_ids
+            else {}
+        )
+        manifests = self._attempt(partial(reads.manifests, ids=content_ids)) if content_ids else {}
+
+        def answer(ask: Callable[[Sql], Any] | Blake3Id) -> Any:
+            if isinstance(ask, SegmentId | ContentId):
+                found = segments if isinstance(ask, SegmentId) else manifests
+                return found if isinstance(found, Exception) else found.get(ask)
+            assert not isinstance(ask, Blake3Id)
+            return self._attempt(ask)
+
+        return [answer(ask) for ask in batch]
+
+    def _attempt(self, step: Callable[[Sql], Any]) -> Any:
+        """The step's answer, or the error that it refused with."""
+        try:
+            return step(self._sql)
+        except SixfoldError as error:
+            return error
+        except PeeweeException as error:
+            return _unavailable(error)
+
+    def _commit(self, batch: list[Callable[[Sql], Any]]) -> list[Any]:
+        """All in one transaction; if the database refuses that, each in its own."""
+        try:
+            return self._commit_together(batch)
+        except PeeweeException as error:
+            self._layouts.forget()
+            if len(batch) == 1:
+                return [_unavailable(error)]
+            return [answer for change in batch for answer in self._commit([change])]
+
+    def _commit_together(self, batch: list[Callable[[Sql], Any]]) -> list[Any]:
+        answers: list[Any] = []
+        with self._sql.database.atomic():
+            for change in batch:
+                try:
+                    answers.append(change(self._sql))
+                except SixfoldError as error:  # it refused before it wrote anything
+                    answers.append(error)
+        return answers
+
+
+def _unavailable(error: PeeweeException) -> Unavailable:
+    log.error("metadata database: %s", error)
+    return Unavailable(f"the metadata database failed: {error}")
+
+
+def open_metadata(data: Path, url: str, grace_s: int, clock: Clock = time.time) -> Metadata:
+    """`url` may be empty: then the database is `metadata.db` in `data`."""
+    data.mkdir(parents=True, exist_ok=True)
+    return Metadata(open_database(url or f"sqlite:///{data / 'metadata.db'}", clock), grace_s)

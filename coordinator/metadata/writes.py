@@ -1,0 +1,241 @@
+"""The transactions. Each function runs inside one, together with others (group commit), so it
+checks first and writes after: what raises a SixfoldError has written nothing."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from common.errors import SessionLost, Unavailable
+from common.ids import ContentId, ShardAddress
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import (
+    NO_NODE,
+    Manifest,
+    NewContent,
+    NodeRow,
+    RepairNotice,
+    ShardsOnNode,
+    StoredSegment,
+)
+
+DEFAULT_ACCOUNT = 0
+
+
+def pack_layout(layout: Sequence[int]) -> bytes:
+    return b"".join(number.to_bytes(2, "big") for number in layout)
+
+
+def unpack_layout(packed: bytes) -> tuple[int, ...]:
+    return tuple(int.from_bytes(packed[at : at + 2], "big") for at in range(0, len(packed), 2))
+
+
+def signed(generation: int) -> int:
+    """Databases have signed integers only; generations use 63 bits, which this asserts."""
+    if not 0 <= generation < 1 << 63:
+        raise ValueError(f"generation out of range: {generation}")
+    return generation
+
+
+@dataclass
+class Layouts:
+    """Interns layouts. Remembers what it has seen committed or read."""
+
+    sql: Sql
+    _ids: dict[bytes, int] = field(default_factory=dict)
+
+    def intern(self, layout: tuple[int, ...]) -> int:
+        packed = pack_layout(layout)
+        known = self._ids.get(packed)
+        if known is not None:
+            return known
+        self.sql.run("INSERT INTO layout (nodes) VALUES (?) ON CONFLICT DO NOTHING", packed)
+        found = self.sql.row("SELECT id FROM layout WHERE nodes = ?", packed)
+        assert found is not None
+        for node in set(layout) - {NO_NODE}:
+            self.sql.run(
+                "INSERT INTO layout_node (node, layout) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                node,
+                found[0],
+            )
+        self._ids[packed] = int(found[0])
+        return self._ids[packed]
+
+    def forget(self) -> None:
+        """After a rollback: what was interned in it may not exist."""
+        self._ids.clear()
+
+
+def open_session(sql: Sql, lease_s: int) -> int:
+    sql.run("DELETE FROM session WHERE expires_at < {now}")
+    sql.run("INSERT INTO session (expires_at) VALUES ({now} + ?)", lease_s)
+    found = sql.row("SELECT max(number) FROM session")
+    assert found is not None
+    return int(found[0])
+
+
+def renew_session(sql: Sql, session: int, lease_s: int) -> None:
+    """Raises SessionLost if the lease has run out: it must not be revived, since others may have
+    acted on its end."""
+    _check_session(sql, session)
+    sql.run("UPDATE session SET expires_at = {now} + ? WHERE number = ?", lease_s, session)
+
+
+def close_session(sql: Sql, session: int) -> None:
+    sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number = ?", session)
+
+
+def _check_session(sql: Sql, session: int) -> None:
+    if not sql.row("SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}", session):
+        raise SessionLost("this coordinator's lease in the database has run out; try again")
+
+
+def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
+    """Register a node, or note its new name and zone."""
+    changed = sql.run("UPDATE node SET name = ?, zone = ? WHERE node_id = ?", name, zone, node_id)
+    if not changed:
+        sql.run("INSERT INTO node (node_id, name, zone) VALUES (?, ?, ?)", node_id, name, zone)
+    found = sql.row("SELECT number FROM node WHERE node_id = ?", node_id)
+    assert found is not None
+    return NodeRow(int(found[0]), node_id, name, zone)
+
+
+def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> bool:
+    """Make a content visible; True if it was not before.
+
+    Raises SessionLost, and Unavailable if a segment that the upload relied on is gone.
+    """
+    _check_session(sql, session)
+    written = {segment.id for segment in new.written}
+    _check_reused(sql, [s for s in new.segments if s.id not in written])
+    for segment in new.written:
+        _put_segment(sql, layouts, segment)
+    list_id = new.segment_list.id if new.segment_list else None
+    added = sql.run(
+        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
+        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT DO NOTHING",
+        new.id, new.size_bytes, len(new.segments), list_id,
+    )  # fmt: skip
+    if added and len(new.segments) > 1:
+        for position, segment in enumerate(new.segments):
+            sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", new.id, position, segment.id)
+    pinned = sql.run(
+        "INSERT INTO pin (content, account) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        new.id,
+        DEFAULT_ACCOUNT,
+    )
+    return pinned > 0
+
+
+def _check_reused(sql: Sql, segments: Sequence[StoredSegment]) -> None:
+    for segment in {segment.id: segment for segment in segments}.values():
+        if not sql.run(
+            "UPDATE segment SET touched_at = {now} WHERE id = ? AND generation = ?",
+            segment.id, signed(segment.generation),
+        ):  # fmt: skip
+            raise Unavailable("a segment was deleted while it was uploaded again; try again")
+
+
+def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
+    """Insert a segment. If someone else was first, theirs stands and our shards are deleted."""
+    inserted = sql.run(
+        "INSERT INTO segment (id, size_bytes, stored_bytes, encoding, k, n, generation, layout, "
+        "checksums, touched_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, {now}) ON CONFLICT DO NOTHING",
+        segment.id, segment.size_bytes, segment.size_bytes, int(segment.encoding), segment.k,
+        segment.n, signed(segment.generation), layouts.intern(segment.layout), segment.checksums,
+    )  # fmt: skip
+    if not inserted:
+        sql.run("UPDATE segment SET touched_at = {now} WHERE id = ?", segment.id)
+        add_deletes(sql, shards_of(segment), 0)
+        return
+    survivors = len(segment.layout) - segment.layout.count(NO_NODE)
+    if survivors < segment.n:
+        notice = RepairNotice(segment.id, segment.generation, survivors, "degraded write")
+        queue_repair(sql, notice)
+
+
+def queue_repair(sql: Sql, notice: RepairNotice) -> None:
+    sql.run(
+        "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
+        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT (segment) DO UPDATE SET "
+        "generation = excluded.generation, survivors = excluded.survivors, "
+        "reason = excluded.reason",
+        notice.segment, signed(notice.generation), notice.survivors, notice.reason,
+    )  # fmt: skip
+
+
+def shards_of(segment: StoredSegment) -> list[ShardsOnNode]:
+    """Every shard of a segment, by node."""
+    by_node: dict[int, list[ShardAddress]] = {}
+    for index, node in enumerate(segment.layout):
+        if node != NO_NODE:
+            by_node.setdefault(node, []).append(segment.address(index))
+    return [ShardsOnNode(node, tuple(addresses)) for node, addresses in by_node.items()]
+
+
+def add_deletes(sql: Sql, deletes: Iterable[ShardsOnNode], delay_s: int) -> None:
+    for shards in deletes:
+        keys = b"".join(address.key for address in shards.addresses)
+        sql.run(
+            "INSERT INTO outbox (node, not_before, shard_keys) VALUES (?, {now} + ?, ?)",
+            shards.node, delay_s, keys,
+        )  # fmt: skip
+
+
+def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
+    for row in ids:
+        sql.run("DELETE FROM outbox WHERE id = ?", row)
+
+
+def unpin(sql: Sql, content: ContentId) -> bool:
+    """Make a content invisible; its space is collected later. False if it was not visible."""
+    gone = sql.run("DELETE FROM pin WHERE content = ? AND account = ?", content, DEFAULT_ACCOUNT)
+    _touch_segments(sql, content)
+    return gone > 0
+
+
+def _touch_segments(sql: Sql, content: ContentId) -> None:
+    """The grace period starts now: reads that have begun go on."""
+    sql.run(
+        "UPDATE segment SET touched_at = {now} WHERE id = ? OR id IN "
+        "(SELECT segment FROM content_segment WHERE content = ?) OR id IN "
+        "(SELECT segment_list FROM content WHERE id = ?)",
+        content, content, content,
+    )  # fmt: skip
+
+
+def collect(sql: Sql, manifest: Manifest, lists: Sequence[StoredSegment], grace_s: int) -> bool:
+    """Remove a content that nobody pins, and those of its segments that nothing else needs.
+
+    False, and nothing done, if it was pinned again or a segment of it is younger than the grace.
+    """
+    if sql.row("SELECT 1 FROM pin WHERE content = ?", manifest.id):
+        return False
+    segments = {segment.id: segment for segment in (*manifest.segments, *lists)}
+    young = sql.rows_in(
+        f"SELECT id FROM segment WHERE id IN ({{keys}}) AND touched_at > {{now}} - {int(grace_s)}",
+        segments,
+    )
+    if young:
+        return False
+    sql.run("DELETE FROM content_segment WHERE content = ?", manifest.id)
+    sql.run("DELETE FROM content WHERE id = ?", manifest.id)
+    for segment in segments.values():
+        _remove_unreferenced(sql, segment)
+    return True
+
+
+_REFERENCED = (
+    "SELECT 1 FROM content WHERE id = ? OR segment_list = ? "
+    "UNION ALL SELECT 1 FROM content_segment WHERE segment = ? LIMIT 1"
+)
+
+
+def _remove_unreferenced(sql: Sql, segment: StoredSegment) -> None:
+    if sql.row(_REFERENCED, segment.id, segment.id, segment.id):
+        return
+    removed = sql.run(
+        "DELETE FROM segment WHERE id = ? AND generation = ?",
+        segment.id, signed(segment.generation),
+    )  # fmt: skip
+    if removed:
+        sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
+        add_deletes(sql, shards_of(segment), 0)
