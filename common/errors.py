@@ -20,6 +20,7 @@
     │   ├── Unreadable              fewer than k good shards could be had
     │   ├── Undurable               fewer than a quorum of shards could be written
     │   ├── SessionLost
+    │   ├── SegmentGone             a segment that an upload relied on was deleted meanwhile
     │   ├── NodeUnreachable
     │   └── NodeTimeout
     ├── StorageFull
@@ -119,6 +120,10 @@ class Undurable(Unavailable):
 
 class SessionLost(Unavailable):
     code = "session_lost"
+
+
+class SegmentGone(Unavailable):
+    code = "segment_gone"
 
 
 class NodeUnreachable(Unavailable):

@@ -52,11 +52,6 @@ class FrameReceiver(asyncio.BufferedProtocol):
         if self._large is not None:
             self._large = place
 
-    @property
-    def payload_in_progress(self) -> int | None:
-        """The request whose large payload is being received."""
-        return None if self._large is None else self._large_frame[1]
-
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._large is not None:
             return self._large[self._large_received :]

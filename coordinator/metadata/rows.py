@@ -77,6 +77,7 @@ class NewContent:
 
     `segments` are those of the content in order; `written` is the part of them (and of the
     segment list, if there is one) that this upload wrote itself, the rest was there before.
+    `unconfirmed` are shards that may lie on nodes although no layout names them.
     """
 
     id: ContentId
@@ -84,6 +85,7 @@ class NewContent:
     segments: Sequence[StoredSegment]
     segment_list: StoredSegment | None
     written: Sequence[StoredSegment]
+    unconfirmed: Sequence[ShardsOnNode] = ()
 
 
 @dataclass(frozen=True, slots=True)

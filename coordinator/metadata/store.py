@@ -112,6 +112,10 @@ class Metadata:
             partial(writes.commit_content, layouts=self._layouts, session=self.session, new=new)
         )
 
+    async def touch_segment(self, segment: SegmentId) -> None:
+        """Keep the collector away from it for another grace period."""
+        await self._write(partial(writes.touch_segment, segment=segment))
+
     async def unpin(self, content: ContentId) -> bool:
         """Make a content invisible. False if it was not visible."""
         return await self._write(partial(writes.unpin, content=content))

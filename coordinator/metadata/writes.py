@@ -4,8 +4,8 @@ checks first and writes after: what raises a SixfoldError has written nothing.""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from common.errors import SessionLost, Unavailable
-from common.ids import ContentId, ShardAddress
+from common.errors import SegmentGone, SessionLost
+from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import (
     NO_NODE,
@@ -101,13 +101,14 @@ def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
 def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> bool:
     """Make a content visible; True if it was not before.
 
-    Raises SessionLost, and Unavailable if a segment that the upload relied on is gone.
+    Raises SessionLost, and SegmentGone if a segment that the upload relied on is gone.
     """
     _check_session(sql, session)
     written = {segment.id for segment in new.written}
     _check_reused(sql, [s for s in new.segments if s.id not in written])
     for segment in new.written:
         _put_segment(sql, layouts, segment)
+    add_deletes(sql, new.unconfirmed, 0)
     list_id = new.segment_list.id if new.segment_list else None
     added = sql.run(
         "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
@@ -131,7 +132,12 @@ def _check_reused(sql: Sql, segments: Sequence[StoredSegment]) -> None:
             "UPDATE segment SET touched_at = {now} WHERE id = ? AND generation = ?",
             segment.id, signed(segment.generation),
         ):  # fmt: skip
-            raise Unavailable("a segment was deleted while it was uploaded again; try again")
+            raise SegmentGone("a segment was deleted while it was uploaded again; try again")
+
+
+def touch_segment(sql: Sql, segment: SegmentId) -> None:
+    """Someone is about to refer to it: its grace period starts again."""
+    sql.run("UPDATE segment SET touched_at = {now} WHERE id = ?", segment)
 
 
 def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
@@ -143,7 +149,7 @@ def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
         segment.n, signed(segment.generation), layouts.intern(segment.layout), segment.checksums,
     )  # fmt: skip
     if not inserted:
-        sql.run("UPDATE segment SET touched_at = {now} WHERE id = ?", segment.id)
+        touch_segment(sql, segment.id)
         add_deletes(sql, shards_of(segment), 0)
         return
     survivors = len(segment.layout) - segment.layout.count(NO_NODE)

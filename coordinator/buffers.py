@@ -1,0 +1,142 @@
+"""Memory for stripes, counted: the bound on what all uploads and downloads hold together.
+
+Large buffers are anonymous mappings that are used again, since fresh ones cost a page fault for
+every 4 KiB; small ones are plain bytearrays.
+"""
+
+import asyncio
+import mmap
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from common.errors import Overloaded
+from common.units import KIB
+
+POOLED_BYTES = (
+    256 * KIB
+)  # from here on a buffer is pooled, in sizes an eighth of a power of two apart
+
+
+class StripeBuffer:
+    """`memory` has at least the size asked for. Give it back with `release`, or with `abandon`
+    while someone (a socket, a node that is being written to) may still look at it."""
+
+    __slots__ = ("_owner", "_size_bytes", "memory")
+
+    def __init__(self, owner: "StripeBuffers", memory: memoryview) -> None:
+        self._owner, self.memory, self._size_bytes = owner, memory, len(memory)
+
+    def release(self) -> None:
+        """The memory may be used again. Doing it twice is harmless."""
+        self._give_back(self.memory)
+
+    def abandon(self) -> None:
+        """The budget is free again; the memory goes when the last view of it does."""
+        self._give_back(None)
+
+    def _give_back(self, memory: memoryview | None) -> None:
+        if self._size_bytes:
+            size_bytes, self._size_bytes = self._size_bytes, 0
+            self._owner.take_back(size_bytes, memory)
+            self.memory = memoryview(b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # After a failure a thread or a socket may still be at work on the memory.
+        self.release() if kind is None else self.abandon()
+
+
+class StripeBuffers:
+    """A budget of `budget_bytes` and the pool of buffers under it. Waiters are served in order."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.used_bytes = 0
+        self._idle: dict[int, list[memoryview]] = {}
+        self._idle_bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def acquire(self, size_bytes: int, wait_s: float) -> StripeBuffer:
+        """Raises Overloaded if there is no room within `wait_s`."""
+        size_bytes = self._rounded(size_bytes)
+        if not self._waiting and self._fits(size_bytes):
+            return self._take(size_bytes)
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (size_bytes, place)
+        self._waiting.append(entry)
+        try:
+            async with asyncio.timeout(wait_s):
+                await place
+        except BaseException as error:
+            self._leave_queue(entry)
+            if isinstance(error, TimeoutError):
+                raise Overloaded("too many transfers at once; try again shortly") from None
+            raise
+        self.used_bytes -= size_bytes  # it was reserved for us when our turn came
+        return self._take(size_bytes)
+
+    def try_acquire(self, size_bytes: int) -> StripeBuffer | None:
+        """A buffer if there is room now and nobody waits."""
+        size_bytes = self._rounded(size_bytes)
+        if self._waiting or not self._fits(size_bytes):
+            return None
+        return self._take(size_bytes)
+
+    def take_back(self, size_bytes: int, memory: memoryview | None) -> None:
+        """For StripeBuffer: the other half of `_take`."""
+        self.used_bytes -= size_bytes
+        if memory is not None and size_bytes >= POOLED_BYTES:
+            self._idle.setdefault(size_bytes, []).append(memory)
+            self._idle_bytes += size_bytes
+        self._serve()
+
+    def _rounded(self, size_bytes: int) -> int:
+        """What a buffer for `size_bytes` counts: few sizes, so that pooled ones are used again."""
+        if size_bytes < POOLED_BYTES:
+            return max(1, size_bytes)
+        step = (1 << (size_bytes - 1).bit_length()) // 8
+        return -(-size_bytes // step) * step
+
+    def _fits(self, size_bytes: int) -> bool:
+        return self.used_bytes + size_bytes <= self.budget_bytes or self.used_bytes == 0
+
+    def _take(self, size_bytes: int) -> StripeBuffer:
+        self.used_bytes += size_bytes
+        if size_bytes < POOLED_BYTES:
+            return StripeBuffer(self, memoryview(bytearray(size_bytes)))
+        idle = self._idle.get(size_bytes)
+        if idle:
+            self._idle_bytes -= size_bytes
+            return StripeBuffer(self, idle.pop())
+        self._trim()
+        return StripeBuffer(self, memoryview(mmap.mmap(-1, size_bytes)))
+
+    def _trim(self) -> None:
+        """Idle buffers of other sizes make room, so that the budget bounds the memory."""
+        for size_bytes, idle in self._idle.items():
+            while idle and self.used_bytes + self._idle_bytes > self.budget_bytes:
+                idle.pop()
+                self._idle_bytes -= size_bytes
+
+    def _serve(self) -> None:
+        while self._waiting and self._fits(self._waiting[0][0]):
+            size_bytes, place = self._waiting.popleft()
+            if not place.done():
+                self.used_bytes += size_bytes
+                place.set_result(None)
+
+    def _leave_queue(self, entry: tuple[int, "asyncio.Future[None]"]) -> None:
+        size_bytes, place = entry
+        if place.done() and not place.cancelled():  # our turn came as we gave up
+            self.used_bytes -= size_bytes
+        if entry in self._waiting:
+            self._waiting.remove(entry)
+        self._serve()

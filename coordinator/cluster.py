@@ -1,0 +1,91 @@
+"""What the write path, the read path and the jobs share: the nodes, as stores."""
+
+import asyncio
+from collections.abc import Callable
+
+import aiohttp
+
+from common.auth import ClusterSecret
+from common.errors import NodeUnreachable, StorageFull, Undurable
+from common.ids import SegmentId
+from common.wire import LaneKind
+from coordinator.config import Config
+from coordinator.lanes import LaneLimits
+from coordinator.links import Link
+from coordinator.membership import Membership, Node
+from coordinator.metadata import Metadata
+from coordinator.placement import Placement, place
+from coordinator.remote_store import RemoteStore
+
+
+class Cluster:
+    """Membership, and a link and a remote store for every node that has reported."""
+
+    def __init__(
+        self,
+        config: Config,
+        secret: ClusterSecret,
+        metadata: Metadata,
+        http: aiohttp.ClientSession,
+        clock: Callable[[], float],
+    ) -> None:
+        self._secret, self._metadata, self._http = secret, metadata, http
+        self._limits = {
+            LaneKind.WRITE: LaneLimits(config.write_timeout_s),
+            LaneKind.READ: LaneLimits(config.read_timeout_s),
+        }
+        self.membership = Membership(
+            metadata, clock, config.suspect_after_s, config.lost_after_s, self._connect
+        )
+        self._stores: dict[int, RemoteStore] = {}
+
+    async def close(self) -> None:
+        await asyncio.gather(*(store.link.close() for store in self._stores.values()))
+
+    def store(self, number: int) -> RemoteStore:
+        """Raises NodeUnreachable for a node that has not reported since this process began."""
+        store = self._stores.get(number)
+        if store is None:
+            raise NodeUnreachable(f"node {number} has not been heard of")
+        return store
+
+    def place(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> Placement:
+        """Where the shards of a new segment go.
+
+        Raises Undurable while no node is active, StorageFull while none that is has room.
+        """
+        targets = self.membership.targets(shard_bytes)
+        if targets:
+            return place(self.membership.ring, targets, segment, k, n)
+        if self.membership.targets(0):
+            raise StorageFull("every storage node is full")
+        raise Undurable("no storage node is active")
+
+    def node_name(self, number: int) -> str:
+        node = self.membership.nodes.get(number)
+        return node.row.name if node else f"node {number}"
+
+    def _connect(self, node: Node) -> None:
+        """A node has reported: see that there are lanes to where it is."""
+        report = node.report
+        assert report is not None
+        address = (report.data_host, report.data_port)
+        store = self._stores.get(node.number)
+        if store is not None:
+            store.http_url = report.http_url
+            store.link.node_reported(address)
+            return
+
+        def on_change(up: bool) -> None:
+            node.reachable = up
+
+        link = Link(
+            report.name,
+            address,
+            bytes.fromhex(self._metadata.cluster_id),
+            bytes.fromhex(report.node_id),
+            self._secret,
+            self._limits,
+            on_change,
+        )
+        self._stores[node.number] = RemoteStore(link, report.http_url, self._secret, self._http)

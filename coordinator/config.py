@@ -1,0 +1,58 @@
+"""The coordinator's settings, read once at start (common/settings.py)."""
+
+from dataclasses import dataclass
+
+from common.errors import BadSetting
+from common.settings import bytes_setting, flag_setting, setting
+from common.units import GIB, KIB, MIB
+
+DATA_SHARDS = 6
+ALL_SHARDS = 9
+
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+MAX_SEGMENT_BYTES = 64 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Runs a sixfold coordinator: HTTP in, shards out to the nodes that join."""
+
+    data: str = setting("directory for the metadata database")
+    secret_file: str = setting("file with the cluster secret")
+    host: str = setting("address to listen on", "127.0.0.1")
+    port: int = setting("port to listen on; 0 takes a free one", 8600, int)
+    allow_unauthenticated: bool = flag_setting(
+        "listen beyond loopback although anyone who reaches the port may store and delete"
+    )
+    database: str = setting("sqlite:///path; empty: metadata.db in the data directory", "")
+    codec: str = setting("erasure code backend: auto, isal or zfec", "auto")
+
+    segment_bytes: int = bytes_setting("largest segment", 6 * MIB)
+    max_upload_bytes: int = bytes_setting("largest upload", 10 * GIB)
+    buffer_bytes: int = bytes_setting("memory for all transfers together", 160 * MIB)
+    segments_in_flight: int = setting("segments of one transfer handled at once", 3, int)
+    cache_bytes: int = bytes_setting("memory for verified hot segments", 32 * MIB)
+    cache_segment_bytes: int = bytes_setting("largest segment that is cached", 256 * KIB)
+
+    admission_wait_s: float = setting("how long a request waits for memory", 5.0, float)
+    body_idle_s: float = setting("an upload that sends nothing for so long is ended", 60.0, float)
+    write_timeout_s: float = setting("deadline of one append to a node", 15.0, float)
+    read_timeout_s: float = setting("deadline of one read from a node", 6.0, float)
+    straggler_s: float = setting("how long an acknowledgement waits for the last shard", 2.0, float)
+    suspect_after_s: float = setting("silence after which a node is suspect", 10.0, float)
+    lost_after_s: float = setting("silence after which a node is lost", 900.0, float)
+    grace_s: int = setting("how long deleted content keeps its space", 3600, int)
+
+    def __post_init__(self) -> None:
+        if self.host not in LOOPBACK_HOSTS and not self.allow_unauthenticated:
+            raise BadSetting(
+                f"host {self.host} is not loopback, and this coordinator asks nobody who they "
+                "are: put it behind something that does, and say --allow-unauthenticated"
+            )
+        if not DATA_SHARDS <= self.segment_bytes <= MAX_SEGMENT_BYTES:
+            raise BadSetting(f"segment_bytes must be {DATA_SHARDS} to {MAX_SEGMENT_BYTES}")
+        if self.buffer_bytes < 2 * self.segment_bytes * ALL_SHARDS // DATA_SHARDS:
+            raise BadSetting("buffer_bytes must hold two segments with their parity")
+        for name in ("max_upload_bytes", "segments_in_flight", "write_timeout_s", "read_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise BadSetting(f"{name} must be greater than 0")

@@ -1,0 +1,86 @@
+"""Probes, the nodes' reports, and the list of nodes."""
+
+import time
+
+from aiohttp import web
+
+from common.auth import HEADER, ClusterSecret, NonceMemory
+from common.codec import Codec
+from common.membership import REPORT_PATH, NodeReport
+from coordinator.membership import Membership, Node, NodeState
+from coordinator.metadata import Metadata
+
+MAX_REPORT_BYTES = 64 * 1024
+
+
+class NodeHandlers:
+    """The handlers, and the routes that lead to them."""
+
+    def __init__(
+        self, membership: Membership, metadata: Metadata, secret: ClusterSecret, codec: Codec
+    ) -> None:
+        self._membership, self._metadata = membership, metadata
+        self._secret, self._codec = secret, codec
+        self._nonces = NonceMemory()
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/-/live", self.live),
+            web.get("/-/ready", self.ready),
+            web.post(REPORT_PATH, self.report),
+            web.get("/-/admin/nodes", self.nodes),
+        ]
+
+    async def live(self, request: web.Request) -> web.Response:
+        """The process runs and its event loop turns."""
+        return web.json_response({"live": True})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """Reads and writes can succeed: the database answers and nodes for k shards are there."""
+        await self._metadata.nodes()
+        active = self._count(NodeState.ACTIVE)
+        readable = active + self._count(NodeState.READ_ONLY)
+        ready = active > 0
+        body = {"ready": ready, "nodes_active": active, "nodes_readable": readable}
+        return web.json_response(body, status=200 if ready else 503)
+
+    def _count(self, state: NodeState) -> int:
+        membership = self._membership
+        return sum(membership.state(node) is state for node in membership.nodes.values())
+
+    async def report(self, request: web.Request) -> web.Response:
+        """A node joins, or its heartbeat. Signed with the cluster secret."""
+        body = await request.content.read(MAX_REPORT_BYTES)
+        now_s = time.time()
+        signature = request.headers.get(HEADER, "")
+        nonce = self._secret.verify(signature, request.method, request.path_qs, body, now_s)
+        self._nonces.check(nonce, now_s)
+        answer = await self._membership.report(NodeReport.from_json(body))
+        return web.Response(body=answer.to_json(), content_type="application/json")
+
+    async def nodes(self, request: web.Request) -> web.Response:
+        nodes = sorted(self._membership.nodes.values(), key=lambda node: node.number)
+        return web.json_response(
+            {
+                "cluster_id": self._metadata.cluster_id,
+                "codec": self._codec.backend_name,
+                "nodes": [self._described(node) for node in nodes],
+            }
+        )
+
+    def _described(self, node: Node) -> dict[str, object]:
+        report, silent_s = node.report, self._membership.silent_s(node)
+        return {
+            "number": node.number,
+            "name": node.row.name,
+            "node_id": node.row.node_id,
+            "zone": node.row.zone,
+            "state": self._membership.state(node).value,
+            "http_url": report.http_url if report else None,
+            "data": f"{report.data_host}:{report.data_port}" if report else None,
+            "capacity_bytes": report.capacity_bytes if report else None,
+            "used_bytes": report.used_bytes if report else None,
+            "free_bytes": report.free_bytes if report else None,
+            "shards": report.shards if report else None,
+            "last_seen_s": None if silent_s is None else round(silent_s, 3),
+        }

@@ -1,0 +1,80 @@
+"""Background jobs: one contract, a loop that paces them, and the jobs themselves."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from typing import Protocol
+
+from common.errors import SixfoldError
+from coordinator.cluster import Cluster
+from coordinator.metadata import Metadata, OutboxRow
+
+log = logging.getLogger(__name__)
+
+BATCH = 256
+
+
+class Worker(Protocol):
+    """A job: a name, how long it rests when there is nothing to do, and one bounded step."""
+
+    name: str
+    rest_s: float
+
+    async def step(self) -> bool:
+        """Do a bounded piece of work. True if there may be more at once."""
+
+
+class OutboxWorker:
+    """Does on nodes what transactions have decided: deletes exact shards on exact nodes. A row
+    goes when its node has answered; while it does not, the row stays."""
+
+    name = "outbox"
+    rest_s = 1.0
+
+    def __init__(self, metadata: Metadata, cluster: Cluster) -> None:
+        self._metadata, self._cluster = metadata, cluster
+
+    async def step(self) -> bool:
+        rows = await self._metadata.due_deletes(BATCH)
+        by_node: defaultdict[int, list[OutboxRow]] = defaultdict(list)
+        for row in rows:
+            by_node[row.shards.node].append(row)
+        done = await asyncio.gather(*(self._delete(node, of) for node, of in by_node.items()))
+        finished = [id_ for ids in done for id_ in ids]
+        if finished:
+            await self._metadata.finish_deletes(finished)
+        return len(finished) == BATCH
+
+    async def _delete(self, node: int, rows: list[OutboxRow]) -> list[int]:
+        """The rows that the node has carried out: all or none."""
+        addresses = [address for row in rows for address in row.shards.addresses]
+        try:
+            await self._cluster.store(node).delete(addresses)
+        except SixfoldError as error:
+            log.debug("outbox: %d deletes wait for node %d: %s", len(addresses), node, error)
+            return []
+        return [row.id for row in rows]
+
+
+class CollectWorker:
+    """Removes contents that nobody pins, once the grace period is over."""
+
+    name = "collect"
+    rest_s = 10.0
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    async def step(self) -> bool:
+        return await self._metadata.collect(BATCH) == BATCH
+
+
+async def run_worker(worker: Worker) -> None:
+    """Steps for ever. An error ends the step, not the job."""
+    while True:
+        try:
+            more = await worker.step()
+        except SixfoldError as error:
+            log.warning("%s: %s", worker.name, error)
+            more = False
+        await asyncio.sleep(0 if more else worker.rest_s)

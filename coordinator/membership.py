@@ -1,0 +1,153 @@
+"""The nodes of the cluster as this coordinator sees them: who reported when, who is reachable."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from common.errors import Conflict, WrongCluster
+from common.membership import NodeReport, ReportAnswer
+from coordinator.metadata import Metadata, NodeRow
+from coordinator.placement import Target
+from coordinator.ring import Ring, RingNode
+
+log = logging.getLogger(__name__)
+
+MAX_NODE_NUMBER = 65_535  # layouts hold node numbers in two bytes
+
+
+class NodeState(StrEnum):
+    ACTIVE = "active"
+    READ_ONLY = "read-only"
+    SUSPECT = "suspect"
+    LOST = "lost"
+
+
+@dataclass(slots=True)
+class Node:
+    """One node. `reachable` says whether its lanes are open; `sent_bytes` counts what was
+    appended since its last report, which the reported figures do not show yet."""
+
+    row: NodeRow
+    report: NodeReport | None = None
+    reported_at_s: float = float("-inf")
+    reachable: bool = False
+    sent_bytes: int = 0
+
+    @property
+    def number(self) -> int:
+        return self.row.number
+
+    def fill(self) -> float:
+        """The used fraction of what the node could hold."""
+        assert self.report is not None
+        used_bytes = self.report.used_bytes + self.sent_bytes
+        total_bytes = self.report.used_bytes + self.report.free_bytes
+        return used_bytes / total_bytes if total_bytes else 1.0
+
+
+@dataclass(slots=True)
+class Membership:
+    """Registers nodes, judges their state, and offers the active ones to placement."""
+
+    metadata: Metadata
+    clock: Callable[[], float]  # monotonic seconds
+    suspect_after_s: float
+    lost_after_s: float
+    on_report: Callable[[Node], None] = lambda node: None
+    nodes: dict[int, Node] = field(default_factory=dict)
+    _started_at_s: float = 0.0
+    _ring: Ring | None = None
+
+    async def load(self) -> None:
+        """Read the registered nodes; their silence counts from now."""
+        self._started_at_s = self.clock()
+        self.nodes = {row.number: Node(row) for row in await self.metadata.nodes()}
+
+    async def report(self, report: NodeReport) -> ReportAnswer:
+        """A node's first word or its heartbeat.
+
+        Raises WrongCluster for a node of another cluster, Conflict for a second process that
+        claims to be a node that is alive.
+        """
+        if report.cluster_id not in ("", self.metadata.cluster_id):
+            raise WrongCluster(
+                f"node {report.name} belongs to cluster {report.cluster_id}, "
+                f"this is {self.metadata.cluster_id}"
+            )
+        node = await self._registered(report)
+        self._refuse_impostor(node, report)
+        if node.report is None or node.report.capacity_bytes != report.capacity_bytes:
+            self._ring = None
+        node.report, node.reported_at_s, node.sent_bytes = report, self.clock(), 0
+        self.on_report(node)
+        return ReportAnswer(self.metadata.cluster_id, node.number)
+
+    async def _registered(self, report: NodeReport) -> Node:
+        known = next((n for n in self.nodes.values() if n.row.node_id == report.node_id), None)
+        if known and (known.row.name, known.row.zone) == (report.name, report.zone):
+            return known
+        row = await self.metadata.add_node(report.node_id, report.name, report.zone)
+        if row.number > MAX_NODE_NUMBER:
+            raise Conflict(f"node numbers are used up: {row.number}")
+        log.info("node %d is %s (%s) in zone %s", row.number, row.name, row.node_id, row.zone)
+        node = self.nodes.setdefault(row.number, Node(row))
+        node.row = row
+        return node
+
+    def _refuse_impostor(self, node: Node, report: NodeReport) -> None:
+        known = node.report
+        if known is None or known.instance == report.instance:
+            return
+        if self.state(node) in (NodeState.ACTIVE, NodeState.READ_ONLY) and node.reachable:
+            raise Conflict(
+                f"node {report.name} ({report.node_id}) is already served by another process "
+                f"at {known.http_url}"
+            )
+
+    def state(self, node: Node) -> NodeState:
+        since = max(node.reported_at_s, self._started_at_s)
+        silent_s = self.clock() - since
+        if silent_s >= self.lost_after_s:
+            return NodeState.LOST
+        if silent_s >= self.suspect_after_s or not node.reachable or node.report is None:
+            return NodeState.SUSPECT
+        return NodeState.READ_ONLY if node.report.read_only else NodeState.ACTIVE
+
+    def silent_s(self, node: Node) -> float | None:
+        """Seconds since the node's last report; None if this process has had none."""
+        return None if node.report is None else self.clock() - node.reported_at_s
+
+    @property
+    def ring(self) -> Ring:
+        """All nodes that have reported, whatever their state: states change more often than
+        the ring should."""
+        if self._ring is None:
+            self._ring = Ring(
+                RingNode(node.number, node.row.node_id, node.report.capacity_bytes)
+                for node in self.nodes.values()
+                if node.report is not None
+            )
+        return self._ring
+
+    def targets(self, shard_bytes: int) -> dict[int, Target]:
+        """The nodes that can take a shard of that size now."""
+        return {
+            node.number: Target(node.number, node.row.zone, node.fill())
+            for node in self.nodes.values()
+            if self.state(node) is NodeState.ACTIVE and self._has_room(node, shard_bytes)
+        }
+
+    @staticmethod
+    def _has_room(node: Node, shard_bytes: int) -> bool:
+        assert node.report is not None
+        return node.report.free_bytes - node.sent_bytes > shard_bytes
+
+    def is_readable(self, number: int) -> bool:
+        """Whether asking this node for a shard makes sense."""
+        node = self.nodes.get(number)
+        return node is not None and node.reachable
+
+    def count_sent(self, number: int, shard_bytes: int) -> None:
+        if node := self.nodes.get(number):
+            node.sent_bytes += shard_bytes

@@ -1,0 +1,199 @@
+"""The read path: a content's verified bytes, a few segments ahead of the reader.
+
+What cannot be verified is never handed out. The first segment is fetched before anything is
+answered, so that an unreadable content is an error and not a broken answer.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from common.codec import Codec
+from common.errors import NotFound, SixfoldError
+from common.ids import ContentId
+from coordinator.buffers import StripeBuffer, StripeBuffers
+from coordinator.cache import SegmentCache
+from coordinator.cluster import Cluster
+from coordinator.config import Config
+from coordinator.latency import HedgePolicy
+from coordinator.metadata import Manifest, Metadata, RepairNotice, StoredSegment
+from coordinator.metadata.rows import NO_NODE
+from coordinator.offload import INLINE_BYTES, Offload
+from coordinator.read_stripe import StripeRead
+
+log = logging.getLogger(__name__)
+
+LATER_SEGMENT_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The bytes [start, end) of one segment."""
+
+    segment: StoredSegment
+    start: int
+    end: int
+
+
+class Piece:
+    """Verified bytes. `release` when the socket has taken them."""
+
+    __slots__ = ("_buffer", "data")
+
+    def __init__(self, data: memoryview | bytes, buffer: StripeBuffer | None) -> None:
+        self.data, self._buffer = data, buffer
+
+    def release(self) -> None:
+        """The memory may be used again."""
+        if self._buffer is not None:
+            self._buffer.release()
+
+    def abandon(self) -> None:
+        """As release, while the socket may still hold the memory."""
+        if self._buffer is not None:
+            self._buffer.abandon()
+
+
+class ReadPath:
+    """Reads contents. One for the process."""
+
+    def __init__(
+        self,
+        config: Config,
+        codec: Codec,
+        cluster: Cluster,
+        metadata: Metadata,
+        buffers: StripeBuffers,
+        offload: Offload,
+    ) -> None:
+        self._config, self._codec, self._cluster = config, codec, cluster
+        self._metadata, self._buffers, self._offload = metadata, buffers, offload
+        self._cache = SegmentCache(config.cache_bytes, config.cache_segment_bytes)
+        # Small and large reads differ too much to share one percentile.
+        self._small = HedgePolicy(0.05, 0.01, config.read_timeout_s / 4)
+        self._large = HedgePolicy(0.2, 0.03, config.read_timeout_s / 4)
+        self._notices: set[asyncio.Task[None]] = set()
+
+    async def find(self, id_: ContentId) -> Manifest:
+        """Raises NotFound."""
+        manifest = await self._metadata.find_content(id_)
+        if manifest is None:
+            raise NotFound(f"no such content: {id_}")
+        return manifest
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, manifest: Manifest, start: int, end: int
+    ) -> AsyncIterator[AsyncIterator[Piece]]:
+        """Iterates over the bytes [start, end) in pieces. Raises Unreadable or Overloaded
+        on entry if the first piece cannot be had, while iterating if a later one cannot."""
+        slices = slices_of(manifest.segments, start, end)
+        ahead: deque[asyncio.Task[Piece]] = deque()
+        try:
+            first = await self._fetch(slices[0], self._config.admission_wait_s) if slices else None
+            yield self._pieces(first, slices[1:], ahead)
+        finally:
+            for task in ahead:
+                task.cancel()
+            for outcome in await asyncio.gather(*ahead, return_exceptions=True):
+                if isinstance(outcome, Piece):
+                    outcome.release()
+
+    async def settle(self) -> None:
+        """Wait until what reads found out is in the repair queue."""
+        while self._notices:
+            await asyncio.wait(self._notices)
+
+    async def _pieces(
+        self, first: Piece | None, rest: Sequence[Slice], ahead: deque[asyncio.Task[Piece]]
+    ) -> AsyncIterator[Piece]:
+        waiting = deque(rest)
+        self._run_ahead(waiting, ahead)
+        if first is not None:
+            yield first
+        while ahead or waiting:
+            self._run_ahead(waiting, ahead)
+            yield await ahead[0]
+            ahead.popleft()
+
+    def _run_ahead(self, waiting: deque[Slice], ahead: deque[asyncio.Task[Piece]]) -> None:
+        """Keep a few fetches going: the next segment always, later ones if memory allows."""
+        while waiting and len(ahead) < self._config.segments_in_flight - 1:
+            wait_s = 0.0 if ahead else LATER_SEGMENT_WAIT_S
+            buffer = self._buffers.try_acquire(self._stripe_bytes(waiting[0].segment))
+            if buffer is None and ahead:
+                return
+            fetch = self._fetch(waiting.popleft(), wait_s, buffer)
+            ahead.append(asyncio.create_task(fetch))
+
+    def _stripe_bytes(self, segment: StoredSegment) -> int:
+        return segment.n * segment.shard_bytes
+
+    async def _fetch(self, part: Slice, wait_s: float, buffer: StripeBuffer | None = None) -> Piece:
+        """One verified slice."""
+        segment = part.segment
+        cached = self._cache.get(segment.id)
+        if cached is not None:
+            if buffer is not None:
+                buffer.release()
+            return Piece(memoryview(cached)[part.start : part.end], None)
+        buffer = buffer or await self._buffers.acquire(self._stripe_bytes(segment), wait_s)
+        try:
+            await self._read(part, buffer)
+        except BaseException:
+            buffer.abandon()
+            raise
+        return Piece(buffer.memory[part.start : part.end], buffer)
+
+    async def _read(self, part: Slice, buffer: StripeBuffer) -> None:
+        segment = part.segment
+        whole = segment.size_bytes <= self._cache.largest_bytes
+        start, end = (0, segment.size_bytes) if whole else (part.start, part.end)
+        shard_bytes = segment.shard_bytes or 1
+        wanted = range(start // shard_bytes, -(-end // shard_bytes))
+        read = StripeRead(
+            self._cluster,
+            self._codec,
+            self._offload,
+            self._small if segment.size_bytes <= INLINE_BYTES else self._large,
+            segment,
+            buffer.memory[: self._stripe_bytes(segment)],
+            wanted,
+        )
+        try:
+            await read.run()
+        finally:
+            if read.bad:
+                self._notice(segment, read.bad)
+        if whole:
+            self._cache.put(segment.id, buffer.memory[: segment.size_bytes])
+
+    def _notice(self, segment: StoredSegment, bad: dict[int, str]) -> None:
+        """Put the segment in the repair queue, behind the reader's back."""
+        reasons = ", ".join(f"shard {index} {reason}" for index, reason in sorted(bad.items()))
+        survivors = segment.n - segment.layout.count(NO_NODE) - len(bad)
+        log.warning("segment %s: %s", segment.id, reasons)
+        notice = RepairNotice(segment.id, segment.generation, survivors, reasons)
+        task = asyncio.create_task(self._queue(notice))
+        self._notices.add(task)
+        task.add_done_callback(self._notices.discard)
+
+    async def _queue(self, notice: RepairNotice) -> None:
+        try:
+            await self._metadata.queue_repair(notice)
+        except SixfoldError as error:
+            log.error("segment %s is not in the repair queue: %s", notice.segment, error)
+
+
+def slices_of(segments: Sequence[StoredSegment], start: int, end: int) -> list[Slice]:
+    """The parts of the segments that make up the bytes [start, end) of their content."""
+    slices, at = [], 0
+    for segment in segments:
+        low, high = max(start - at, 0), min(end - at, segment.size_bytes)
+        if low < high:
+            slices.append(Slice(segment, low, high))
+        at += segment.size_bytes
+    return slices

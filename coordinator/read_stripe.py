@@ -1,0 +1,199 @@
+"""Gets the plain bytes of one segment from its shards: the first k good ones, hedged.
+
+The policy: ask for the data shards that are needed; for each that is missing, bad, unreachable or
+slow, ask for another shard; as soon as k good ones are there, compute what is missing. Nothing is
+believed before it matches the checksum in the metadata. Requests that are no longer needed are
+abandoned: it is *not* guaranteed that every shard of the segment was looked at.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from common.codec import Codec
+from common.errors import Corrupt, SixfoldError, Unreadable
+from common.hashing import blake3_digest
+from common.shards import ShardMissing, ShardRecord
+from coordinator.cluster import Cluster
+from coordinator.latency import HedgePolicy
+from coordinator.metadata import StoredSegment
+from coordinator.metadata.rows import NO_NODE
+from coordinator.offload import Offload
+
+Answer = ShardRecord | ShardMissing
+
+
+class StripeRead:
+    """Fills the shards `wanted`, which are data shards, of a stripe buffer.
+
+    `bad` tells afterwards which shards were missing or corrupt where they should have been.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        codec: Codec,
+        offload: Offload,
+        hedge: HedgePolicy,
+        segment: StoredSegment,
+        stripe: memoryview,
+        wanted: Sequence[int],
+    ) -> None:
+        self._cluster, self._codec, self._offload, self._hedge = cluster, codec, offload, hedge
+        self._segment, self._stripe = segment, stripe
+        self._rows = codec.split(stripe, segment.shard_bytes)
+        self._wanted = frozenset(wanted)
+        self._open: dict[asyncio.Future[Answer], int] = {}
+        self._arrived: set[int] = set()  # not verified yet
+        self._good: set[int] = set()
+        self._failed: dict[int, str] = {}  # shard index -> why it could not be had
+        self.bad: dict[int, str] = {}
+        self._unasked = self._in_order_of_use()
+        self._loop = asyncio.get_running_loop()
+        self._wake: asyncio.Future[None] = self._loop.create_future()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Raises Unreadable if fewer than k good shards can be had."""
+        try:
+            self._make_up()
+            self._alarm = self._loop.call_later(self._hedge.delay_s, self._hedge_slow)
+            while not self._suffice(self._good):
+                if not self._open and not self._arrived:
+                    raise self._unreadable()
+                await self._next_answers()
+                await self._verify()
+                self._make_up()
+            await self._complete()
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            for future in self._open:
+                future.cancel()
+
+    def _in_order_of_use(self) -> list[int]:
+        """The shards that can be asked for, the most useful last: wanted, other data, parity."""
+        usable = []
+        for index, node in enumerate(self._segment.layout):
+            if node == NO_NODE:
+                self._failed[index] = "was never stored"
+            elif not self._cluster.membership.is_readable(node):
+                self._failed[index] = f"{self._cluster.node_name(node)} cannot be reached"
+            else:
+                usable.append(index)
+        return sorted(usable, key=lambda index: (index in self._wanted, -index))
+
+    def _suffice(self, rows: set[int]) -> bool:
+        return self._wanted <= rows or len(rows) >= self._segment.k
+
+    def _make_up(self) -> None:
+        """Ask for the wanted shards, and for others as soon as one of them cannot be had."""
+        hoped_for = self._good | self._arrived | set(self._open.values())
+        lacking = self._wanted - hoped_for
+        if lacking.isdisjoint(self._failed) and lacking <= set(self._unasked):
+            self._ask(len(lacking))
+        elif lacking:
+            self._ask(self._segment.k - len(hoped_for))
+
+    def _ask(self, count: int) -> None:
+        """Ask for so many more shards, as far as there are any."""
+        asked = 0
+        while asked < count and self._unasked:
+            index = self._unasked.pop()
+            node = self._segment.layout[index]
+            future = self._cluster.store(node).read_one(
+                self._segment.address(index), self._rows[index]
+            )
+            self._open[future] = index
+            future.add_done_callback(partial(self._answered, asked_s=self._loop.time()))
+            asked += 1
+        self._hedge.asked(asked)
+
+    def _answered(self, future: "asyncio.Future[Answer]", asked_s: float) -> None:
+        index = self._open.pop(future, None)
+        if index is None or future.cancelled():
+            return
+        error = future.exception()
+        if error is not None:
+            assert isinstance(error, SixfoldError), error
+            self._give_up_on(index, str(error), bad=isinstance(error, Corrupt))
+        else:
+            self._hedge.answered(self._loop.time() - asked_s)
+            self._take(index, future.result())
+        if not self._wake.done() and self._worth_waking():
+            self._wake.set_result(None)
+
+    def _take(self, index: int, answer: Answer) -> None:
+        row = self._rows[index]
+        if isinstance(answer, ShardMissing):
+            self._give_up_on(index, "is gone", bad=True)
+        elif len(answer.payload) != len(row):
+            self._give_up_on(index, "has the wrong length", bad=True)
+        else:
+            if answer.payload is not row:
+                row[:] = answer.payload
+            self._arrived.add(index)
+
+    def _give_up_on(self, index: int, reason: str, bad: bool) -> None:
+        self._failed[index] = f"{self._cluster.node_name(self._segment.layout[index])}: {reason}"
+        if bad:
+            self.bad[index] = reason
+
+    def _worth_waking(self) -> bool:
+        """Something can be concluded, or must be asked for."""
+        return (
+            not self._open
+            or self._suffice(self._good | self._arrived)
+            or bool(self._wanted - self._good - self._arrived - set(self._open.values()))
+        )
+
+    async def _next_answers(self) -> None:
+        if self._open and not self._suffice(self._good | self._arrived):
+            await self._wake
+        self._wake = self._loop.create_future()
+
+    async def _verify(self) -> None:
+        """Hold what arrived against the checksums, all of it in one hop."""
+        if not self._suffice(self._good | self._arrived) and self._open:
+            return
+        rows, self._arrived = self._arrived, set()
+        total_bytes = self._segment.shard_bytes * len(rows)
+        verdicts = await self._offload.run(
+            total_bytes,
+            lambda: {
+                row: blake3_digest(self._rows[row]) == self._segment.checksum(row) for row in rows
+            },
+        )
+        for row, intact in verdicts.items():
+            if intact:
+                self._good.add(row)
+            else:
+                self._give_up_on(row, "fails its checksum", bad=True)
+
+    async def _complete(self) -> None:
+        """Compute the wanted shards that did not come."""
+        missing = sorted(self._wanted - self._good)
+        if missing:
+            have = sorted(self._good)[: self._segment.k]
+            await self._offload.run(
+                self._segment.size_bytes,
+                lambda: self._codec.recover_in_place(
+                    self._stripe, self._segment.size_bytes, have, missing
+                ),
+            )
+
+    def _hedge_slow(self) -> None:
+        """What is still open is slow: ask elsewhere too, within the allowance."""
+        useful = len(self._good) + len(self._arrived)
+        wanted = min(self._segment.k - useful, len(self._unasked))
+        if self._open and wanted > 0:
+            self._ask(self._hedge.take(wanted))
+            self._alarm = self._loop.call_later(self._hedge.delay_s, self._hedge_slow)
+
+    def _unreadable(self) -> Unreadable:
+        segment, lost = self._segment, len(self._failed)
+        why = "; ".join(f"shard {index}: {reason}" for index, reason in self._failed.items())
+        return Unreadable(
+            f"{lost} of {segment.n} shards of segment {segment.id} are missing, "
+            f"{segment.k} are needed ({why})"
+        )

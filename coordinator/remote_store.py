@@ -1,0 +1,139 @@
+"""The shard store of a node, through its lanes: a ShardStore like any other."""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any
+
+import aiohttp
+from common.shards_json import shard_info_from_json
+
+from common.auth import HEADER, ClusterSecret
+from common.errors import NodeTimeout, NodeUnreachable, SixfoldError, revive
+from common.ids import ShardAddress
+from common.record import HEADER_BYTES, shard_header
+from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
+from common.wire import KEYS_PER_DELETE, FrameKind, LaneKind
+from coordinator.links import Link
+
+LIST_PAGE = 1000
+
+
+class RemoteStore:
+    """Appends, reads and deletes go over lanes; listing and figures over the node's HTTP."""
+
+    def __init__(
+        self, link: Link, http_url: str, secret: ClusterSecret, http: aiohttp.ClientSession
+    ) -> None:
+        self.link, self.http_url = link, http_url
+        self._secret, self._http = secret, http
+
+    def append(self, records: Sequence[ShardRecord]) -> Awaitable[None]:
+        if len(records) == 1:
+            return self._append_one(records[0])
+        return _all_done([self._append_one(record) for record in records])
+
+    def _append_one(self, record: ShardRecord) -> "asyncio.Future[None]":
+        try:
+            lane = self.link.lane(LaneKind.WRITE)
+        except NodeUnreachable as error:
+            return _failed(error)
+        return lane.ask(FrameKind.APPEND, shard_header(record.info), record.payload)
+
+    def read(
+        self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
+    ) -> Awaitable[list[ShardRecord | ShardMissing]]:
+        places: Sequence[memoryview | None] = into or [None] * len(addresses)
+        asked = [self.read_one(a, p) for a, p in zip(addresses, places, strict=True)]
+        return _gather(asked)
+
+    def read_one(
+        self, address: ShardAddress, into: memoryview | None = None
+    ) -> "asyncio.Future[ShardRecord | ShardMissing]":
+        """As `read`, of one shard, without a task: what the read path's fan-out uses."""
+        try:
+            lane = self.link.lane(LaneKind.READ)
+        except NodeUnreachable as error:
+            return _failed(error)
+        answer_bytes = HEADER_BYTES + (len(into) if into is not None else 0)
+        return lane.ask(
+            FrameKind.READ, address.key, answer_bytes=answer_bytes, address=address, into=into
+        )
+
+    def delete(self, addresses: Sequence[ShardAddress]) -> Awaitable[None]:
+        try:
+            lane = self.link.lane(LaneKind.WRITE)
+        except NodeUnreachable as error:
+            return _failed(error)
+        keys = [address.key for address in addresses]
+        parts = range(0, len(keys), KEYS_PER_DELETE)
+        return _all_done(
+            [lane.ask(FrameKind.DELETE, b"".join(keys[i : i + KEYS_PER_DELETE])) for i in parts]
+        )
+
+    async def stat(self) -> StoreStat:
+        return StoreStat(**json.loads(await self._get("/v1/stat")))
+
+    async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
+        while True:
+            start = f"&after={after}" if after else ""
+            page = (await self._get(f"/v1/shards?limit={LIST_PAGE}{start}")).splitlines()
+            for line in page:
+                info = shard_info_from_json(line)
+                yield info
+                after = info.address
+            if len(page) < LIST_PAGE:
+                return
+
+    async def _get(self, path: str) -> bytes:
+        """Raises what the node answered, or NodeUnreachable, or NodeTimeout."""
+        signature = self._secret.sign("GET", path, b"", time.time(), secrets.token_hex(16))
+        try:
+            async with self._http.get(self.http_url + path, headers={HEADER: signature}) as answer:
+                body = await answer.read()
+                if answer.status == 200:
+                    return body
+                raise _refusal(answer.status, body)
+        except TimeoutError:
+            raise NodeTimeout(f"{self.http_url}{path}: no answer in time") from None
+        except aiohttp.ClientError as error:
+            raise NodeUnreachable(f"{self.http_url}{path}: {error}") from None
+
+
+def _refusal(status: int, body: bytes) -> SixfoldError:
+    try:
+        said = json.loads(body)
+        return revive(said["code"], said["message"])
+    except (ValueError, KeyError, TypeError):
+        return SixfoldError(f"the node answered {status}")
+
+
+def _failed(error: SixfoldError) -> "asyncio.Future[Any]":
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
+async def _gather(
+    futures: "Sequence[asyncio.Future[ShardRecord | ShardMissing]]",
+) -> list[ShardRecord | ShardMissing]:
+    try:
+        return list(await asyncio.gather(*futures))
+    finally:
+        _abandon(futures)
+
+
+async def _all_done(futures: "Sequence[asyncio.Future[None]]") -> None:
+    try:
+        await asyncio.gather(*futures)
+    finally:
+        _abandon(futures)
+
+
+def _abandon(futures: "Sequence[asyncio.Future[Any]]") -> None:
+    """After a failure nobody waits for the rest; its outcome is looked at, so as not to warn."""
+    for future in futures:
+        if not future.cancel() and not future.cancelled():
+            future.exception()

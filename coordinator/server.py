@@ -1,0 +1,102 @@
+"""Puts a coordinator together, starts it and takes it down again."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from common.auth import ClusterSecret
+from common.codec import Codec
+from coordinator.buffers import StripeBuffers
+from coordinator.cluster import Cluster
+from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
+from coordinator.http.blobs import BlobHandlers
+from coordinator.http.errors import errors_as_json
+from coordinator.http.nodes import NodeHandlers
+from coordinator.jobs import CollectWorker, OutboxWorker, run_worker
+from coordinator.metadata import open_metadata
+from coordinator.offload import Offload
+from coordinator.read_path import ReadPath
+from coordinator.write_path import WritePath
+
+log = logging.getLogger(__name__)
+
+NODE_HTTP_TIMEOUT_S = 30.0
+SHUTDOWN_S = 10.0
+
+
+class Coordinator:
+    """`async with Coordinator(...)` serves; `url` tells where."""
+
+    def __init__(
+        self, config: Config, secret: ClusterSecret, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config, self._secret, self._clock = config, secret, clock
+        self._stack = AsyncExitStack()
+        self.url = ""
+
+    async def __aenter__(self) -> "Coordinator":
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def _start(self) -> None:
+        """What starts first ends last."""
+        config, on_exit = self._config, self._stack.push_async_callback
+        self.metadata = open_metadata(Path(config.data), config.database, config.grace_s)
+        on_exit(self.metadata.close)
+        await self.metadata.start()
+        timeout = aiohttp.ClientTimeout(total=NODE_HTTP_TIMEOUT_S)
+        http = await self._stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        self.cluster = Cluster(config, self._secret, self.metadata, http, self._clock)
+        on_exit(self.cluster.close)
+        await self.cluster.membership.load()
+        offload = Offload()
+        self._stack.callback(offload.close)
+        codec = Codec(DATA_SHARDS, ALL_SHARDS, config.codec)
+        log.info("codec: %s, %d of %d", codec.backend_name, codec.k, codec.n)
+        parts = (self.cluster, self.metadata, StripeBuffers(config.buffer_bytes), offload)
+        self.reads, self.writes = ReadPath(config, codec, *parts), WritePath(config, codec, *parts)
+        on_exit(self.reads.settle)
+        on_exit(self.writes.settle)
+        self._run_behind("session", self.metadata.keep_session())
+        for worker in (OutboxWorker(self.metadata, self.cluster), CollectWorker(self.metadata)):
+            self._run_behind(worker.name, run_worker(worker))
+        blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
+        nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
+        await self._listen([*blobs.routes(), *nodes.routes()])
+
+    def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(job, name=name)
+        self._stack.push_async_callback(_end, task)
+
+    async def _listen(self, routes: list[web.RouteDef]) -> None:
+        app = web.Application(middlewares=[errors_as_json])
+        app.add_routes(routes)
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
+        )
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, self._config.host, self._config.port)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

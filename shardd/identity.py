@@ -1,0 +1,139 @@
+"""Who a data directory is: `node.json`, and the lock that keeps a second process out.
+
+A disk that is swapped or unmounted under a running node changes `node.json`; `check` sees it, so
+that the node never writes into, or answers for, a directory that is not its own.
+"""
+
+import fcntl
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from common.errors import BadSetting, Conflict, WrongCluster, WrongNode
+from shardd.disk import Disk, write_durably
+
+FILE_NAME = "node.json"
+LOCK_NAME = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Ids are 32 hex digits. Before the first join `cluster_id` is empty and `number` is 0."""
+
+    cluster_id: str
+    node_id: str
+    name: str
+    number: int
+
+    @property
+    def cluster_bytes(self) -> bytes:
+        """16 bytes; zeros before the first join."""
+        return bytes.fromhex(self.cluster_id) or bytes(16)
+
+    @property
+    def node_bytes(self) -> bytes:
+        return bytes.fromhex(self.node_id)
+
+
+class DataDirectory:
+    """One node's directory, locked while this object is open."""
+
+    def __init__(self, path: Path, name: str | None = None, disk: Disk | None = None) -> None:
+        """Opens or creates the directory. Raises WrongNode if it belongs to a node not called
+        `name`, Conflict if another process has it open."""
+        self.path = path
+        self._disk = disk or Disk()
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock_fd = _lock(path)
+        try:
+            self.identity = self._load_or_create(name)
+            self.volumes.mkdir(exist_ok=True)
+            self._disk.fsync_dir(path)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def volumes(self) -> Path:
+        return self.path / "volumes"
+
+    @property
+    def index(self) -> Path:
+        return self.path / "index.db"
+
+    def _load_or_create(self, name: str | None) -> Identity:
+        try:
+            identity = _read(self.path / FILE_NAME)
+        except FileNotFoundError:
+            # A directory that holds volumes but lost its identity must not become a new node.
+            if any(self.volumes.glob("*.vol")):
+                raise WrongNode(f"{self.path} holds volumes but no {FILE_NAME}") from None
+            return self._create(name)
+        if name and name != identity.name:
+            raise WrongNode(f"{self.path} belongs to node {identity.name!r}, not {name!r}")
+        return identity
+
+    def _create(self, name: str | None) -> Identity:
+        node_id = uuid.uuid4().hex
+        identity = Identity("", node_id, name or f"node-{node_id[:8]}", 0)
+        self._write(identity)
+        return identity
+
+    def join(self, cluster_id: str, number: int) -> None:
+        """Note durably which cluster this is a node of, and under which number. Raises
+        WrongCluster if it already is a node of another."""
+        known = self.identity
+        if known.cluster_id and known.cluster_id != cluster_id:
+            raise WrongCluster(
+                f"{self.path} belongs to cluster {known.cluster_id}, not {cluster_id}"
+            )
+        joined = replace(known, cluster_id=cluster_id, number=number)
+        if joined != known:
+            self.check()
+            self._write(joined)
+            self.identity = joined
+
+    def check(self) -> None:
+        """Raises WrongNode unless the directory on disk still is this node's."""
+        try:
+            found = _read(self.path / FILE_NAME)
+        except (OSError, BadSetting) as error:
+            raise WrongNode(f"{self.path} is no longer readable as this node: {error}") from None
+        if found != self.identity:
+            raise WrongNode(f"{self.path} now holds another node: {found.name!r}")
+
+    def close(self) -> None:
+        """Give up the lock."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _write(self, identity: Identity) -> None:
+        text = json.dumps(asdict(identity), indent=2) + "\n"
+        write_durably(self._disk, self.path / FILE_NAME, text.encode())
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Conflict(f"{path} is in use by another process") from None
+    return fd
+
+
+def _read(path: Path) -> Identity:
+    """Raises FileNotFoundError, or BadSetting if it is not a node's identity."""
+    try:
+        values: Any = json.loads(path.read_bytes())
+        identity = Identity(**values)
+        well_formed = len(identity.node_bytes) == 16 and len(identity.cluster_bytes) == 16
+    except (ValueError, TypeError, AttributeError):
+        well_formed = False
+    if not well_formed:
+        raise BadSetting(f"{path} is damaged: not a node's identity")
+    return identity
