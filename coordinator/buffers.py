@@ -64,6 +64,11 @@ class StripeBuffers:
         self._idle_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    @property
+    def held_bytes(self) -> int:
+        """What is in use and what is kept for use again."""
+        return self.used_bytes + self._idle_bytes
+
     async def acquire(self, size_bytes: int, wait_s: float) -> StripeBuffer:
         """Raises Overloaded if there is no room within `wait_s`."""
         size_bytes = self._rounded(size_bytes)
@@ -122,7 +127,7 @@ class StripeBuffers:
     def _trim(self) -> None:
         """Idle buffers of other sizes make room, so that the budget bounds the memory."""
         for size_bytes, idle in self._idle.items():
-            while idle and self.used_bytes + self._idle_bytes > self.budget_bytes:
+            while idle and self.held_bytes > self.budget_bytes:
                 idle.pop()
                 self._idle_bytes -= size_bytes
 

@@ -1,5 +1,6 @@
 """The coordinator's settings, read once at start (common/settings.py)."""
 
+import re
 from dataclasses import dataclass
 
 from common.errors import BadSetting
@@ -8,6 +9,7 @@ from common.units import GIB, KIB, MIB
 
 DATA_SHARDS = 6
 ALL_SHARDS = 9
+LEAST_NODES = -(-ALL_SHARDS // (ALL_SHARDS - DATA_SHARDS))  # with fewer, no PUT is durable
 
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 MAX_SEGMENT_BYTES = 64 * MIB
@@ -25,6 +27,9 @@ class Config:
         "listen beyond loopback although anyone who reaches the port may store and delete"
     )
     database: str = setting("sqlite:///path; empty: metadata.db in the data directory", "")
+    adopt_cluster: str = setting(
+        "cluster id for a new database: that of the nodes whose metadata was lost", ""
+    )
     codec: str = setting("erasure code backend: auto, isal or zfec", "auto")
 
     segment_bytes: int = bytes_setting("largest segment", 6 * MIB)
@@ -49,6 +54,8 @@ class Config:
                 f"host {self.host} is not loopback, and this coordinator asks nobody who they "
                 "are: put it behind something that does, and say --allow-unauthenticated"
             )
+        if self.adopt_cluster and not re.fullmatch("[0-9a-f]{32}", self.adopt_cluster):
+            raise BadSetting("adopt_cluster: need the 32 hex digits that a node.json holds")
         if not DATA_SHARDS <= self.segment_bytes <= MAX_SEGMENT_BYTES:
             raise BadSetting(f"segment_bytes must be {DATA_SHARDS} to {MAX_SEGMENT_BYTES}")
         if self.buffer_bytes < 2 * self.segment_bytes * ALL_SHARDS // DATA_SHARDS:

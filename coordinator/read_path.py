@@ -102,6 +102,14 @@ class ReadPath:
                 if isinstance(outcome, Piece):
                     outcome.release()
 
+    async def read_segment(self, segment: StoredSegment) -> bytes:
+        """The verified plain bytes of one segment. Raises Unreadable or Overloaded."""
+        whole = Slice(segment, 0, segment.size_bytes)
+        piece = await self._fetch(whole, LATER_SEGMENT_WAIT_S)
+        plain = bytes(piece.data)
+        piece.release()
+        return plain
+
     async def settle(self) -> None:
         """Wait until what reads found out is in the repair queue."""
         while self._notices:

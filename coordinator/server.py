@@ -16,6 +16,7 @@ from common.codec import Codec
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
+from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.nodes import NodeHandlers
@@ -55,7 +56,9 @@ class Coordinator:
     async def _start(self) -> None:
         """What starts first ends last."""
         config, on_exit = self._config, self._stack.push_async_callback
-        self.metadata = open_metadata(Path(config.data), config.database, config.grace_s)
+        self.metadata = open_metadata(
+            Path(config.data), config.database, config.grace_s, cluster_id=config.adopt_cluster
+        )
         on_exit(self.metadata.close)
         await self.metadata.start()
         timeout = aiohttp.ClientTimeout(total=NODE_HTTP_TIMEOUT_S)
@@ -76,7 +79,8 @@ class Coordinator:
             self._run_behind(worker.name, run_worker(worker))
         blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
-        await self._listen([*blobs.routes(), *nodes.routes()])
+        admin = AdminHandlers(self.metadata, self.cluster, self.reads)
+        await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes()])
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(job, name=name)

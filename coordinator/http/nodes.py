@@ -7,6 +7,7 @@ from aiohttp import web
 from common.auth import HEADER, ClusterSecret, NonceMemory
 from common.codec import Codec
 from common.membership import REPORT_PATH, NodeReport
+from coordinator.config import LEAST_NODES
 from coordinator.membership import Membership, Node, NodeState
 from coordinator.metadata import Metadata
 
@@ -36,11 +37,11 @@ class NodeHandlers:
         return web.json_response({"live": True})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """Reads and writes can succeed: the database answers and nodes for k shards are there."""
+        """PUTs can be durable: the database answers and enough nodes are active."""
         await self._metadata.nodes()
         active = self._count(NodeState.ACTIVE)
         readable = active + self._count(NodeState.READ_ONLY)
-        ready = active > 0
+        ready = active >= LEAST_NODES
         body = {"ready": ready, "nodes_active": active, "nodes_readable": readable}
         return web.json_response(body, status=200 if ready else 503)
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from peewee import Database, SqliteDatabase
 
-from common.errors import BadSetting, Conflict
+from common.errors import BadSetting, Conflict, WrongCluster
 from coordinator.metadata.models import TABLES, proxy
 
 Clock = Callable[[], float]
@@ -57,8 +57,9 @@ class Sql:
         return found
 
 
-def open_database(url: str, clock: Clock = time.time) -> Sql:
-    """Connect to ``sqlite:///path`` and migrate. Raises BadSetting for other URLs."""
+def open_database(url: str, clock: Clock = time.time, cluster_id: str = "") -> Sql:
+    """Connect to ``sqlite:///path`` and migrate. `cluster_id`, if given, is that of a new
+    database. Raises BadSetting for other URLs, WrongCluster for another cluster's database."""
     scheme, separator, path = url.partition(":///")
     if not separator or scheme != "sqlite" or not path:
         raise BadSetting(f"database: need sqlite:///path, not {url!r}")
@@ -66,20 +67,23 @@ def open_database(url: str, clock: Clock = time.time) -> Sql:
     database.register_function(lambda: int(clock()), "sixfold_now", 0)
     proxy.initialize(database)
     sql = Sql(database, "sixfold_now()")
-    _migrate(sql)
+    _migrate(sql, cluster_id or uuid4().hex)
+    found = sql.row("SELECT cluster_id FROM cluster")
+    if found and cluster_id and found[0] != cluster_id:
+        raise WrongCluster(f"{url} belongs to cluster {found[0]}, not {cluster_id}")
     return sql
 
 
-def _create_everything(sql: Sql) -> None:
+def _create_everything(sql: Sql, cluster_id: str) -> None:
     sql.database.create_tables(TABLES)
-    sql.run("INSERT INTO cluster VALUES (1, ?, 0, {now})", uuid4().hex)
+    sql.run("INSERT INTO cluster VALUES (1, ?, 0, 0, {now})", cluster_id)
 
 
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
-MIGRATIONS: Sequence[Callable[[Sql], None]] = (_create_everything,)
+MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (_create_everything,)
 
 
-def _migrate(sql: Sql) -> None:
+def _migrate(sql: Sql, cluster_id: str) -> None:
     with sql.database.atomic():
         version = 0
         if sql.database.table_exists("cluster"):
@@ -91,5 +95,5 @@ def _migrate(sql: Sql) -> None:
                 f"{len(MIGRATIONS)}: it was written by a newer one"
             )
         for step in MIGRATIONS[version:]:
-            step(sql)
+            step(sql, cluster_id)
         sql.run("UPDATE cluster SET schema_version = ?", len(MIGRATIONS))

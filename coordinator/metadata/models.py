@@ -22,18 +22,19 @@ class Table(Model):
 
 
 class Cluster(Table):
-    """One row."""
+    """One row. `sessions` counts those there ever were."""
 
     id = IntegerField(primary_key=True)
     cluster_id = TextField()
     schema_version = IntegerField()
+    sessions = IntegerField()
     created_at = BigIntegerField()
 
 
 class Session(Table):
     """A running coordinator process. Its number is the upper half of the generations it makes."""
 
-    number = AutoField()
+    number = IntegerField(primary_key=True)
     expires_at = BigIntegerField()
 
 

@@ -13,10 +13,12 @@ from peewee import PeeweeException
 
 from common.errors import SixfoldError, Unavailable
 from common.ids import Blake3Id, ContentId, SegmentId
-from coordinator.metadata import reads, writes
+from common.segment_list import SegmentList
+from coordinator.metadata import reads, restoring, writes
 from coordinator.metadata.batching import BatchThread
 from coordinator.metadata.database import Clock, Sql, open_database
 from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS,
     KnownSegment,
     Manifest,
     NewContent,
@@ -24,6 +26,7 @@ from coordinator.metadata.rows import (
     OutboxRow,
     RepairNotice,
     ShardsOnNode,
+    StoredSegment,
 )
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,6 @@ T = TypeVar("T")
 
 SESSION_LEASE_S = 60
 SESSION_RENEW_S = 15
-GENERATION_COUNTER_BITS = 32
 
 
 class Metadata:
@@ -147,6 +149,22 @@ class Metadata:
     async def queue_repair(self, notice: RepairNotice) -> None:
         await self._write(partial(writes.queue_repair, notice=notice))
 
+    # Rebuilding
+
+    async def restore_segments(self, segments: Sequence[StoredSegment]) -> None:
+        await self._write(
+            partial(restoring.restore_segments, layouts=self._layouts, segments=segments)
+        )
+
+    async def restore_content(self, listed: SegmentList, list_id: SegmentId) -> None:
+        await self._write(partial(restoring.restore_content, listed=listed, list_id=list_id))
+
+    async def restore_single_contents(self) -> int:
+        """How many contents of one segment there were; the last step of a rebuild."""
+        restored = await self._write(restoring.restore_single_contents)
+        await self._begin_session()  # above all sessions whose generations were found
+        return restored
+
     # The threads
 
     async def _read(self, query: Callable[[Sql], T]) -> T:
@@ -192,10 +210,10 @@ class Metadata:
         """All in one transaction; if the database refuses that, each in its own."""
         try:
             return self._commit_together(batch)
-        except PeeweeException as error:
+        except Exception as error:
             self._layouts.forget()
             if len(batch) == 1:
-                return [_unavailable(error)]
+                return [_unavailable(error) if isinstance(error, PeeweeException) else error]
             return [answer for change in batch for answer in self._commit([change])]
 
     def _commit_together(self, batch: list[Callable[[Sql], Any]]) -> list[Any]:
@@ -214,7 +232,11 @@ def _unavailable(error: PeeweeException) -> Unavailable:
     return Unavailable(f"the metadata database failed: {error}")
 
 
-def open_metadata(data: Path, url: str, grace_s: int, clock: Clock = time.time) -> Metadata:
-    """`url` may be empty: then the database is `metadata.db` in `data`."""
+def open_metadata(
+    data: Path, url: str, grace_s: int, clock: Clock = time.time, cluster_id: str = ""
+) -> Metadata:
+    """`url` may be empty: then the database is `metadata.db` in `data`. With `cluster_id`, a new
+    database belongs to that cluster, and an old one must."""
     data.mkdir(parents=True, exist_ok=True)
-    return Metadata(open_database(url or f"sqlite:///{data / 'metadata.db'}", clock), grace_s)
+    sql = open_database(url or f"sqlite:///{data / 'metadata.db'}", clock, cluster_id)
+    return Metadata(sql, grace_s)

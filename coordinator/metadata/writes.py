@@ -65,9 +65,13 @@ class Layouts:
 
 
 def open_session(sql: Sql, lease_s: int) -> int:
+    """A session number that was never used: generations are made from it."""
     sql.run("DELETE FROM session WHERE expires_at < {now}")
-    sql.run("INSERT INTO session (expires_at) VALUES ({now} + ?)", lease_s)
-    found = sql.row("SELECT max(number) FROM session")
+    sql.run("UPDATE cluster SET sessions = sessions + 1")
+    sql.run(
+        "INSERT INTO session (number, expires_at) SELECT sessions, {now} + ? FROM cluster", lease_s
+    )
+    found = sql.row("SELECT sessions FROM cluster")
     assert found is not None
     return int(found[0])
 
@@ -142,20 +146,24 @@ def touch_segment(sql: Sql, segment: SegmentId) -> None:
 
 def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted."""
+    if not insert_segment(sql, layouts, segment):
+        touch_segment(sql, segment.id)
+        add_deletes(sql, shards_of(segment), 0)
+
+
+def insert_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
+    """False if there is one of that id. One that is short of shards goes to the repair queue."""
     inserted = sql.run(
         "INSERT INTO segment (id, size_bytes, stored_bytes, encoding, k, n, generation, layout, "
         "checksums, touched_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, {now}) ON CONFLICT DO NOTHING",
         segment.id, segment.size_bytes, segment.size_bytes, int(segment.encoding), segment.k,
         segment.n, signed(segment.generation), layouts.intern(segment.layout), segment.checksums,
     )  # fmt: skip
-    if not inserted:
-        touch_segment(sql, segment.id)
-        add_deletes(sql, shards_of(segment), 0)
-        return
     survivors = len(segment.layout) - segment.layout.count(NO_NODE)
-    if survivors < segment.n:
-        notice = RepairNotice(segment.id, segment.generation, survivors, "degraded write")
+    if inserted and survivors < segment.n:
+        notice = RepairNotice(segment.id, segment.generation, survivors, "short of shards")
         queue_repair(sql, notice)
+    return inserted > 0
 
 
 def queue_repair(sql: Sql, notice: RepairNotice) -> None:

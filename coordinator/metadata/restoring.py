@@ -1,0 +1,49 @@
+"""The transactions of a rebuild: what was found on nodes goes back into the tables."""
+
+from collections.abc import Sequence
+
+from common.ids import SegmentId
+from common.segment_list import SegmentList
+from common.shards import Encoding
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import GENERATION_COUNTER_BITS, StoredSegment
+from coordinator.metadata.writes import DEFAULT_ACCOUNT, Layouts, insert_segment
+
+
+def restore_segments(sql: Sql, layouts: Layouts, segments: Sequence[StoredSegment]) -> None:
+    """Insert those that are not known. Sessions to come get numbers above those found."""
+    for segment in segments:
+        insert_segment(sql, layouts, segment)
+    last_session = max((s.generation >> GENERATION_COUNTER_BITS for s in segments), default=0)
+    sql.run("UPDATE cluster SET sessions = ? WHERE sessions < ?", last_session, last_session)
+
+
+def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> None:
+    """A content of several segments."""
+    added = sql.run(
+        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
+        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT DO NOTHING",
+        listed.content, listed.size_bytes, len(listed.segments), list_id,
+    )  # fmt: skip
+    if added:
+        for position, (segment, _) in enumerate(listed.segments):
+            sql.run(
+                "INSERT INTO content_segment VALUES (?, ?, ?)", listed.content, position, segment
+            )
+        sql.run("INSERT INTO pin (content, account) VALUES (?, ?)", listed.content, DEFAULT_ACCOUNT)
+
+
+def restore_single_contents(sql: Sql) -> int:
+    """Each plain segment that no list mentions is a content of its own; how many there are."""
+    orphans = (
+        "FROM segment s WHERE s.encoding = ? AND NOT EXISTS "
+        "(SELECT 1 FROM content_segment cs WHERE cs.segment = s.id) AND NOT EXISTS "
+        "(SELECT 1 FROM content c WHERE c.id = s.id)"
+    )
+    plain = int(Encoding.PLAIN)
+    sql.run(f"INSERT INTO pin (content, account) SELECT s.id, {DEFAULT_ACCOUNT} {orphans}", plain)
+    return sql.run(
+        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
+        f"SELECT s.id, s.size_bytes, 1, NULL, {{now}} {orphans}",
+        plain,
+    )

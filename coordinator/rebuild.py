@@ -1,0 +1,129 @@
+"""Rebuilds the metadata from the nodes alone, after the database was lost.
+
+Every shard says whose it is, and a content of several segments stored its segment list as a
+segment of its own; so everything comes back but names and accounts. Each segment that no list
+mentions becomes a content: deleted contents of one segment whose space was not collected yet
+come back too.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+from common.errors import SixfoldError
+from common.segment_list import SegmentList
+from common.shards import Encoding, ShardInfo
+from coordinator.cluster import Cluster
+from coordinator.metadata import Metadata, StoredSegment
+from coordinator.metadata.rows import CHECKSUM_BYTES, NO_NODE
+from coordinator.read_path import ReadPath
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+
+
+@dataclass(slots=True)
+class RebuildReport:
+    """`unreadable` counts segments of which fewer than k shards were found."""
+
+    nodes: int = 0
+    shards: int = 0
+    segments: int = 0
+    contents: int = 0
+    unreadable: int = 0
+    broken_lists: int = 0
+
+
+class Rebuild:
+    """One run. It only adds to the database, so that it may run again."""
+
+    def __init__(self, metadata: Metadata, cluster: Cluster, reads: ReadPath) -> None:
+        self._metadata, self._cluster, self._reads = metadata, cluster, reads
+        self._lists: list[StoredSegment] = []
+        self._batch: list[StoredSegment] = []
+        self.report = RebuildReport()
+
+    async def run(self) -> RebuildReport:
+        """Raises NodeUnreachable if a node fails while it lists: half of it would be a lie."""
+        nodes = sorted(n.number for n in self._cluster.membership.nodes.values() if n.reachable)
+        self.report.nodes = len(nodes)
+        group: list[tuple[ShardInfo, int]] = []
+        async for info, node in self._all_shards(nodes):
+            self.report.shards += 1
+            if group and group[0][0].address.segment != info.address.segment:
+                await self._segment_found(group)
+                group = []
+            group.append((info, node))
+        if group:
+            await self._segment_found(group)
+        await self._flush()
+        for segment in self._lists:
+            await self._restore_list(segment)
+        self.report.contents += await self._metadata.restore_single_contents()
+        return self.report
+
+    async def _all_shards(self, nodes: list[int]) -> AsyncIterator[tuple[ShardInfo, int]]:
+        """The listings of all nodes merged: in order of address, one item of each in memory."""
+        listings = {node: self._cluster.store(node).list() for node in nodes}
+        first = await asyncio.gather(*(anext(listings[node], None) for node in nodes))
+        heads = {node: info for node, info in zip(nodes, first, strict=True) if info is not None}
+        while heads:
+            node = min(heads, key=lambda number: heads[number].address)
+            yield heads[node], node
+            following = await anext(listings[node], None)
+            if following is None:
+                del heads[node]
+            else:
+                heads[node] = following
+
+    async def _segment_found(self, group: list[tuple[ShardInfo, int]]) -> None:
+        segment = segment_from_shards(group)
+        survivors = segment.n - segment.layout.count(NO_NODE)
+        self.report.segments += 1
+        self.report.unreadable += survivors < segment.k
+        if segment.encoding & Encoding.SEGMENT_LIST:
+            self._lists.append(segment)
+        self._batch.append(segment)
+        if len(self._batch) >= BATCH:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        await self._metadata.restore_segments(self._batch)
+        self._batch = []
+
+    async def _restore_list(self, segment: StoredSegment) -> None:
+        try:
+            listed = SegmentList.unpack(await self._reads.read_segment(segment))
+        except SixfoldError as error:
+            log.error("segment list %s: %s", segment.id, error)
+            self.report.broken_lists += 1
+            return
+        await self._metadata.restore_content(listed, segment.id)
+        self.report.contents += 1
+
+
+def segment_from_shards(group: Iterable[tuple[ShardInfo, int]]) -> StoredSegment:
+    """The segment that these shards, each with its node, are of. If there are several
+    generations, the one with most shards counts, of equal ones the youngest."""
+    generations: defaultdict[int, dict[int, tuple[ShardInfo, int]]] = defaultdict(dict)
+    for info, node in group:
+        generations[info.address.generation][info.address.index] = (info, node)
+    best = max(generations, key=lambda generation: (len(generations[generation]), generation))
+    shards = generations[best]
+    info = next(iter(shards.values()))[0]
+    nothing = (None, NO_NODE)
+    places = [shards.get(index, nothing) for index in range(info.n)]
+    checksums = b"".join(s.checksum if s else bytes(CHECKSUM_BYTES) for s, _ in places)
+    return StoredSegment(
+        info.address.segment,
+        info.segment_bytes,
+        info.encoding,
+        info.k,
+        info.n,
+        best,
+        tuple(node for _, node in places),
+        checksums,
+    )

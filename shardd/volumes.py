@@ -1,0 +1,124 @@
+"""All volumes of a node: which are open for appending, when to roll, how much room is left."""
+
+import errno
+import logging
+import os
+import re
+from pathlib import Path
+
+from common.errors import Corrupt, WrongCluster, WrongNode
+from shardd.disk import Disk
+from shardd.identity import DataDirectory, Identity
+from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"\d{8}\.vol")
+
+
+class VolumeSet:
+    """Written by one thread; looked up by all."""
+
+    def __init__(
+        self, directory: DataDirectory, disk: Disk, capacity_bytes: int, volume_bytes: int
+    ) -> None:
+        """`capacity_bytes` is 0 for all that the filesystem has."""
+        self.by_number: dict[int, Volume] = {}
+        self._directory, self._disk = directory, disk
+        self._capacity_bytes, self._volume_bytes = capacity_bytes, volume_bytes
+        self._open: dict[VolumeClass, Volume] = {}
+        self._next_number = 1
+
+    def load(self) -> None:
+        """Open the volumes that the directory holds; each `end` is provisionally the file's size.
+
+        Raises WrongNode or WrongCluster for a volume that is not this node's.
+        """
+        for path in sorted(self._directory.volumes.iterdir()):
+            if _NAME.fullmatch(path.name):
+                self._next_number = max(self._next_number, int(path.stem) + 1)
+                self._load_one(path)
+
+    def _load_one(self, path: Path) -> None:
+        number = int(path.stem)
+        size_bytes = path.stat().st_size
+        try:
+            superblock = self._read_superblock(path)
+        except Corrupt as error:
+            if size_bytes <= SUPERBLOCK_BYTES:
+                log.warning("%s: %s; it holds no record, removing it", path, error)
+                self._disk.unlink(path)
+                self._disk.fsync_dir(path.parent)
+                return
+            # A rotten superblock must not hide records. Small alignment finds those of both
+            # classes; the volume is never appended to.
+            log.error("%s: %s; searching it for records all the same", path, error)
+            volume = Volume(self._disk, path, number, VolumeClass.SMALL, size_bytes)
+            self.by_number[number] = volume
+            return
+        _check_owner(path, superblock, self._directory.identity)
+        volume = Volume(self._disk, path, number, superblock.volume_class, size_bytes)
+        self.by_number[number] = volume
+        self._open[superblock.volume_class] = volume
+
+    def _read_superblock(self, path: Path) -> Superblock:
+        fd = self._disk.open(path, os.O_RDONLY)
+        try:
+            data = bytearray(SUPERBLOCK_BYTES)
+            found = self._disk.preadv(fd, [data], 0)
+            return Superblock.unpack(bytes(data[:found]))
+        finally:
+            self._disk.close(fd)
+
+    def appendable(self, volume_class: VolumeClass, size_bytes: int) -> Volume:
+        """The open volume of the class, rolled if `size_bytes` more do not fit any longer."""
+        volume = self._open.get(volume_class)
+        if volume is not None:
+            empty = volume.end <= SUPERBLOCK_BYTES
+            if empty or volume.end + size_bytes <= self._volume_bytes:
+                return volume
+            volume.seal()
+        return self._create(volume_class)
+
+    def _create(self, volume_class: VolumeClass) -> Volume:
+        identity, number = self._directory.identity, self._next_number
+        superblock = Superblock(volume_class, identity.cluster_bytes, identity.node_bytes, number)
+        # Taken even if creating fails: what a failed attempt left behind must not be in the way.
+        self._next_number += 1
+        volume = Volume.create(self._disk, self._directory.volumes, superblock)
+        self.by_number[number] = volume
+        self._open[volume_class] = volume
+        return volume
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(volume.end for volume in list(self.by_number.values()))
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self._capacity_bytes or self._disk.space(self._directory.volumes).total_bytes
+
+    def room_bytes(self) -> int:
+        """What may still be written, the reserve included."""
+        free_bytes = self._disk.space(self._directory.volumes).free_bytes
+        if self._capacity_bytes:
+            return min(free_bytes, self._capacity_bytes - self.used_bytes)
+        return free_bytes
+
+    def close(self) -> None:
+        for volume in self.by_number.values():
+            volume.close()
+        self.by_number.clear()
+        self._open.clear()
+
+
+def _check_owner(path: Path, superblock: Superblock, identity: Identity) -> None:
+    if superblock.node != identity.node_bytes:
+        raise WrongNode(f"{path} was written by another node, {superblock.node.hex()}")
+    both_joined = any(superblock.cluster) and identity.cluster_id
+    if both_joined and superblock.cluster != identity.cluster_bytes:
+        raise WrongCluster(f"{path} was written in another cluster, {superblock.cluster.hex()}")
+
+
+def is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

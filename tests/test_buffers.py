@@ -1,0 +1,104 @@
+"""The memory budget of transfers."""
+
+import asyncio
+
+import pytest
+
+from common.errors import Overloaded
+from common.units import KIB, MIB
+from coordinator.buffers import StripeBuffers
+
+LONG_S, SHORT_S = 30.0, 0.001
+
+
+async def test_memory_is_used_again() -> None:
+    buffers = StripeBuffers(20 * MIB)
+    first = await buffers.acquire(9 * MIB, LONG_S)
+    first.memory[0] = 7
+    first.release()
+    again = await buffers.acquire(9 * MIB, LONG_S)
+    assert again.memory[0] == 7
+    assert len(again.memory) >= 9 * MIB
+
+
+async def test_abandoned_memory_is_not_used_again() -> None:
+    buffers = StripeBuffers(20 * MIB)
+    first = await buffers.acquire(9 * MIB, LONG_S)
+    view = first.memory
+    first.abandon()
+    assert buffers.used_bytes == 0
+    again = await buffers.acquire(9 * MIB, LONG_S)
+    again.memory[0] = 9
+    assert view[0] == 0
+
+
+async def test_a_failed_block_does_not_pool_its_memory() -> None:
+    buffers = StripeBuffers(20 * MIB)
+    with pytest.raises(ZeroDivisionError), await buffers.acquire(9 * MIB, LONG_S) as buffer:
+        view = buffer.memory
+        raise ZeroDivisionError
+    (await buffers.acquire(9 * MIB, LONG_S)).memory[0] = 1
+    assert view[0] == 0
+
+
+async def test_over_budget_is_refused_after_the_wait() -> None:
+    buffers = StripeBuffers(10 * MIB)
+    held = await buffers.acquire(9 * MIB, LONG_S)
+    with pytest.raises(Overloaded):
+        await buffers.acquire(1 * MIB, SHORT_S)
+    assert buffers.try_acquire(1 * MIB) is None
+    held.release()
+    assert buffers.used_bytes == 0
+    assert buffers.try_acquire(1 * MIB) is not None
+
+
+async def test_waiters_are_served_in_order_and_count_once() -> None:
+    buffers = StripeBuffers(10 * MIB)
+    held = await buffers.acquire(10 * MIB, LONG_S)
+    order: list[int] = []
+
+    async def wait(number: int, size_bytes: int) -> None:
+        buffer = await buffers.acquire(size_bytes, LONG_S)
+        order.append(number)
+        buffer.release()
+
+    async with asyncio.TaskGroup() as group:
+        for number, size_bytes in enumerate((9 * MIB, 1 * KIB, 5 * MIB)):
+            group.create_task(wait(number, size_bytes))
+        await asyncio.sleep(0)
+        held.release()
+    assert order == [0, 1, 2]
+    assert buffers.used_bytes == 0
+
+
+async def test_a_waiter_that_leaves_gives_its_turn_on() -> None:
+    buffers = StripeBuffers(10 * MIB)
+    held = await buffers.acquire(10 * MIB, LONG_S)
+    gone = asyncio.create_task(buffers.acquire(10 * MIB, LONG_S))
+    stays = asyncio.create_task(buffers.acquire(2 * MIB, LONG_S))
+    await asyncio.sleep(0)
+    held.release()  # the turn is `gone`'s, who leaves in the same moment
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    (await stays).release()
+    assert buffers.used_bytes == 0
+
+
+async def test_idle_memory_of_other_sizes_makes_room() -> None:
+    buffers = StripeBuffers(20 * MIB)
+    small = [await buffers.acquire(1 * MIB, LONG_S) for _ in range(16)]
+    for buffer in small:
+        buffer.release()
+    large = await buffers.acquire(16 * MIB, LONG_S)
+    assert buffers.held_bytes <= 20 * MIB
+    large.release()
+
+
+async def test_releasing_twice_is_harmless() -> None:
+    buffers = StripeBuffers(20 * MIB)
+    buffer = await buffers.acquire(1 * MIB, LONG_S)
+    buffer.release()
+    buffer.release()
+    buffer.abandon()
+    assert buffers.used_bytes == 0
