@@ -10,6 +10,7 @@ recovery reads first.
 """
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ SCHEMA_VERSION = 1
 FLUSH_ENTRIES = 4096
 RECENT_ENTRIES = 65_536
 _KEYS_PER_QUERY = 500
+# peewee wraps what goes through execute_sql; executemany raises what sqlite3 raises.
+_SQL_ERRORS = (peewee.PeeweeException, sqlite3.Error)
 
 _SCHEMA = """
 CREATE TABLE record (
@@ -119,7 +122,7 @@ class Index:
         self._writing, self._querying = _database(path), _database(path)
         try:
             self._open(node_id)
-        except (peewee.PeeweeException, ValueError, TypeError) as error:
+        except (*_SQL_ERRORS, ValueError, TypeError, KeyError) as error:
             self.close()
             raise IndexDamaged(f"{path}: {error}") from None
         except IndexDamaged:
@@ -191,7 +194,8 @@ class Index:
             located = {key: Location(*where) for key, *where in rows}
             found.update(located)
             self._remember(located, flushes)
-        return [location if location and location.live else None for location in found.values()]
+        located_or_dead = (found[key] for key in keys)
+        return [at if at is not None and at.live else None for at in located_or_dead]
 
     def _remember(self, located: Mapping[bytes, Location], flushes: int) -> None:
         """Cache what SQL said, unless it may be outdated: what changed since is in memory, or was
@@ -232,10 +236,17 @@ class Index:
                 return
             try:
                 live = self._write(entries, scanned, next_sequence)
-            except peewee.PeeweeException as error:
+            except _SQL_ERRORS as error:
                 self._take_back(entries, scanned)
                 raise Unavailable(f"the index cannot be written: {error}") from None
             self._finish_flush(entries, live)
+
+    def settle(self) -> None:
+        """End recovery, which applies records in any order: memory may have cached a record that
+        lost to a later one in SQLite."""
+        self.flush()
+        with self._memory:
+            self._recent = RecentMap(RECENT_ENTRIES)
 
     def _write(
         self, entries: Mapping[bytes, Entry], scanned: Mapping[int, int], next_sequence: int
@@ -280,7 +291,7 @@ class Index:
         try:
             with self._query_lock:
                 return list(self._querying.execute_sql(query, parameters).fetchall())
-        except peewee.PeeweeException as error:
+        except _SQL_ERRORS as error:
             raise Unavailable(f"the index cannot be read: {error}") from None
 
     def close(self) -> None:
