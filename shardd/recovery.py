@@ -1,7 +1,7 @@
 """Brings the index up to what the volumes hold, and cuts torn tails. Runs before anything else.
 
 Each volume is read from its checkpoint on. A valid record is indexed. A valid header over a
-payload that does not match its checksum is rot (or a torn write): logged, not indexed, skipped.
+payload that does not match its checksum is rot, or a torn write: logged, not indexed, skipped.
 Where no valid header stands, the next one is searched for on the alignment of the volume's class,
 so one rotten record never hides those behind it. What follows the last valid record is cut.
 """
@@ -16,10 +16,11 @@ from aiofiles.threadpool.binary import AsyncBufferedReader
 
 from common.errors import Corrupt
 from common.hashing import blake3_digest
-from common.record import HEADER_BYTES, MAGIC, RecordHeader, unpack_header
+from common.record import HEADER_BYTES, MAGIC, RecordHeader, RecordKind, unpack_header
 from common.units import MIB
+from common.wire import MAX_PAYLOAD_BYTES
 from shardd.index import FLUSH_ENTRIES, Entry, Index, IndexDamaged, remove_index
-from shardd.volume import SUPERBLOCK_BYTES, Volume, align_up, is_plausible
+from shardd.volume import SUPERBLOCK_BYTES, Volume, is_plausible
 from shardd.volumes import VolumeSet
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,16 @@ class _Window:
             self.start, self.data = offset, await self.file.read(max(length, _STEP_BYTES))
         return memoryview(self.data)[offset - self.start :][:length]
 
+    async def find(self, needle: bytes, offset: int) -> int:
+        """Where `needle` next starts, from `offset` on, else the size of the file."""
+        while offset + len(needle) <= self.size_bytes:
+            await self.view(offset, len(needle))
+            at = self.data.find(needle, offset - self.start)
+            if at >= 0:
+                return self.start + at
+            offset = self.start + len(self.data) - len(needle) + 1
+        return self.size_bytes
+
 
 class _Scan:
     """One pass over a volume, into the index."""
@@ -103,29 +114,34 @@ class _Scan:
         self._volume, self._window, self._index = volume, window, index
         self._entries: list[Entry] = []
         self._next_sequence = 0
+        self._doubtful_until = 0
 
     async def run(self, start: int) -> int:
         """Where the last valid record ends, or `start`."""
-        volume_class = self._volume.volume_class
         offset = end = start
         while offset < self._window.size_bytes:
             header = await self._header(offset)
             if header is None:
-                found = await self._search(offset + volume_class.alignment)
-                log.warning("%s: no record from %d to %d", self._volume.path, offset, found)
-                offset = found
+                offset = await self._resync(offset)
                 continue
-            self._next_sequence = max(self._next_sequence, header.sequence + 1)
-            after = offset + volume_class.span(header.info.payload_bytes)
+            payload_end = offset + HEADER_BYTES + header.info.payload_bytes
+            if payload_end > self._window.size_bytes:
+                break  # torn; what looks like records in half a payload is content, not records
+            after = offset + self._volume.volume_class.span(header.info.payload_bytes)
             if await self._payload_matches(offset, header):
-                self._entries.append(Entry.of(header, self._volume.number, offset))
+                self._take(header, offset)
                 end = after
                 await self._hand_over(end, FLUSH_ENTRIES)
-            elif not await self._payload_fits(offset, header):
-                after = offset + volume_class.alignment  # torn: nothing to step over
             offset = after
         await self._hand_over(end, 1)
         return end
+
+    def _take(self, header: RecordHeader, offset: int) -> None:
+        self._next_sequence = max(self._next_sequence, header.sequence + 1)
+        if header.kind is RecordKind.TOMBSTONE and offset < self._doubtful_until:
+            log.warning("%s: not trusting the tombstone at %d", self._volume.path, offset)
+            return
+        self._entries.append(Entry.of(header, self._volume.number, offset))
 
     async def _header(self, offset: int) -> RecordHeader | None:
         try:
@@ -133,9 +149,6 @@ class _Scan:
         except Corrupt:
             return None
         return header if is_plausible(header) else None
-
-    async def _payload_fits(self, offset: int, header: RecordHeader) -> bool:
-        return offset + HEADER_BYTES + header.info.payload_bytes <= self._window.size_bytes
 
     async def _payload_matches(self, offset: int, header: RecordHeader) -> bool:
         info = header.info
@@ -145,20 +158,23 @@ class _Scan:
         log.error("%s: bad payload of %s at %d", self._volume.path, info.address, offset)
         return False
 
-    async def _search(self, offset: int) -> int:
-        """The next offset on the alignment that may hold a header, else the end of the file."""
+    async def _resync(self, bad: int) -> int:
+        """The offset of the next valid header after the invalid one at `bad`, else the file's end.
+
+        What stands there may be the payload of the record whose header is gone, and a payload may
+        be somebody's copy of a volume. A shard found in it does no harm, as it proves itself by
+        its checksum; a tombstone would bury a good shard. So tombstones are not believed for the
+        length of the largest payload: at worst that leaves an orphan, which is swept.
+        """
         alignment = self._volume.volume_class.alignment
+        self._doubtful_until = bad + HEADER_BYTES + MAX_PAYLOAD_BYTES
+        offset = await self._window.find(MAGIC, bad + 1)
         while offset < self._window.size_bytes:
-            view = await self._window.view(offset, _STEP_BYTES)
-            at = bytes(view).find(MAGIC)
-            if at < 0:
-                offset = align_up(offset + max(1, len(view) - len(MAGIC)), alignment)
-                continue
-            found = offset + at
-            if found % alignment == 0:
-                return found
-            offset = align_up(found, alignment)
-        return self._window.size_bytes
+            if offset % alignment == 0 and await self._header(offset) is not None:
+                break
+            offset = await self._window.find(MAGIC, offset + 1)
+        log.error("%s: no record from %d to %d", self._volume.path, bad, offset)
+        return offset
 
     async def _hand_over(self, scanned: int, least: int) -> None:
         if len(self._entries) >= least:

@@ -44,7 +44,7 @@ FORMAT_VERSION = 1
 _FIELDS = struct.Struct("<4sHBx16s16sI4048x")
 _CRC = struct.Struct("<I")
 _MAX_BUFFERS = 1024  # IOV_MAX of Linux: how many one pwritev takes
-_MAX_SEGMENT_BYTES = 1 << 62  # what the index can hold; nothing honest comes near
+_MAX_NUMBER = 1 << 62  # what SQLite can hold in the index; nothing honest comes near
 
 
 class VolumeClass(IntEnum):
@@ -70,9 +70,13 @@ def align_up(size_bytes: int, alignment: int) -> int:
 
 
 def is_plausible(header: RecordHeader) -> bool:
-    """Whether a header states sizes that this store writes."""
+    """Whether a header states numbers that this store writes."""
     info = header.info
-    return info.payload_bytes <= MAX_PAYLOAD_BYTES and info.segment_bytes <= _MAX_SEGMENT_BYTES
+    return (
+        info.payload_bytes <= MAX_PAYLOAD_BYTES
+        and info.segment_bytes <= _MAX_NUMBER
+        and header.sequence <= _MAX_NUMBER
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A coordinator's lane against a real socket whose other end does all that nodes may do."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -298,11 +299,10 @@ async def test_nobody_listens() -> None:
 
 async def test_a_port_that_never_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coordinator.handshake.HANDSHAKE_S", 0.05)
-    server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
-    address = server.sockets[0].getsockname()[:2]
-    with pytest.raises(NodeTimeout):
-        await open_lane("node-1", address, LaneKind.READ, SECRET, CLUSTER, NODE, PATIENT)
-    server.close()
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # connects, but nobody accepts
+        address = listening.getsockname()
+        with pytest.raises(NodeTimeout):
+            await open_lane("node-1", address, LaneKind.READ, SECRET, CLUSTER, NODE, PATIENT)
 
 
 async def test_a_link_opens_both_lanes_again_when_one_falls() -> None:

@@ -1,0 +1,165 @@
+"""What one group commit writes: jobs, and the records that they become."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from common.errors import BadRequest, Corrupt, SixfoldError
+from common.ids import ShardAddress
+from common.record import (
+    HEADER_BYTES,
+    RecordHeader,
+    RecordKind,
+    pack_header,
+    tombstone_header,
+    unpack_header,
+)
+from common.shards import Buffer, ShardRecord
+from shardd.buffers import AlignedBuffer
+from shardd.index import Entry, Index
+from shardd.volume import Volume, VolumeClass, is_plausible
+from shardd.volumes import VolumeSet
+
+_PADDING = bytes(VolumeClass.SMALL.alignment)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A shard to store. A large one's payload lies in its buffer, where the header has room."""
+
+    record: ShardRecord
+    buffer: AlignedBuffer | None = None
+
+
+@dataclass(slots=True, eq=False)
+class WriteJob:
+    """Stored as a whole or not at all, and answered once; `error` is the answer if not None."""
+
+    appends: Sequence[Incoming] = ()
+    deletes: Sequence[ShardAddress] = ()
+    request: int = 0  # the lane's
+    error: SixfoldError | None = None
+    size_bytes: int = field(init=False)  # what it may take on disk
+
+    def __post_init__(self) -> None:
+        sizes = (len(incoming.record.payload) for incoming in self.appends)
+        appended = sum(VolumeClass.of(size).span(size) for size in sizes)
+        self.size_bytes = appended + HEADER_BYTES * len(self.deletes)
+
+    def verify(self) -> None:
+        """Raises Corrupt for a payload that is not what its checksum says."""
+        for incoming in self.appends:
+            record = incoming.record
+            if not is_plausible(RecordHeader(RecordKind.SHARD, 0, record.info)):
+                raise BadRequest(f"{record.address}: no shard has such a size")
+            if not record.is_intact():
+                raise Corrupt(f"{record.address}: the payload does not match its checksum")
+
+    def release(self) -> None:
+        """Give the buffers back."""
+        for incoming in self.appends:
+            if incoming.buffer is not None:
+                incoming.buffer.release()
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """What goes to one volume, in one write."""
+
+    pieces: list[Buffer] = field(default_factory=list)
+    size_bytes: int = 0
+    volume: Volume | None = None
+    placed: list[tuple[RecordHeader, int]] = field(default_factory=list)  # offset in the batch
+
+    def add(self, header: RecordHeader, pieces: Sequence[Buffer], span: int) -> None:
+        self.placed.append((header, self.size_bytes))
+        self.pieces += pieces
+        self.size_bytes += span
+
+
+class Group:
+    """Used once: add, write, sync, publish; or, after a failure, cut."""
+
+    def __init__(self, volumes: VolumeSet, index: Index, sequence: int) -> None:
+        self.jobs: list[WriteJob] = []
+        self.next_sequence = sequence
+        self._volumes, self._index = volumes, index
+        self._batches: dict[VolumeClass, _Batch] = {kind: _Batch() for kind in VolumeClass}
+        self._appended: set[ShardAddress] = set()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(batch.size_bytes for batch in self._batches.values())
+
+    def add(self, job: WriteJob) -> None:
+        """Give the job's records their sequence numbers and places. Raises Unavailable if the
+        index cannot say what there is to delete."""
+        present = self._present(job.deletes)
+        self.jobs.append(job)
+        for incoming in job.appends:
+            self._add_shard(incoming)
+        for address in present:
+            self._add_tombstone(address)
+
+    def _present(self, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
+        """Only these need a tombstone, so a delete that is repeated costs nothing."""
+        if not addresses:
+            return []
+        found = self._index.find([address.key for address in addresses])
+        pairs = zip(addresses, found, strict=True)
+        return [a for a, location in pairs if location is not None or a in self._appended]
+
+    def _sequence(self) -> int:
+        self.next_sequence += 1
+        return self.next_sequence - 1
+
+    def _add_shard(self, incoming: Incoming) -> None:
+        record, size = incoming.record, len(incoming.record.payload)
+        header = RecordHeader(RecordKind.SHARD, self._sequence(), record.info)
+        volume_class = VolumeClass.of(size)
+        span = volume_class.span(size)
+        pieces: list[Buffer]
+        if incoming.buffer is None:
+            pieces = [pack_header(header), record.payload]
+            if padding := span - HEADER_BYTES - size:
+                pieces.append(_PADDING[:padding])
+        else:
+            incoming.buffer.view[:HEADER_BYTES] = pack_header(header)
+            pieces = [incoming.buffer.padded(size)]
+        self._batches[volume_class].add(header, pieces, span)
+        self._appended.add(record.address)
+
+    def _add_tombstone(self, address: ShardAddress) -> None:
+        packed = tombstone_header(address, self._sequence())
+        self._batches[VolumeClass.SMALL].add(unpack_header(packed), [packed], HEADER_BYTES)
+        self._appended.discard(address)
+
+    def write(self) -> None:
+        """Raises the disk's OSError, after which `cut` must follow."""
+        for volume_class, batch in self._batches.items():
+            if batch.size_bytes:
+                batch.volume = self._volumes.appendable(volume_class, batch.size_bytes)
+                batch.volume.write(batch.pieces, batch.size_bytes)
+
+    def sync(self) -> None:
+        for batch in self._batches.values():
+            if batch.volume is not None:
+                batch.volume.sync()
+
+    def publish(self) -> None:
+        """All is durable: let readers see it."""
+        entries, scanned = [], {}
+        for batch in self._batches.values():
+            volume = batch.volume
+            if volume is not None:
+                base = volume.end
+                entries += [Entry.of(h, volume.number, base + at) for h, at in batch.placed]
+                volume.advance(batch.size_bytes)
+                scanned[volume.number] = volume.end
+        entries.sort(key=lambda entry: entry.sequence)
+        self._index.apply(entries, scanned, self.next_sequence)
+
+    def cut(self) -> None:
+        """Take back what `write` may have put after the volumes' ends."""
+        for batch in self._batches.values():
+            if batch.volume is not None:
+                batch.volume.cut(batch.volume.end)

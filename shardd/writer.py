@@ -1,0 +1,181 @@
+"""The writer thread: group commit of all that waits.
+
+One thread takes everything that has been submitted, writes it with one call per volume class,
+syncs once per volume touched, tells the index, then answers all of it: what one fdatasync costs
+is shared by everybody who came while the last one ran.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from common.errors import SixfoldError, StorageFull, StoreReadOnly, Unavailable
+from common.units import MIB
+from shardd.group import Group, WriteJob
+from shardd.index import FLUSH_ENTRIES, Index
+from shardd.volumes import VolumeSet, is_full
+
+log = logging.getLogger(__name__)
+
+_GROUP_BYTES = 16 * MIB  # a group takes no more submissions beyond this
+_IDLE_S = 0.25  # so long without work, and the index is flushed
+_PENDING_LIMIT = 8 * FLUSH_ENTRIES  # beyond this the writer waits for the index
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Jobs that came together; `answered` is called with them on the event loop."""
+
+    jobs: Sequence[WriteJob]
+    answered: Callable[[Sequence[WriteJob]], None]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(job.size_bytes for job in self.jobs)
+
+
+class GroupWriter:
+    """Owns the thread. `failure` is why the store takes no more writes; once set it stays."""
+
+    def __init__(
+        self, volumes: VolumeSet, index: Index, reserve_bytes: int, flush: Callable[[], None]
+    ) -> None:
+        """`flush` asks, from this thread, for the index to be flushed in the background."""
+        self.failure: str | None = None
+        self._volumes, self._index, self._flush = volumes, index, flush
+        self._reserve_bytes = reserve_bytes
+        self._sequence = index.next_sequence
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="shardd-writer")
+        self._thread.start()
+
+    def submit(
+        self, jobs: Sequence[WriteJob], answered: Callable[[Sequence[WriteJob]], None]
+    ) -> None:
+        """From the event loop. Raises Unavailable once the store is closing."""
+        if self._closed:
+            raise Unavailable("the node is stopping")
+        self._queue.put(Submission(jobs, answered))
+
+    async def close(self) -> None:
+        """Take no more, finish what was submitted, end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while (group := self._take()) is not None:
+            self._commit([job for submission in group for job in submission.jobs])
+            self._loop.call_soon_threadsafe(_answer, group)
+            if self._index.pending >= FLUSH_ENTRIES:
+                self._flush()
+            if self._index.pending >= _PENDING_LIMIT:
+                self._wait_for_index()
+
+    def _take(self) -> list[Submission] | None:
+        """All that waits, at least one submission; None when it is time to end."""
+        first = self._next()
+        if first is None:
+            return None
+        group, size_bytes = [first], first.size_bytes
+        while size_bytes < _GROUP_BYTES:
+            try:
+                more = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if more is None:
+                self._queue.put(None)  # end after this group
+                break
+            group.append(more)
+            size_bytes += more.size_bytes
+        return group
+
+    def _next(self) -> Submission | None:
+        try:
+            return self._queue.get(timeout=_IDLE_S)
+        except queue.Empty:
+            if self._index.pending:
+                self._flush()
+            return self._queue.get()
+
+    def _wait_for_index(self) -> None:
+        try:
+            self._index.flush()
+        except SixfoldError as error:
+            self._fail(str(error))
+
+    def _commit(self, jobs: Sequence[WriteJob]) -> None:
+        group = Group(self._volumes, self._index, self._sequence)
+        try:
+            self._admit(group, jobs)
+            self._store(group)
+        except OSError as error:
+            self._undo(group, error)
+        except Exception as error:
+            # A defect must not leave callers waiting for ever, nor be built upon.
+            log.exception("the writer failed")
+            self._fail(f"the writer failed: {error!r}")
+            self._refuse(group, StoreReadOnly(self.failure))
+
+    def _admit(self, group: Group, jobs: Sequence[WriteJob]) -> None:
+        room_bytes = self._volumes.room_bytes()
+        for job in jobs:
+            try:
+                if self.failure is not None:
+                    raise StoreReadOnly(self.failure)
+                job.verify()
+                reserve_bytes = self._reserve_bytes if job.appends else 0
+                if group.size_bytes + job.size_bytes > room_bytes - reserve_bytes:
+                    raise StorageFull("the node's disk is full")
+                group.add(job)
+            except SixfoldError as error:
+                job.error = error
+
+    def _store(self, group: Group) -> None:
+        if not group.size_bytes:
+            return
+        group.write()
+        try:
+            group.sync()
+        except OSError as error:
+            # The kernel may have dropped the dirty pages and would report success the next time:
+            # a second fsync proves nothing (Rebello et al., "Can Applications Recover from fsync
+            # Failures?", 2020).
+            self._fail(f"fsync failed: {error}")
+            self._refuse(group, StoreReadOnly(self.failure))
+            return
+        self._sequence = group.next_sequence
+        group.publish()
+
+    def _undo(self, group: Group, error: OSError) -> None:
+        """A write failed before anything was acknowledged: leave no trace of it."""
+        if not is_full(error):
+            self._fail(f"writing failed: {error}")
+        try:
+            group.cut()
+        except OSError as second:
+            self._fail(f"cutting back after a failed write failed: {second}")
+        if self.failure is None:
+            self._refuse(group, StorageFull(f"the node's disk is full: {error}"))
+        else:
+            self._refuse(group, StoreReadOnly(self.failure))
+
+    def _refuse(self, group: Group, error: SixfoldError) -> None:
+        for job in group.jobs:
+            job.error = error
+
+    def _fail(self, reason: str) -> None:
+        if self.failure is None:
+            self.failure = reason
+            log.critical("the store is read-only from now on: %s", reason)
+
+
+def _answer(group: Sequence[Submission]) -> None:
+    for submission in group:
+        submission.answered(submission.jobs)
