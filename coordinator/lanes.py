@@ -111,8 +111,9 @@ class Lane(FrameReceiver):
         address: ShardAddress | None = None,
         into: memoryview | None = None,
     ) -> "asyncio.Future[Any]":
-        """The answer: None, a ShardRecord or a ShardMissing. Cancelling the future abandons the
-        request; `into` is then left alone."""
+        """The answer: for a READ a list of one ShardRecord or ShardMissing, so that it is what
+        ShardStore.read answers, else None. Cancelling the future abandons the request; `into` is
+        then left alone."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.closed.done():
             future.set_exception(_again(self.closed.result()))
@@ -200,15 +201,15 @@ class Lane(FrameReceiver):
 
     def _answer(
         self, kind: int, asked: _Request, meta: memoryview | bytes, payload: memoryview
-    ) -> ShardRecord | ShardMissing | None:
+    ) -> list[ShardRecord | ShardMissing] | None:
         if kind == FrameKind.ERROR:
             raise unpack_error(meta)
         if kind == FrameKind.OK and asked.address is None:
             return None
         if kind == FrameKind.MISSING and asked.address is not None:
-            return ShardMissing(asked.address)
+            return [ShardMissing(asked.address)]
         if kind == FrameKind.RECORD and asked.address is not None:
-            return self._record(asked, unpack_header(meta), payload)
+            return [self._record(asked, unpack_header(meta), payload)]
         raise ProtocolError(f"{self._name} answered with {kind_name(kind)}")
 
     def _record(self, asked: _Request, header: RecordHeader, payload: memoryview) -> ShardRecord:

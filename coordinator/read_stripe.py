@@ -21,6 +21,7 @@ from coordinator.metadata.rows import NO_NODE
 from coordinator.offload import Offload
 
 Answer = ShardRecord | ShardMissing
+Answers = list[Answer]
 
 
 class StripeRead:
@@ -43,7 +44,7 @@ class StripeRead:
         self._segment, self._stripe = segment, stripe
         self._rows = codec.split(stripe, segment.shard_bytes)
         self._wanted = frozenset(wanted)
-        self._open: dict[asyncio.Future[Answer], int] = {}
+        self._open: dict[asyncio.Future[Answers], int] = {}
         self._arrived: set[int] = set()  # not verified yet
         self._good: set[int] = set()
         self._failed: dict[int, str] = {}  # shard index -> why it could not be had
@@ -101,15 +102,15 @@ class StripeRead:
         while asked < count and self._unasked:
             index = self._unasked.pop()
             node = self._segment.layout[index]
-            future = self._cluster.store(node).read_one(
-                self._segment.address(index), self._rows[index]
-            )
+            store = self._cluster.store(node)
+            answer = store.read([self._segment.address(index)], [self._rows[index]])
+            future = asyncio.ensure_future(answer)
             self._open[future] = index
             future.add_done_callback(partial(self._answered, asked_s=self._loop.time()))
             asked += 1
         self._hedge.asked(asked)
 
-    def _answered(self, future: "asyncio.Future[Answer]", asked_s: float) -> None:
+    def _answered(self, future: "asyncio.Future[Answers]", asked_s: float) -> None:
         index = self._open.pop(future, None)
         if index is None or future.cancelled():
             return
@@ -119,7 +120,7 @@ class StripeRead:
             self._give_up_on(index, str(error), bad=isinstance(error, Corrupt))
         else:
             self._hedge.answered(self._loop.time() - asked_s)
-            self._take(index, future.result())
+            self._take(index, future.result()[0])
         if not self._wake.done() and self._worth_waking():
             self._wake.set_result(None)
 

@@ -46,13 +46,13 @@ class RemoteStore:
         self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
     ) -> Awaitable[list[ShardRecord | ShardMissing]]:
         places: Sequence[memoryview | None] = into or [None] * len(addresses)
-        asked = [self.read_one(a, p) for a, p in zip(addresses, places, strict=True)]
-        return _gather(asked)
+        if len(addresses) == 1:
+            return self._read_one(addresses[0], places[0])
+        return _gather([self._read_one(a, p) for a, p in zip(addresses, places, strict=True)])
 
-    def read_one(
-        self, address: ShardAddress, into: memoryview | None = None
-    ) -> "asyncio.Future[ShardRecord | ShardMissing]":
-        """As `read`, of one shard, without a task: what the read path's fan-out uses."""
+    def _read_one(
+        self, address: ShardAddress, into: memoryview | None
+    ) -> "asyncio.Future[list[ShardRecord | ShardMissing]]":
         try:
             lane = self.link.lane(LaneKind.READ)
         except NodeUnreachable as error:
@@ -117,10 +117,10 @@ def _failed(error: SixfoldError) -> "asyncio.Future[Any]":
 
 
 async def _gather(
-    futures: "Sequence[asyncio.Future[ShardRecord | ShardMissing]]",
+    futures: "Sequence[asyncio.Future[list[ShardRecord | ShardMissing]]]",
 ) -> list[ShardRecord | ShardMissing]:
     try:
-        return list(await asyncio.gather(*futures))
+        return [answer for answers in await asyncio.gather(*futures) for answer in answers]
     finally:
         _abandon(futures)
 

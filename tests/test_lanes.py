@@ -46,7 +46,7 @@ def record(payload: bytes, address: ShardAddress = ADDRESS) -> ShardRecord:
     return ShardRecord(info, payload)
 
 
-def read(lane: Lane, into: memoryview | None = None) -> "asyncio.Future[object]":
+def read(lane: Lane, into: memoryview | None = None) -> "asyncio.Future[list[object]]":
     return lane.ask(FrameKind.READ, ADDRESS.key, address=ADDRESS, into=into)
 
 
@@ -64,8 +64,8 @@ async def test_answers_find_their_requests_in_any_order() -> None:
         peer.connection.send(FrameKind.MISSING, three.request)
         serve(b"second")(peer.connection, two)
         peer.connection.send(FrameKind.ERROR, one.request, pack_error(Corrupt("rotten")))
-        assert await third == ShardMissing(ADDRESS)
-        assert await second == record(b"second")
+        assert await third == [ShardMissing(ADDRESS)]
+        assert await second == [record(b"second")]
         with pytest.raises(Corrupt, match="rotten"):
             await first
         lane.fail(NodeUnreachable("end"))
@@ -147,7 +147,7 @@ async def test_payloads_arrive_in_their_place(size: int) -> None:
     async with Peer(script=serve(payload)) as peer:
         lane = await lane_to(peer)
         place = memoryview(bytearray(size))
-        answer = await read(lane, place)
+        (answer,) = await read(lane, place)
         assert isinstance(answer, ShardRecord)
         assert answer.payload is place
         assert place == payload
@@ -158,7 +158,7 @@ async def test_a_payload_of_another_length_leaves_the_place_alone() -> None:
     async with Peer(script=serve(bytes(100 * KIB))) as peer:
         lane = await lane_to(peer)
         place = memoryview(bytearray(b"\xff" * 50))
-        answer = await read(lane, place)
+        (answer,) = await read(lane, place)
         assert isinstance(answer, ShardRecord)
         assert len(answer.payload) == 100 * KIB
         assert place == b"\xff" * 50
@@ -185,7 +185,7 @@ async def test_an_abandoned_read_writes_nothing_more_into_its_place() -> None:
         following = read(lane)  # the lane goes on
         await peer.arrived(2)
         peer.connection.send(FrameKind.MISSING, peer.asked[1].request)
-        assert await following == ShardMissing(ADDRESS)
+        assert await following == [ShardMissing(ADDRESS)]
         assert place == b"\x02" * len(place)
         lane.fail(NodeUnreachable("end"))
 

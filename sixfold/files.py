@@ -1,0 +1,114 @@
+"""Files as the client reads and writes them, from the event loop and in large pieces."""
+
+import asyncio
+import os
+import secrets
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import aiofiles
+import aiofiles.os
+
+from common.units import MIB
+
+CHUNK_BYTES = 1 * MIB
+
+Sink = Callable[[bytes], Awaitable[object]]
+
+
+async def read_file(file: str | Path | int, size_bytes: int | None = None) -> AsyncIterator[bytes]:
+    """The bytes of a path or a descriptor, or the first `size_bytes` of them."""
+    left = size_bytes
+    async with aiofiles.open(file, "rb", buffering=0, closefd=not isinstance(file, int)) as source:
+        while left is None or left > 0:
+            wanted = CHUNK_BYTES if left is None else min(left, CHUNK_BYTES)
+            chunk = await source.read(wanted)
+            if not chunk:
+                return
+            if left is not None:
+                left -= len(chunk)
+            yield chunk
+
+
+def read_descriptor(descriptor: int) -> AsyncIterator[bytes]:
+    """Standard input, whatever it is: a file, a pipe, a terminal."""
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or os.isatty(descriptor):
+        return _read_when_ready(descriptor)
+    return read_file(descriptor)
+
+
+async def _read_when_ready(descriptor: int) -> AsyncIterator[bytes]:
+    """A thread that is blocked in a read would outlive Ctrl-C, so nothing is read before it is
+    there."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        while True:
+            await ready.wait()
+            chunk = os.read(descriptor, CHUNK_BYTES)
+            if not chunk:
+                return
+            ready.clear()
+            yield chunk
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def size_of(path: Path) -> int | None:
+    """The size of a regular file; None for what has no size before it is read."""
+    status = path.stat()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+@asynccontextmanager
+async def descriptor_sink(descriptor: int) -> AsyncIterator[Sink]:
+    """Writes to an open descriptor, such as standard output, and leaves it open."""
+    async with aiofiles.open(descriptor, "wb", closefd=False) as file:
+        yield file.write
+
+
+@asynccontextmanager
+async def file_sink(path: Path) -> AsyncIterator[Sink]:
+    """Writes a file that takes the place of `path` when the block ends well, durably, and leaves
+    no trace when it does not. What is not a regular file (`/dev/null`, a pipe) is written to."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        async with aiofiles.open(path, "wb") as file:
+            yield file.write
+        return
+    target = Path(os.path.realpath(path))  # behind a symbolic link, so that the link stays
+    if target.is_dir():
+        raise IsADirectoryError(21, os.strerror(21), str(path))
+    partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+    try:
+        async with aiofiles.open(partial, "xb", buffering=0) as file:
+            yield _write_all(file.write)
+            await asyncio.to_thread(os.fsync, file.fileno())
+        await aiofiles.os.replace(partial, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+        raise
+    await asyncio.to_thread(sync_directory, target.parent)
+
+
+def _write_all(write: Callable[[memoryview], Awaitable[int | None]]) -> Sink:
+    """An unbuffered write may take less than it is given."""
+
+    async def write_all(data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[await write(rest) or 0 :]
+
+    return write_all
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes renames within `directory` survive power loss."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
