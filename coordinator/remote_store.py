@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 import aiohttp
-from common.shards_json import shard_info_from_json
 
 from common.auth import HEADER, ClusterSecret
 from common.errors import NodeTimeout, NodeUnreachable, SixfoldError, revive
 from common.ids import ShardAddress
 from common.record import HEADER_BYTES, shard_header
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
+from common.shards_json import shard_info_from_json
 from common.wire import KEYS_PER_DELETE, FrameKind, LaneKind
 from coordinator.links import Link
 

@@ -85,6 +85,13 @@ class BufferPool:
         """Call it once, in turn with others, when the pool is exhausted no longer."""
         self._waiting.append(callback)
 
+    async def room(self) -> None:
+        """Wait until the pool is not exhausted."""
+        while self.exhausted:
+            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.when_room(lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
+            await room
+
     async def acquire(self, payload_bytes: int) -> AlignedBuffer:
         """A buffer, after waiting in turn for room."""
         if not self.exhausted and not self._waiting:

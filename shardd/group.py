@@ -15,7 +15,8 @@ from common.record import (
 )
 from common.shards import Buffer, ShardRecord
 from shardd.buffers import AlignedBuffer
-from shardd.index import Entry, Index
+from shardd.catalog import Catalog
+from shardd.entries import Entry
 from shardd.volume import Volume, VolumeClass, is_plausible
 from shardd.volumes import VolumeSet
 
@@ -79,10 +80,10 @@ class _Batch:
 class Group:
     """Used once: add, write, sync, publish; or, after a failure, cut."""
 
-    def __init__(self, volumes: VolumeSet, index: Index, sequence: int) -> None:
+    def __init__(self, volumes: VolumeSet, catalog: Catalog, sequence: int) -> None:
         self.jobs: list[WriteJob] = []
         self.next_sequence = sequence
-        self._volumes, self._index = volumes, index
+        self._volumes, self._catalog = volumes, catalog
         self._batches: dict[VolumeClass, _Batch] = {kind: _Batch() for kind in VolumeClass}
         self._appended: set[ShardAddress] = set()
 
@@ -104,7 +105,7 @@ class Group:
         """Only these need a tombstone, so a delete that is repeated costs nothing."""
         if not addresses:
             return []
-        found = self._index.find([address.key for address in addresses])
+        found = self._catalog.find([address.key for address in addresses])
         pairs = zip(addresses, found, strict=True)
         return [a for a, location in pairs if location is not None or a in self._appended]
 
@@ -156,7 +157,7 @@ class Group:
                 volume.advance(batch.size_bytes)
                 scanned[volume.number] = volume.end
         entries.sort(key=lambda entry: entry.sequence)
-        self._index.apply(entries, scanned, self.next_sequence)
+        self._catalog.apply(entries, scanned, self.next_sequence)
 
     def cut(self) -> None:
         """Take back what `write` may have put after the volumes' ends."""

@@ -8,18 +8,21 @@ so one rotten record never hides those behind it. What follows the last valid re
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
-from common.errors import Corrupt
+from common.errors import Corrupt, Unavailable
 from common.hashing import blake3_digest
 from common.record import HEADER_BYTES, MAGIC, RecordHeader, RecordKind, unpack_header
 from common.units import MIB
 from common.wire import MAX_PAYLOAD_BYTES
-from shardd.index import FLUSH_ENTRIES, Entry, Index, IndexDamaged, remove_index
+from shardd.catalog import FLUSH_ENTRIES, Catalog
+from shardd.entries import Entry
+from shardd.index import IndexDamaged, remove_index
 from shardd.volume import SUPERBLOCK_BYTES, Volume, is_plausible
 from shardd.volumes import VolumeSet
 
@@ -28,55 +31,50 @@ log = logging.getLogger(__name__)
 _STEP_BYTES = 4 * MIB
 
 
-async def recover(volumes: VolumeSet, index_path: Path, node_id: str) -> Index:
-    """The index, complete. Every volume's `end` is final then."""
+async def recover(volumes: VolumeSet, index_path: Path, node_id: str) -> Catalog:
+    """The catalog, complete. Every volume's `end` is final then."""
     try:
-        index = Index(index_path, node_id)
-    except IndexDamaged as error:
+        return await _complete(volumes, Catalog(index_path, node_id))
+    except (IndexDamaged, Unavailable) as error:
         log.warning("%s; rebuilding it from the volumes", error)
-        index = _fresh(index_path, node_id)
-    if not _agrees(index, volumes):
-        log.warning("%s does not fit the volumes; rebuilding it from them", index_path)
-        index.close()
-        index = _fresh(index_path, node_id)
+    remove_index(index_path)
+    return await _complete(volumes, Catalog(index_path, node_id))
+
+
+async def _complete(volumes: VolumeSet, catalog: Catalog) -> Catalog:
     try:
-        checkpoints = index.checkpoints()
+        checkpoints = catalog.checkpoints()
+        _check_fit(checkpoints, volumes)
         for number, volume in sorted(volumes.by_number.items()):
-            await _recover_volume(volume, checkpoints.get(number, SUPERBLOCK_BYTES), index)
-        await asyncio.to_thread(index.settle)
+            await _recover_volume(volume, checkpoints.get(number, SUPERBLOCK_BYTES), catalog)
+        await asyncio.to_thread(catalog.settle)
     except BaseException:
-        index.close()
+        catalog.close()
         raise
-    return index
+    return catalog
 
 
-def _fresh(path: Path, node_id: str) -> Index:
-    remove_index(path)
-    return Index(path, node_id)
-
-
-def _agrees(index: Index, volumes: VolumeSet) -> bool:
-    """Whether every volume that the index knows is there and at least as long as it knows it."""
-    for number, scanned_bytes in index.checkpoints().items():
+def _check_fit(checkpoints: Mapping[int, int], volumes: VolumeSet) -> None:
+    """Raises IndexDamaged unless every volume is there and as long as the index knows it."""
+    for number, scanned_bytes in checkpoints.items():
         volume = volumes.by_number.get(number)
         if volume is None or volume.end < scanned_bytes:
-            return False
-    return True
+            raise IndexDamaged(f"the index knows more of volume {number} than there is")
 
 
-async def _recover_volume(volume: Volume, start: int, index: Index) -> None:
+async def _recover_volume(volume: Volume, start: int, catalog: Catalog) -> None:
     """`volume.end` is the size of its file until here."""
     if start < volume.end:
         log.info("%s: reading %d bytes", volume.path, volume.end - start)
         async with aiofiles.open(volume.path, "rb") as file:
-            end = await _Scan(volume, _Window(file, volume.end), index).run(start)
+            end = await _Scan(volume, _Window(file, volume.end), catalog).run(start)
     else:
         end = start
     if end != volume.end:
         # A negative cut is a record whole but for its padding.
         log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
         volume.cut(end)
-    index.apply([], {volume.number: end}, 0)
+    catalog.apply([], {volume.number: end}, 0)
 
 
 @dataclass(slots=True)
@@ -110,8 +108,8 @@ class _Window:
 class _Scan:
     """One pass over a volume, into the index."""
 
-    def __init__(self, volume: Volume, window: _Window, index: Index) -> None:
-        self._volume, self._window, self._index = volume, window, index
+    def __init__(self, volume: Volume, window: _Window, catalog: Catalog) -> None:
+        self._volume, self._window, self._catalog = volume, window, catalog
         self._entries: list[Entry] = []
         self._next_sequence = 0
         self._doubtful_until = 0
@@ -179,5 +177,5 @@ class _Scan:
     async def _hand_over(self, scanned: int, least: int) -> None:
         if len(self._entries) >= least:
             entries, self._entries = self._entries, []
-            self._index.apply(entries, {self._volume.number: scanned}, self._next_sequence)
-            await asyncio.to_thread(self._index.flush)
+            self._catalog.apply(entries, {self._volume.number: scanned}, self._next_sequence)
+            await asyncio.to_thread(self._catalog.flush)

@@ -102,9 +102,12 @@ class Superblock:
         if _CRC.unpack_from(data, _FIELDS.size)[0] != zlib.crc32(fields):
             raise Corrupt("superblock fails its CRC")
         magic, version, kind, cluster, node, number = _FIELDS.unpack(fields)
-        if magic != MAGIC or version != FORMAT_VERSION or kind not in VolumeClass:
+        if magic != MAGIC or version != FORMAT_VERSION or kind not in _CLASSES:
             raise Corrupt(f"not a superblock: magic {magic!r}, version {version}, class {kind}")
         return cls(VolumeClass(kind), cluster, node, number)
+
+
+_CLASSES = frozenset(VolumeClass)
 
 
 class ShortWrite(OSError):
@@ -132,11 +135,14 @@ class Volume:
         fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             if disk.pwritev(fd, [superblock.pack()], 0) != SUPERBLOCK_BYTES:
-                raise ShortWrite(errno.ENOSPC, "superblock written short")
+                raise ShortWrite(errno.ENOSPC, f"{path} was written short")
             disk.fsync(fd)
+            disk.fsync_dir(folder)
+        except OSError:
+            disk.unlink(path)
+            raise
         finally:
             disk.close(fd)
-        disk.fsync_dir(folder)
         return cls(disk, path, superblock.number, superblock.volume_class, SUPERBLOCK_BYTES)
 
     def read(self, buffer: bytearray | memoryview, offset: int) -> int:

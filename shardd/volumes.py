@@ -71,7 +71,10 @@ class VolumeSet:
             self._disk.close(fd)
 
     def appendable(self, volume_class: VolumeClass, size_bytes: int) -> Volume:
-        """The open volume of the class, rolled if `size_bytes` more do not fit any longer."""
+        """The open volume of the class, rolled if `size_bytes` more do not fit any longer.
+
+        Raises the disk's OSError, or WrongNode if the directory is no longer this node's.
+        """
         volume = self._open.get(volume_class)
         if volume is not None:
             empty = volume.end <= SUPERBLOCK_BYTES
@@ -83,6 +86,8 @@ class VolumeSet:
     def _create(self, volume_class: VolumeClass) -> Volume:
         identity, number = self._directory.identity, self._next_number
         superblock = Superblock(volume_class, identity.cluster_bytes, identity.node_bytes, number)
+        # The others are open files, this one goes by its path: another disk may be mounted there.
+        self._directory.check()
         # Taken even if creating fails: what a failed attempt left behind must not be in the way.
         self._next_number += 1
         volume = Volume.create(self._disk, self._directory.volumes, superblock)

@@ -1,7 +1,7 @@
 """The writer thread: group commit of all that waits.
 
 One thread takes everything that has been submitted, writes it with one call per volume class,
-syncs once per volume touched, tells the index, then answers all of it: what one fdatasync costs
+syncs once per volume touched, tells the catalog, then answers all of it: what one fdatasync costs
 is shared by everybody who came while the last one ran.
 """
 
@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from common.errors import SixfoldError, StorageFull, StoreReadOnly, Unavailable
+from common.errors import SixfoldError, StorageFull, StoreReadOnly, Unavailable, WrongNode
 from common.units import MIB
 from shardd.group import Group, WriteJob
-from shardd.index import FLUSH_ENTRIES, Index
+from shardd.catalog import FLUSH_ENTRIES, Catalog
 from shardd.volumes import VolumeSet, is_full
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ class GroupWriter:
     """Owns the thread. `failure` is why the store takes no more writes; once set it stays."""
 
     def __init__(
-        self, volumes: VolumeSet, index: Index, reserve_bytes: int, flush: Callable[[], None]
+        self, volumes: VolumeSet, catalog: Catalog, reserve_bytes: int, flush: Callable[[], None]
     ) -> None:
         """`flush` asks, from this thread, for the index to be flushed in the background."""
         self.failure: str | None = None
-        self._volumes, self._index, self._flush = volumes, index, flush
+        self._volumes, self._catalog, self._flush = volumes, catalog, flush
         self._reserve_bytes = reserve_bytes
-        self._sequence = index.next_sequence
+        self._sequence = catalog.next_sequence
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._closed = False
@@ -73,9 +73,9 @@ class GroupWriter:
         while (group := self._take()) is not None:
             self._commit([job for submission in group for job in submission.jobs])
             self._loop.call_soon_threadsafe(_answer, group)
-            if self._index.pending >= FLUSH_ENTRIES:
+            if self._catalog.pending >= FLUSH_ENTRIES:
                 self._flush()
-            if self._index.pending >= _PENDING_LIMIT:
+            if self._catalog.pending >= _PENDING_LIMIT:
                 self._wait_for_index()
 
     def _take(self) -> list[Submission] | None:
@@ -100,23 +100,26 @@ class GroupWriter:
         try:
             return self._queue.get(timeout=_IDLE_S)
         except queue.Empty:
-            if self._index.pending:
+            if self._catalog.pending:
                 self._flush()
             return self._queue.get()
 
     def _wait_for_index(self) -> None:
         try:
-            self._index.flush()
+            self._catalog.flush()
         except SixfoldError as error:
             self._fail(str(error))
 
     def _commit(self, jobs: Sequence[WriteJob]) -> None:
-        group = Group(self._volumes, self._index, self._sequence)
+        group = Group(self._volumes, self._catalog, self._sequence)
         try:
             self._admit(group, jobs)
             self._store(group)
         except OSError as error:
             self._undo(group, error)
+        except WrongNode as error:
+            self._fail(str(error))
+            self._refuse(group, error)
         except Exception as error:
             # A defect must not leave callers waiting for ever, nor be built upon.
             log.exception("the writer failed")

@@ -58,9 +58,10 @@ async def _read_when_ready(descriptor: int) -> AsyncIterator[bytes]:
 
 
 def size_of(path: Path) -> int | None:
-    """The size of a regular file; None for what has no size before it is read."""
+    """The size of a regular file; None for what has none before it is read: pipes, devices, and
+    the files of /proc, which claim to be empty."""
     status = path.stat()
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return status.st_size or None if stat.S_ISREG(status.st_mode) else None
 
 
 @asynccontextmanager

@@ -1,0 +1,143 @@
+"""Where every shard is: what is new or was used lately in memory, the rest in the index file.
+
+What the writer makes durable is here at once, and goes to SQLite in batches.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from common.errors import Unavailable
+from common.shards import ShardInfo
+from shardd.entries import Entry, Location
+from shardd.index import IndexFile
+from shardd.recent import RecentMap
+
+log = logging.getLogger(__name__)
+
+FLUSH_ENTRIES = 4096
+RECENT_ENTRIES = 65_536
+
+
+class Catalog:
+    """Safe to use from threads. One lock, held for dictionary work only, guards the memory."""
+
+    def __init__(self, path: Path, node_id: str) -> None:
+        """Raises IndexDamaged as IndexFile does."""
+        self._file = IndexFile(path, node_id)
+        self._memory, self._flush_lock = threading.Lock(), threading.Lock()
+        self._pending: dict[bytes, Entry] = {}
+        self._flushing: dict[bytes, Entry] = {}
+        self._scanned: dict[int, int] = {}  # checkpoints that are not flushed
+        self._recent: RecentMap[Location] = RecentMap(RECENT_ENTRIES)
+        self._next_sequence = self._file.next_sequence
+        self._flushes = 0
+
+    def apply(
+        self, entries: Iterable[Entry], scanned: Mapping[int, int], next_sequence: int
+    ) -> None:
+        """Note what is durable: records, how far each volume is known by them, and the first
+        sequence number that is free."""
+        with self._memory:
+            for entry in entries:
+                known = self._pending.get(entry.key)
+                if known is None or entry.sequence >= known.sequence:
+                    self._pending[entry.key] = entry
+            self._scanned.update(scanned)
+            self._next_sequence = max(self._next_sequence, next_sequence)
+
+    def recall(self, key: bytes) -> Location | None:
+        """The location if memory knows it, without any I/O; None says nothing."""
+        with self._memory:
+            entry = self._pending.get(key) or self._flushing.get(key)
+            return entry.location if entry is not None else self._recent.get(key)
+
+    def find(self, keys: Sequence[bytes]) -> list[Location | None]:
+        """Where each live shard is, None for one that is not there. Raises Unavailable if the
+        index cannot be read: an error is never an absence."""
+        flushes = self._flushes
+        found = {key: self.recall(key) for key in keys}
+        unknown = [key for key, location in found.items() if location is None]
+        if unknown:
+            located = self._file.find(unknown)
+            self._remember(located, flushes)
+            found.update(located)
+        live_or_not = (found[key] for key in keys)
+        return [at if at is not None and at.live else None for at in live_or_not]
+
+    def _remember(self, located: Mapping[bytes, Location], flushes: int) -> None:
+        """Cache what SQL said, unless it may be outdated: what changed since is in memory, or was
+        there and has been flushed, which `flushes` tells."""
+        with self._memory:
+            if flushes != self._flushes:
+                return
+            for key, location in located.items():
+                if key not in self._pending and key not in self._flushing:
+                    self._recent.put(key, location)
+
+    @property
+    def pending(self) -> int:
+        """How many entries wait for a flush."""
+        return len(self._pending)
+
+    @property
+    def next_sequence(self) -> int:
+        return self._next_sequence
+
+    def checkpoints(self) -> dict[int, int]:
+        """As IndexFile.checkpoints."""
+        return self._file.checkpoints()
+
+    def page(self, after: bytes, limit: int) -> list[ShardInfo]:
+        """The next live shards in order of key, all that was applied before this included."""
+        self.flush()
+        return [entry.info for entry in self._file.page(after, limit)]
+
+    def live(self) -> int:
+        """How many shards there are, likewise; while SQLite fails, how many there were."""
+        try:
+            self.flush()
+        except Unavailable as error:
+            log.error("%s", error)
+        return self._file.live
+
+    def flush(self) -> None:
+        """Bring what is pending to SQLite. Raises Unavailable; nothing is lost from memory then."""
+        with self._flush_lock:
+            with self._memory:
+                entries, self._pending = self._pending, {}
+                scanned, self._scanned = self._scanned, {}
+                self._flushing, next_sequence = entries, self._next_sequence
+            if not entries and not scanned:
+                return
+            try:
+                self._file.write(entries, scanned, next_sequence)
+            except BaseException:
+                self._take_back(entries, scanned)
+                raise
+            self._finish_flush(entries)
+
+    def _finish_flush(self, entries: Mapping[bytes, Entry]) -> None:
+        with self._memory:
+            for key, entry in entries.items():
+                self._recent.put(key, entry.location)
+            self._flushing = {}
+            self._flushes += 1
+
+    def _take_back(self, entries: dict[bytes, Entry], scanned: dict[int, int]) -> None:
+        with self._memory:
+            self._pending = {**entries, **self._pending}
+            self._scanned = {**scanned, **self._scanned}
+            self._flushing = {}
+
+    def settle(self) -> None:
+        """End recovery, which applies records in any order: memory may have cached a record that
+        lost to a later one in SQLite."""
+        self.flush()
+        with self._memory:
+            self._recent = RecentMap(RECENT_ENTRIES)
+
+    def close(self) -> None:
+        """Without a flush."""
+        self._file.close()

@@ -1,0 +1,60 @@
+"""What is known of an address: values that the catalog keeps in memory and the index in SQLite.
+
+Named tuples and not dataclasses: an entry goes to SQLite as it is, and tens of thousands of
+locations are kept.
+"""
+
+from typing import NamedTuple
+
+from common.ids import ShardAddress
+from common.record import RecordHeader, RecordKind
+from common.shards import Encoding, ShardInfo
+
+
+class Location(NamedTuple):
+    """Where the latest record of an address starts. A tombstone's is not live."""
+
+    volume: int
+    offset: int
+    payload_bytes: int
+    live: bool
+
+
+class Entry(NamedTuple):
+    """A row of the index, in the order of its columns."""
+
+    key: bytes
+    volume: int
+    offset: int
+    payload_bytes: int
+    live: bool
+    sequence: int
+    k: int
+    n: int
+    segment_bytes: int
+    encoding: int
+    checksum: bytes
+
+    @classmethod
+    def of(cls, header: RecordHeader, volume: int, offset: int) -> "Entry":
+        info, live = header.info, header.kind is RecordKind.SHARD
+        return cls(
+            info.address.key, volume, offset, info.payload_bytes, live, header.sequence,
+            info.k, info.n, info.segment_bytes, int(info.encoding), info.checksum,
+        )  # fmt: skip
+
+    @property
+    def location(self) -> Location:
+        return Location(self.volume, self.offset, self.payload_bytes, self.live)
+
+    @property
+    def info(self) -> ShardInfo:
+        return ShardInfo(
+            ShardAddress.from_key(self.key),
+            self.k,
+            self.n,
+            self.segment_bytes,
+            Encoding(self.encoding),
+            self.payload_bytes,
+            self.checksum,
+        )

@@ -1,0 +1,205 @@
+"""The volume store: a ShardStore on the volumes of one data directory.
+
+It puts together what the other modules do, and converts between the five verbs and their terms.
+Writes: writer.py. Reads: reader.py. Where things are: catalog.py. Start: recovery.py.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from common.errors import SixfoldError
+from common.framing import LARGE_PAYLOAD_BYTES
+from common.ids import ShardAddress
+from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
+from common.units import GIB, MIB
+from shardd.buffers import BufferPool
+from shardd.disk import Disk
+from shardd.group import Incoming, WriteJob
+from shardd.identity import DataDirectory
+from shardd.catalog import Catalog
+from shardd.index import remove_index
+from shardd.reader import RawRecord, Reader
+from shardd.recovery import recover
+from shardd.volumes import VolumeSet
+from shardd.writer import GroupWriter
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+LIST_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """`capacity_bytes` 0 is the whole filesystem; of it, `reserve_bytes` are for deletes."""
+
+    capacity_bytes: int = 0
+    reserve_bytes: int = 64 * MIB
+    volume_bytes: int = GIB
+    write_buffer_bytes: int = 32 * MIB
+    read_buffer_bytes: int = 16 * MIB
+
+
+class VolumeStore:
+    """Opened by `open`; lives until `close`."""
+
+    def __init__(
+        self, directory: DataDirectory, volumes: VolumeSet, catalog: Catalog, limits: StoreLimits
+    ) -> None:
+        self.write_buffers = BufferPool(limits.write_buffer_bytes)
+        self._directory, self._volumes, self._catalog = directory, volumes, catalog
+        self._reserve_bytes = limits.reserve_bytes
+        self._reader = Reader(volumes, catalog, BufferPool(limits.read_buffer_bytes))
+        # One thread: a flush, a page of the listing and a count do not run beside each other.
+        self._index_thread = ThreadPoolExecutor(1, "shardd-index")
+        self._writer = GroupWriter(volumes, catalog, limits.reserve_bytes, self._flush_soon)
+        self._flush_planned = self._flush_failed = False
+
+    @classmethod
+    async def open(
+        cls, directory: DataDirectory, limits: StoreLimits | None = None, disk: Disk | None = None
+    ) -> "VolumeStore":
+        """Recover what the directory holds. Raises WrongNode or WrongCluster for a volume that
+        is not this node's."""
+        limits = limits or StoreLimits()
+        directory.check()
+        volumes = VolumeSet(directory, disk or Disk(), limits.capacity_bytes, limits.volume_bytes)
+        try:
+            volumes.load()
+            catalog = await recover(volumes, directory.index, directory.identity.node_id)
+        except BaseException:
+            volumes.close()
+            raise
+        return cls(directory, volumes, catalog, limits)
+
+    # The five verbs
+
+    async def append(self, records: Sequence[ShardRecord]) -> None:
+        await self.write_buffers.room()  # once: a call that needs more than there is must not wait
+        await self._written(WriteJob(appends=[self._place(record) for record in records]))
+
+    def _place(self, record: ShardRecord) -> Incoming:
+        size = len(record.payload)
+        if size < LARGE_PAYLOAD_BYTES:
+            return Incoming(record)
+        buffer = self.write_buffers.take(size)
+        place = buffer.payload(size)
+        place[:] = record.payload
+        return Incoming(ShardRecord(record.info, place), buffer)
+
+    async def delete(self, addresses: Sequence[ShardAddress]) -> None:
+        await self._written(WriteJob(deletes=addresses))
+
+    async def _written(self, job: WriteJob) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(jobs: Sequence[WriteJob]) -> None:
+            job.release()
+            if answer.done():
+                return  # the caller has gone away
+            if job.error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(job.error)
+
+        try:
+            self.submit([job], answered)
+        except SixfoldError:
+            job.release()
+            raise
+        await answer
+
+    async def read(
+        self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
+    ) -> list[ShardRecord | ShardMissing]:
+        places: Sequence[memoryview | None] = into or [None] * len(addresses)
+        pairs = zip(addresses, places, strict=True)
+        return [await self._read_one(address, place) for address, place in pairs]
+
+    async def _read_one(
+        self, address: ShardAddress, place: memoryview | None
+    ) -> ShardRecord | ShardMissing:
+        raw = await self.read_raw(address.key)
+        if raw is None:
+            return ShardMissing(address)
+        try:
+            if place is not None and len(place) == len(raw.payload):
+                place[:] = raw.payload
+                return ShardRecord(raw.info, place)
+            return ShardRecord(raw.info, bytes(raw.payload))
+        finally:
+            raw.release()
+
+    async def stat(self) -> StoreStat:
+        shards = await self._on_index_thread(self._catalog.live)
+        capacity_bytes = self._volumes.capacity_bytes
+        free_bytes = max(0, self._volumes.room_bytes() - self._reserve_bytes)
+        return StoreStat(
+            capacity_bytes, self._volumes.used_bytes, free_bytes, shards, self.failure is not None
+        )
+
+    async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
+        while page := await self.page(after, LIST_PAGE):
+            for info in page:
+                yield info
+            after = page[-1].address
+
+    # For the lanes and HTTP
+
+    def submit(
+        self, jobs: Sequence[WriteJob], answered: Callable[[Sequence[WriteJob]], None]
+    ) -> None:
+        """Hand jobs to the writer; `answered` follows on the event loop, and must release them.
+        Raises Unavailable once the store is closing."""
+        self._writer.submit(jobs, answered)
+
+    def read_raw_now(self, key: bytes) -> RawRecord | None:
+        """As Reader.read_now."""
+        return self._reader.read_now(key)
+
+    async def read_raw(self, key: bytes) -> RawRecord | None:
+        """As Reader.read."""
+        return await self._reader.read(key)
+
+    async def page(self, after: ShardAddress | None, limit: int) -> Sequence[ShardInfo]:
+        """Up to `limit` shards that follow `after`, in order of address."""
+        key = b"" if after is None else after.key
+        return await self._on_index_thread(lambda: self._catalog.page(key, limit))
+
+    @property
+    def failure(self) -> str | None:
+        """Why the store is read-only, if it is."""
+        return self._writer.failure
+
+    async def close(self) -> None:
+        """Take no more, finish what was taken, flush, join the threads, close the files."""
+        await self._writer.close()
+        await self._reader.close()
+        await asyncio.to_thread(self._index_thread.shutdown)
+        self._flush()
+        self._catalog.close()
+        if self._flush_failed:
+            remove_index(self._directory.index)  # whatever is wrong with it, the volumes are not
+        self._volumes.close()
+
+    def _flush_soon(self) -> None:
+        if not self._flush_planned:
+            self._flush_planned = True
+            self._index_thread.submit(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_planned = False
+        try:
+            self._catalog.flush()
+            self._flush_failed = False
+        except SixfoldError as error:
+            # Nothing is lost: memory still has it, and recovery would find it in the volumes.
+            self._flush_failed = True
+            log.error("%s", error)
+
+    async def _on_index_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._index_thread, work)

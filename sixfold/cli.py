@@ -1,0 +1,246 @@
+"""The `sixfold` command: reads the arguments, runs the client, words results and errors.
+
+Heavy imports stand inside the functions that need them, so that `sixfold --help` is quick.
+"""
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from common.errors import SixfoldError
+from common.ids import ContentId
+from common.units import format_bytes
+from sixfold import __version__
+from sixfold.console import Console, aligned
+from sixfold.local_cli import local_app, up
+from sixfold.options import DEFAULT_URL, Globals, Json, Url, globals_of
+from sixfold.servers import exec_server
+
+if TYPE_CHECKING:
+    from sixfold.answers import ContentStat, NodeStat, Stored
+    from sixfold.client import Client
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+STDIO = "-"
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.add_typer(local_app)
+app.command()(up)
+
+Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of contents, as b3sum prints")]
+PASS_ALL: dict[str, Any] = {
+    "add_help_option": False,
+    "context_settings": {"ignore_unknown_options": True, "allow_extra_args": True},
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The command with these arguments. The exit code; nothing that was foreseen is raised."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # any file name
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up likewise
+    console = Console("--json" in arguments)
+    try:
+        exit_code = app(list(arguments) or ["--help"], "sixfold", standalone_mode=False)
+    except typer.TyperException as error:
+        console.complaint("usage", error.format_message())
+        return 2
+    except (SixfoldError, OSError) as error:
+        return console.error(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return int(exit_code or 0)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sixfold {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    url: Annotated[
+        str, typer.Option(envvar="SIXFOLD_URL", metavar="URL", help="The coordinator")
+    ] = DEFAULT_URL,
+    as_json: Json = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version"),
+    ] = False,
+) -> None:
+    """sixfold, a content-addressed object store: any three of nine nodes may be lost."""
+    context.obj = Globals(url, as_json)
+
+
+@app.command()
+def put(
+    context: typer.Context,
+    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files; - is stdin")],
+    url: Url = None,
+    as_json: Json = False,
+) -> int:
+    """Store files. Prints the id of each, as b3sum does."""
+    console = globals_of(context).console(as_json)
+
+    async def put_all(client: "Client") -> int:
+        return await console.each(files, lambda name: _put(client, console, name))
+
+    return _with_client(context, url, put_all)
+
+
+async def _put(client: "Client", console: Console, name: str) -> None:
+    from sixfold.files import read_descriptor
+    from sixfold.progress import progress_bar
+
+    with progress_bar(name) as progress:
+        if name == STDIO:
+            stored = await client.put(read_descriptor(sys.stdin.fileno()), None, progress)
+        else:
+            stored = await client.put_file(Path(name), progress)
+    console.result(asdict(stored) | {"id": str(stored.id), "name": name}, f"{stored.id}  {name}")
+    if not stored.is_complete and not console.as_json:
+        console.complaint("", f"stored, but not on every node yet: {stored.durability}", name)
+
+
+@app.command()
+def get(
+    context: typer.Context,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Id of a content, as b3sum prints")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is stdout")
+    ],
+    url: Url = None,
+    as_json: Json = False,
+) -> int:
+    """Fetch a content and verify it. A file appears whole and right, or not at all."""
+    id_of_content = ContentId.parse(id_)
+    console = globals_of(context).console(as_json)
+
+    async def get_it(client: "Client") -> int:
+        size_bytes = await _get(client, id_of_content, output)
+        if console.as_json and output != STDIO:
+            console.result({"id": id_, "size_bytes": size_bytes, "path": output})
+        return 0
+
+    return _with_client(context, url, get_it)
+
+
+async def _get(client: "Client", id_: ContentId, output: str) -> int:
+    from sixfold.files import descriptor_sink
+    from sixfold.progress import progress_bar
+
+    with progress_bar(output) as progress:
+        if output != STDIO:
+            return await client.get_file(id_, Path(output), progress)
+        async with descriptor_sink(sys.stdout.fileno()) as sink:
+            return await client.get(id_, sink, progress)
+
+
+@app.command()
+def stat(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = False) -> int:
+    """Show size, age and durability of contents, without fetching them."""
+    console = globals_of(context).console(as_json)
+
+    async def stat_all(client: "Client") -> int:
+        async def stat_one(id_: str) -> None:
+            found = await client.stat(ContentId.parse(id_))
+            console.result(asdict(found) | {"id": id_}, *_stat_lines(found))
+
+        return await console.each(ids, stat_one)
+
+    return _with_client(context, url, stat_all)
+
+
+def _stat_lines(found: "ContentStat") -> list[str]:
+    return aligned(
+        [
+            ("id", str(found.id)),
+            ("size", f"{found.size_bytes} bytes ({format_bytes(found.size_bytes)})"),
+            ("segments", str(found.segments)),
+            ("created", found.created),
+            ("durability", found.durability),
+        ]
+    )
+
+
+@app.command()
+def rm(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = False) -> int:
+    """Delete contents."""
+    console = globals_of(context).console(as_json)
+
+    async def delete_all(client: "Client") -> int:
+        async def delete_one(id_: str) -> None:
+            await client.delete(ContentId.parse(id_))
+            console.result({"id": id_, "deleted": True}, f"deleted {id_}")
+
+        return await console.each(ids, delete_one)
+
+    return _with_client(context, url, delete_all)
+
+
+@app.command()
+def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
+    """List the storage nodes: zone, state, how full they are."""
+    console = globals_of(context).console(as_json)
+
+    async def list_nodes(client: "Client") -> int:
+        cluster = await client.nodes()
+        if console.as_json:
+            for node in cluster.nodes:
+                console.result(asdict(node))
+        else:
+            rows = [_node_row(node) for node in cluster.nodes]
+            console.result({}, *aligned([NODE_COLUMNS, *rows]))
+        return 0
+
+    return _with_client(context, url, list_nodes)
+
+
+NODE_COLUMNS = ("NODE", "ZONE", "STATE", "USED", "CAPACITY", "FULL", "SHARDS", "SEEN", "URL")
+
+
+def _node_row(node: "NodeStat") -> tuple[str, ...]:
+    used, capacity = node.used_bytes, node.capacity_bytes
+    return (
+        node.name,
+        node.zone,
+        node.state,
+        "-" if used is None else format_bytes(used),
+        "-" if capacity is None else format_bytes(capacity),
+        "-" if used is None or not capacity else f"{used / capacity:.1%}",
+        "-" if node.shards is None else str(node.shards),
+        "never" if node.last_seen_s is None else f"{node.last_seen_s:.0f} s ago",
+        node.http_url or "-",
+    )
+
+
+@app.command(**PASS_ALL)
+def coordinator(context: typer.Context) -> None:
+    """Run a coordinator; --help tells its options."""
+    exec_server("coordinator", context.args)
+
+
+@app.command(**PASS_ALL)
+def shardd(context: typer.Context) -> None:
+    """Run a storage node; --help tells its options."""
+    exec_server("shardd", context.args)
+
+
+def _with_client(
+    context: typer.Context, url: str | None, work: Callable[["Client"], Awaitable[int]]
+) -> int:
+    import uvloop
+
+    from sixfold.client import Client
+
+    async def open_and_work() -> int:
+        async with Client(url or globals_of(context).url) as client:
+            return await work(client)
+
+    return uvloop.run(open_and_work())

@@ -1,0 +1,160 @@
+"""Server processes on this machine: start, recognise, signal, watch. Linux: it reads /proc."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from common.errors import SixfoldError, Unavailable
+from sixfold.local import ServerProcess
+from sixfold.servers import server_environment
+
+POLL_S = 0.05
+START_S = 60.0
+STOP_S = 10.0
+LAST_LINES = 10
+
+
+def arguments_of(pid: int) -> list[str]:
+    """The command line of a process; empty if it has ended, also if nobody has reaped it yet."""
+    try:
+        data = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [os.fsdecode(argument) for argument in data.split(b"\0")]
+
+
+def runs(process: ServerProcess) -> bool:
+    """Its pid is in use, and not by something else that came later."""
+    return ("--data", process.data) in pairwise(arguments_of(process.pid))
+
+
+def state_of(process: ServerProcess) -> str:
+    """`running`, `paused` or `gone`."""
+    if not runs(process):
+        return "gone"
+    try:
+        status = Path(f"/proc/{process.pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
+    letter = status.rpartition(")")[2].split()[0]  # the name before it may hold anything
+    return "paused" if letter in "Tt" else "running"
+
+
+def send(process: ServerProcess, number: signal.Signals) -> bool:
+    """Whether it was there to be signalled. The pid cannot change hands between look and shot."""
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            if runs(process):
+                signal.pidfd_send_signal(descriptor, number)
+                return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def servers_in(directory: Path) -> list[ServerProcess]:
+    """Every server on this machine whose data lies in `directory`, recorded anywhere or not."""
+    found = []
+    for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
+        arguments = arguments_of(pid)
+        for before, data in pairwise(arguments):
+            if before == "--data" and Path(data).parent == directory:
+                name = Path(data).name
+                role = "coordinator" if name == "coordinator" else "shardd"
+                found.append(ServerProcess(role, name, pid, "", data, "", arguments))
+    return found
+
+
+async def until(is_so: Callable[[], bool], deadline_s: float) -> bool:
+    """Waits for it. False if it is still not so at the deadline."""
+    end_s = time.monotonic() + deadline_s
+    while not is_so():
+        if time.monotonic() > end_s:
+            return False
+        await asyncio.sleep(POLL_S)
+    return True
+
+
+async def stop_all(processes: Iterable[ServerProcess]) -> None:
+    """The coordinator first: while it ends, its last requests still need the nodes."""
+    processes = list(processes)
+    for process in processes:
+        send(process, signal.SIGCONT)  # a paused process would not see what follows
+    for role in ("coordinator", "shardd"):
+        await _stop([process for process in processes if process.role == role])
+
+
+async def _stop(processes: list[ServerProcess]) -> None:
+    for process in processes:
+        send(process, signal.SIGTERM)
+    if not await until(lambda: not any(map(runs, processes)), STOP_S):
+        for process in processes:
+            send(process, signal.SIGKILL)
+        await until(lambda: not any(map(runs, processes)), STOP_S)
+
+
+@dataclass(slots=True)
+class StartedServer:
+    """A server since its start, with the place in its log where its own output begins."""
+
+    process: ServerProcess
+    child: "subprocess.Popen[bytes]"
+    log_offset: int
+
+    def ready(self) -> bool:
+        """Whether it serves; then `process.url` is known. Raises Unavailable if it has ended."""
+        for line in self._output().splitlines():
+            if line.startswith("ready "):
+                said = dict(pair.partition("=")[::2] for pair in line.split()[1:])
+                self.process = _with_url(self.process, said["http"])
+                return True
+        if self.child.poll() is not None:
+            raise self.failure(ending(self.child.returncode))
+        return False
+
+    def failure(self, what: str) -> SixfoldError:
+        """With the end of the log, which knows more."""
+        lines = self._output().splitlines()[-LAST_LINES:]
+        shown = "".join(f"\n    {line}" for line in lines)
+        return Unavailable(f"{self.process.name} {what}; from {self.process.log}:{shown}")
+
+    def _output(self) -> str:
+        with Path(self.process.log).open("rb") as file:
+            file.seek(self.log_offset)
+            return file.read().decode(errors="replace")
+
+
+def start_server(process: ServerProcess) -> StartedServer:
+    """In a session of its own: a Ctrl-C on the terminal is for `sixfold up` to act upon."""
+    with Path(process.log).open("ab") as log:
+        log_offset = log.seek(0, os.SEEK_END)
+        child = subprocess.Popen(
+            process.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=server_environment(),
+        )
+    return StartedServer(_with_pid(process, child.pid), child, log_offset)
+
+
+async def until_ready(servers: list[StartedServer]) -> None:
+    """Raises Unavailable at once for one that ends, and for one that is not ready in time."""
+    if not await until(lambda: all([server.ready() for server in servers]), START_S):
+        late = next(server for server in servers if not server.ready())
+        raise late.failure(f"was not ready after {START_S:.0f} s")
+
+
+def ending(returncode: int) -> str:
+    if returncode < 0:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    return f"ended with exit code {returncode}"

@@ -1,0 +1,323 @@
+"""Fault injection with real processes: nodes die, stop, rot and come back, under load; every
+acknowledged content must be there, byte for byte, and errors must be errors."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from blake3 import blake3
+
+from common.units import GIB, KIB, MIB
+from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
+
+ANSWER_S = 30.0  # no request may take longer, whatever happens: a hang is a failure
+SIZES = (1 * KIB, 20 * KIB, 300 * KIB, 2 * MIB, 9 * MIB)
+
+
+@dataclass
+class Client:
+    """Puts reproducible contents and remembers which were acknowledged."""
+
+    http: aiohttp.ClientSession
+    acknowledged: dict[str, tuple[int, int]] = field(default_factory=dict)  # id: seed, size
+    refused: list[str] = field(default_factory=list)
+    _seed: int = 0
+
+    async def put_one(self, size: int | None = None) -> str:
+        """The durability that the answer states; empty if it was refused."""
+        self._seed += 1
+        seed = self._seed
+        size = SIZES[seed % len(SIZES)] if size is None else size
+        data = random.Random(seed).randbytes(size)
+        async with self.http.put("/v1/blobs", data=data) as answer:
+            said = await answer.json()
+            if answer.status not in (200, 201):
+                self.refused.append(f"{answer.status} {said['message']}")
+                return ""
+            assert said["id"] == blake3(data).hexdigest()
+            self.acknowledged[said["id"]] = (seed, size)
+            durability: str = said["durability"]
+            return durability
+
+    async def put_many(self, count: int, at_once: int = 8) -> None:
+        each = asyncio.Semaphore(at_once)
+
+        async def one() -> None:
+            async with each:
+                await self.put_one()
+
+        await asyncio.gather(*(one() for _ in range(count)))
+
+    @asynccontextmanager
+    async def load(self, writers: int = 4) -> AsyncIterator[None]:
+        """Puts go on for as long as the block runs."""
+        stop = asyncio.Event()
+
+        async def write() -> None:
+            while not stop.is_set():
+                await self.put_one()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(writers):
+                group.create_task(write())
+            yield
+            stop.set()
+
+    async def check_all(self) -> None:
+        """Every acknowledged content is there and right."""
+        for id_, (seed, size) in self.acknowledged.items():
+            async with self.http.get(f"/v1/blobs/{id_}") as answer:
+                assert answer.status == 200, (id_, size, await answer.text())
+                data = await answer.read()
+            assert data == random.Random(seed).randbytes(size), id_
+
+    async def expect_unreadable(self, missing: int) -> None:
+        """Every content is a clear 503, and not a byte of it is sent."""
+        for id_ in self.acknowledged:
+            async with self.http.get(f"/v1/blobs/{id_}") as answer:
+                said: dict[str, Any] = await answer.json()
+            assert (answer.status, said["code"]) == (503, "unreadable")
+            assert said["message"].startswith(f"{missing} of 9 shards"), said
+
+
+@asynccontextmanager
+async def client_of(cluster: LocalCluster) -> AsyncIterator[Client]:
+    timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+    async with aiohttp.ClientSession(cluster.url, timeout=timeout) as http:
+        yield Client(http)
+
+
+def names(*numbers: int) -> list[str]:
+    return [f"node-{number}" for number in numbers]
+
+
+async def in_thread(work: Any, *arguments: Any) -> None:
+    """Cluster commands block; the load must go on meanwhile."""
+    await asyncio.to_thread(work, *arguments)
+
+
+async def test_nodes_killed_one_after_another_under_load(tmp_path: Path) -> None:
+    with local_cluster(tmp_path) as cluster:
+        async with client_of(cluster) as client:
+            async with client.load():
+                for name in names(1, 5, 9):
+                    before = len(client.acknowledged)
+                    await in_thread(cluster.kill, name)
+                    while len(client.acknowledged) < before + 10:
+                        await asyncio.sleep(0.01)
+                    await in_thread(cluster.local, "start", name)
+                    await in_thread(cluster.wait_for, "active", name)
+            assert not client.refused
+            await client.check_all()
+            await in_thread(cluster.kill, *names(2, 5, 8))
+            # The second to fifth killed may lack what was written while they were away.
+            await in_thread(cluster.local, "start", *names(2, 5, 8))
+            cluster.wait_for("active", *names(2, 5, 8))
+            await client.check_all()
+
+
+async def test_any_three_may_die_and_a_fourth_is_a_clear_error(tmp_path: Path) -> None:
+    with local_cluster(tmp_path) as cluster:
+        async with client_of(cluster) as client:
+            await client.put_many(40)
+            async with client.load():
+                await in_thread(cluster.kill, *names(2, 4, 6))
+                before = len(client.acknowledged)
+                while len(client.acknowledged) < before + 20:
+                    await asyncio.sleep(0.01)
+            assert not client.refused
+            await client.check_all()
+            assert await client.put_one() == "9/9; survives=1"  # nine shards on six nodes
+            with_nine_nodes = dict(list(client.acknowledged.items())[:40])
+            everything, client.acknowledged = client.acknowledged, with_nine_nodes
+            await in_thread(cluster.kill, "node-8")
+            await client.expect_unreadable(missing=4)
+            await in_thread(cluster.local, "start", *names(2, 4, 6, 8))
+            cluster.wait_for("active", *names(2, 4, 6, 8))
+            client.acknowledged = everything
+            await client.check_all()
+
+
+async def test_three_stopped_nodes_neither_hang_nor_harm(tmp_path: Path) -> None:
+    with local_cluster(tmp_path) as cluster:
+        async with client_of(cluster) as client:
+            await client.put_many(20)
+            await in_thread(cluster.local, "pause", *names(1, 2, 3))
+            await client.check_all()
+            cluster.wait_for("suspect", *names(1, 2, 3), deadline_s=10)
+            await client.put_many(20)
+            assert not client.refused
+            await client.check_all()
+            await in_thread(cluster.local, "pause", "node-4")
+            cluster.wait_for("suspect", "node-4", deadline_s=10)
+            first = dict(list(client.acknowledged.items())[:20])
+            everything, client.acknowledged = client.acknowledged, first
+            await client.expect_unreadable(missing=4)
+            await in_thread(cluster.local, "resume", *names(1, 2, 3, 4))
+            cluster.wait_for("active", *names(1, 2, 3, 4))
+            client.acknowledged = everything
+            await client.check_all()
+
+
+def corrupt_volumes(directory: Path, seed: int) -> None:
+    """Flip a byte in every 2 KiB of every volume, superblock included."""
+    chance = random.Random(seed)
+    for path in (directory / "volumes").glob("*.vol"):
+        with path.open("r+b") as file:
+            size = path.stat().st_size
+            for start in range(0, size, 2 * KIB):
+                at = start + chance.randrange(min(2 * KIB, size - start))
+                file.seek(at)
+                byte = file.read(1)[0]
+                file.seek(at)
+                file.write(bytes([byte ^ (1 << chance.randrange(8))]))
+
+
+async def test_three_rotten_nodes_never_give_a_wrong_byte(tmp_path: Path) -> None:
+    with local_cluster(tmp_path) as cluster:
+        async with client_of(cluster) as client:
+            for size in (10 * KIB, 100 * KIB, 700 * KIB, 7 * MIB) * 3:
+                await client.put_one(size)
+            for number in (3, 5, 7):
+                corrupt_volumes(tmp_path / f"node-{number}", number)
+            await in_thread(cluster.kill, "node-9")
+            await in_thread(cluster.local, "start", "node-9")
+            cluster.wait_for("active", "node-9")  # its caches are cold
+            await client.check_all()
+            corrupt_volumes(tmp_path / "node-1", 1)
+            for id_, (seed, size) in client.acknowledged.items():
+                async with client.http.get(f"/v1/blobs/{id_}") as answer:
+                    if answer.status == 200:  # a small one whose four shards were spared
+                        assert await answer.read() == random.Random(seed).randbytes(size)
+                    else:
+                        assert (await answer.json())["code"] == "unreadable"
+
+
+async def test_a_coordinator_killed_under_load_loses_nothing(tmp_path: Path) -> None:
+    with local_cluster(tmp_path) as cluster:
+        async with client_of(cluster) as client:
+            for _ in range(3):
+                before = len(client.acknowledged)
+                with pytest.raises(ExceptionGroup):
+                    async with client.load():
+                        while len(client.acknowledged) < before + 15:
+                            await asyncio.sleep(0.01)
+                        await in_thread(cluster.kill, "coordinator")
+                        await asyncio.sleep(3600)  # until the load notices
+                await in_thread(cluster.local, "start", "coordinator")
+                await in_thread(cluster.wait_for, "active", *names(*range(1, 10)))
+            await client.check_all()
+
+
+@pytest.mark.parametrize("nodes", [3, 5, 8])
+async def test_small_clusters_survive_any_one(tmp_path: Path, nodes: int) -> None:
+    with local_cluster(tmp_path, nodes) as cluster:
+        async with client_of(cluster) as client:
+            await client.put_many(10)
+            assert not client.refused
+            for number in range(1, nodes + 1):
+                await in_thread(cluster.kill, f"node-{number}")
+                await client.check_all()
+                await in_thread(cluster.local, "start", f"node-{number}")
+                cluster.wait_for("active", f"node-{number}")
+
+
+async def test_two_nodes_are_too_few(tmp_path: Path) -> None:
+    with local_cluster(tmp_path, 3) as cluster:
+        async with client_of(cluster) as client:
+            await client.put_one()
+            await in_thread(cluster.kill, "node-1")
+            cluster.wait_for("suspect", "node-1")
+            assert await client.put_one() == ""
+            assert client.refused[0].startswith("503")
+            await client.check_all()
+
+
+async def test_fill_stays_even_and_new_nodes_catch_up(tmp_path: Path) -> None:
+    def used() -> dict[str, int]:
+        return {name: node["used_bytes"] for name, node in cluster.nodes().items()}
+
+    async def reported() -> dict[str, int]:
+        """What the nodes hold, once every one has reported after the last PUT."""
+        await asyncio.sleep(0)
+        while any(node["last_seen_s"] > 1.5 for node in cluster.nodes().values()):
+            await asyncio.sleep(0.05)
+        return used()
+
+    with local_cluster(tmp_path) as cluster:
+        async with client_of(cluster) as client:
+            await client.put_many(150)
+            first = await reported()
+            spread_within(first, 0.05)
+    with local_cluster(tmp_path, 12) as cluster:
+        async with client_of(cluster) as client:
+            await client.put_many(150)
+            second = await reported()
+            old = {name: size for name, size in second.items() if name in first}
+            spread_within(old, 0.05)
+            grown = {name: size - first.get(name, 0) for name, size in second.items()}
+            new = [size for name, size in grown.items() if name not in first]
+            assert min(new) > max(size for name, size in grown.items() if name in first)
+
+
+def spread_within(used: dict[str, int], share: float) -> None:
+    mean = sum(used.values()) / len(used)
+    assert max(abs(size - mean) for size in used.values()) <= share * mean, used
+
+
+async def test_data_stays_between_runs_and_metadata_can_be_rebuilt(tmp_path: Path) -> None:
+    with local_cluster(tmp_path) as cluster:
+        async with client_of(cluster) as client:
+            await client.put_many(20)
+            cluster_id = cluster.listing()["cluster_id"]
+            remembered = client.acknowledged
+    for file in (tmp_path / "coordinator").glob("metadata.db*"):
+        file.unlink()
+    with local_cluster(tmp_path, 9, "--adopt-cluster", cluster_id) as cluster:
+        async with client_of(cluster) as client:
+            client.acknowledged = remembered
+            for id_ in remembered:
+                async with client.http.get(f"/v1/blobs/{id_}") as answer:
+                    assert answer.status == 404
+            print(run_sixfold("--url", cluster.url, "admin", "rebuild-metadata"))
+            await client.check_all()
+            await client.put_many(5)
+    with local_cluster(tmp_path) as cluster:
+        async with client_of(cluster) as again:
+            again.acknowledged = client.acknowledged
+            await again.check_all()
+
+
+async def test_memory_does_not_grow_with_the_content(tmp_path: Path) -> None:
+    size, piece = 2 * GIB, 1 * MIB
+    content_hash = blake3()
+
+    async def body() -> AsyncIterator[bytes]:
+        chance = random.Random(7)
+        block = chance.randbytes(piece)
+        for number in range(size // piece):
+            data = number.to_bytes(8, "big") + block[8:]
+            content_hash.update(data)
+            yield data
+
+    with local_cluster(tmp_path) as cluster:
+        timeout = aiohttp.ClientTimeout(total=240)
+        async with aiohttp.ClientSession(cluster.url, timeout=timeout) as http:
+            async with http.put("/v1/blobs", data=body()) as answer:
+                assert answer.status == 201, await answer.text()
+                id_ = (await answer.json())["id"]
+            assert id_ == content_hash.hexdigest()
+            received = blake3()
+            async with http.get(f"/v1/blobs/{id_}") as answer:
+                async for chunk in answer.content.iter_any():
+                    received.update(chunk)
+            assert received.hexdigest() == id_
+        assert cluster.rss_bytes("coordinator") < 300 * MIB
+        for number in range(1, 10):
+            assert cluster.rss_bytes(f"node-{number}") < 150 * MIB
