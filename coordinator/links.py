@@ -58,7 +58,6 @@ class Link:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        self._fall(NodeUnreachable(f"{self._name}: the link is closed"))
 
     def _fall(self, error: SixfoldError) -> None:
         for lane in self._lanes.values():
@@ -105,9 +104,10 @@ class Link:
         finally:
             self._lanes = {}
             self._on_change(False)
-        cause = next(lane.closed.result() for lane in lanes.values() if lane.closed.done())
-        for lane in lanes.values():
-            lane.fail(cause)
+            ended = [lane.closed.result() for lane in lanes.values() if lane.closed.done()]
+            cause = ended[0] if ended else NodeUnreachable(f"{self._name}: the link is closed")
+            for lane in lanes.values():
+                lane.fail(cause)
         self._note_down(str(cause))
 
     def _note_down(self, reason: str) -> None:

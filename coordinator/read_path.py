@@ -92,10 +92,12 @@ class ReadPath:
         on entry if the first piece cannot be had, while iterating if a later one cannot."""
         slices = slices_of(manifest.segments, start, end)
         ahead: deque[asyncio.Task[Piece]] = deque()
+        first = await self._fetch(slices[0], self._config.admission_wait_s) if slices else None
         try:
-            first = await self._fetch(slices[0], self._config.admission_wait_s) if slices else None
             yield self._pieces(first, slices[1:], ahead)
         finally:
+            if first is not None:
+                first.abandon()  # in case nobody came to take it
             for task in ahead:
                 task.cancel()
             for outcome in await asyncio.gather(*ahead, return_exceptions=True):

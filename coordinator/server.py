@@ -13,6 +13,7 @@ from aiohttp import web
 
 from common.auth import ClusterSecret
 from common.codec import Codec
+from common.units import KIB
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 NODE_HTTP_TIMEOUT_S = 30.0
 SHUTDOWN_S = 10.0
+READ_BUFFER_BYTES = 256 * KIB  # of a request's body, for each connection
 
 
 class Coordinator:
@@ -90,7 +92,11 @@ class Coordinator:
         app = web.Application(middlewares=[errors_as_json])
         app.add_routes(routes)
         runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_S,
+            read_bufsize=READ_BUFFER_BYTES,
         )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)

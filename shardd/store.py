@@ -17,10 +17,10 @@ from common.ids import ShardAddress
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
 from common.units import GIB, MIB
 from shardd.buffers import BufferPool
+from shardd.catalog import Catalog
 from shardd.disk import Disk
 from shardd.group import Incoming, WriteJob
 from shardd.identity import DataDirectory
-from shardd.catalog import Catalog
 from shardd.index import remove_index
 from shardd.reader import RawRecord, Reader
 from shardd.recovery import recover

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from common.errors import SixfoldError, StorageFull, StoreReadOnly, Unavailable, WrongNode
 from common.units import MIB
-from shardd.group import Group, WriteJob
 from shardd.catalog import FLUSH_ENTRIES, Catalog
+from shardd.group import Group, WriteJob
 from shardd.volumes import VolumeSet, is_full
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,112 @@
+"""A lane's reads: small records at once and together, large ones as they come from the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from common.errors import ProtocolError, SixfoldError
+from common.framing import LARGE_PAYLOAD_BYTES, kind_name
+from common.ids import KEY_BYTES
+from common.record import HEADER_BYTES
+from common.units import MIB
+from common.wire import FRAME, FrameKind, pack_error, pack_frame
+from shardd.reader import RawRecord
+from shardd.store import VolumeStore
+from shardd.window import Window
+
+if TYPE_CHECKING:
+    from shardd.lanes import Lane, LaneLimits
+
+_UNSENT_LIMIT_BYTES = 4 * MIB  # while the peer leaves so much unread, no more is read from disk
+_READS_AT_ONCE = 64
+
+
+class ReadService:
+    """Takes READ and PING. Requests wait here, 41 bytes each, while answers cannot leave."""
+
+    def __init__(self, lane: Lane, store: VolumeStore, limits: LaneLimits) -> None:
+        self._lane, self._store = lane, store
+        self._window = Window(limits.window_bytes, limits.window_requests)
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def payload_place(self, kind: int, payload_bytes: int) -> memoryview:
+        raise ProtocolError(f"{kind_name(kind)} with a payload on a read lane")
+
+    def request(
+        self, kind: int, request: int, meta: memoryview | bytes, payload: memoryview
+    ) -> None:
+        if payload:
+            raise ProtocolError(f"{kind_name(kind)} with a payload on a read lane")
+        if kind == FrameKind.PING:
+            self._lane.answer(pack_frame(FrameKind.OK, request))
+        elif kind != FrameKind.READ or len(meta) != KEY_BYTES:
+            raise ProtocolError(f"{kind_name(kind)} with {len(meta)} bytes on a read lane")
+        else:
+            self._window.enter()
+            self._waiting.append((request, bytes(meta)))
+
+    def turn_ended(self) -> None:
+        self._serve()
+
+    def writable(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        """Answer what waits, as far as the peer takes the answers."""
+        small: list[memoryview | bytes] = []
+        small_bytes = 0
+        while self._waiting and len(self._tasks) < _READS_AT_ONCE:
+            if self._lane.unsent_bytes + small_bytes > _UNSENT_LIMIT_BYTES:
+                break
+            request, key = self._waiting.popleft()
+            record = self._store.read_raw_now(key)
+            if record is None:
+                self._start(request, key)
+                continue
+            self._window.leave()
+            small += (_frame(request, record), record.data)
+            small_bytes += len(record.data)
+        if small:
+            self._lane.send([b"".join(small)])
+
+    def _start(self, request: int, key: bytes) -> None:
+        task = asyncio.get_running_loop().create_task(self._read(request, key))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._lane.fail(SixfoldError(f"a read failed: {error!r}"))
+        elif not task.cancelled():
+            self._serve()
+
+    async def _read(self, request: int, key: bytes) -> None:
+        try:
+            record = await self._store.read_raw(key)
+        except SixfoldError as error:
+            self._window.leave()
+            self._lane.answer(pack_frame(FrameKind.ERROR, request, pack_error(error)))
+            return
+        self._window.leave()
+        if record is None:
+            self._lane.answer(pack_frame(FrameKind.MISSING, request))
+        elif len(record.payload) < LARGE_PAYLOAD_BYTES:
+            self._lane.answer(_frame(request, record))
+            self._lane.answer(record.data)
+        else:
+            buffers = [record.buffer] if record.buffer is not None else []
+            self._lane.send([_frame(request, record), record.data], buffers)
+
+    def closed(self) -> None:
+        self._waiting.clear()
+        for task in self._tasks:
+            task.cancel()
+
+
+def _frame(request: int, record: RawRecord) -> bytes:
+    """All of the RECORD frame but its meta and payload, which lie together in the record."""
+    return FRAME.pack(len(record.payload), request, HEADER_BYTES, FrameKind.RECORD)

@@ -1,0 +1,128 @@
+"""A lane's appends and deletes, on their way to the writer and back.
+
+What one turn of the event loop brought is submitted together; each request has its own answer,
+and those of one group commit leave in one write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from common.errors import Corrupt, ProtocolError, SixfoldError
+from common.framing import LARGE_PAYLOAD_BYTES, kind_name
+from common.ids import KEY_BYTES, ShardAddress
+from common.record import HEADER_BYTES, RecordKind, unpack_header
+from common.shards import ShardRecord
+from common.wire import KEYS_PER_DELETE, FrameKind, pack_error, pack_frame
+from shardd.buffers import AlignedBuffer
+from shardd.group import Incoming, WriteJob
+from shardd.store import VolumeStore
+from shardd.window import Window
+
+if TYPE_CHECKING:
+    from shardd.lanes import Lane, LaneLimits
+
+_HOLD = "no buffer"
+
+
+class WriteService:
+    """Takes APPEND, DELETE and PING."""
+
+    def __init__(self, lane: Lane, store: VolumeStore, limits: LaneLimits) -> None:
+        self._lane, self._store = lane, store
+        self._window = Window(limits.window_bytes, limits.window_requests)
+        self._jobs: list[WriteJob] = []  # of this turn
+        self._receiving: AlignedBuffer | None = None
+        self._closed = False
+
+    def payload_place(self, kind: int, payload_bytes: int) -> memoryview:
+        if kind != FrameKind.APPEND:
+            raise ProtocolError(f"{kind_name(kind)} with a payload")
+        pool = self._store.write_buffers
+        self._receiving = pool.take(payload_bytes)
+        if pool.exhausted:
+            self._lane.hold(_HOLD)
+            pool.when_room(lambda: self._lane.resume(_HOLD))
+        return self._receiving.payload(payload_bytes)
+
+    def request(
+        self, kind: int, request: int, meta: memoryview | bytes, payload: memoryview
+    ) -> None:
+        if kind == FrameKind.APPEND:
+            self._append(request, meta, payload)
+        elif payload:
+            raise ProtocolError(f"{kind_name(kind)} with a payload")
+        elif kind == FrameKind.DELETE:
+            self._delete(request, meta)
+        elif kind == FrameKind.PING:
+            self._lane.answer(pack_frame(FrameKind.OK, request))
+        else:
+            raise ProtocolError(f"{kind_name(kind)} on a write lane")
+
+    def _append(self, request: int, meta: memoryview | bytes, payload: memoryview) -> None:
+        self._window.enter(len(payload))
+        buffer = None
+        if len(payload) >= LARGE_PAYLOAD_BYTES:
+            buffer, self._receiving = self._receiving, None
+        kept = payload if buffer is not None else bytes(payload)
+        try:
+            if len(meta) != HEADER_BYTES:
+                raise ProtocolError(f"APPEND with a meta of {len(meta)} bytes")
+            header = unpack_header(meta)
+            if header.kind is not RecordKind.SHARD:
+                raise Corrupt("APPEND of what is not a shard")
+        except SixfoldError as error:
+            if buffer is not None:
+                buffer.release()
+            self._refuse(request, error, len(payload))
+            return
+        record = ShardRecord(header.info, kept)
+        self._jobs.append(WriteJob(appends=(Incoming(record, buffer),), request=request))
+
+    def _delete(self, request: int, meta: memoryview | bytes) -> None:
+        self._window.enter()
+        if len(meta) % KEY_BYTES or len(meta) > KEY_BYTES * KEYS_PER_DELETE:
+            raise ProtocolError(f"DELETE with a meta of {len(meta)} bytes")
+        keys = (meta[at : at + KEY_BYTES] for at in range(0, len(meta), KEY_BYTES))
+        deletes = [ShardAddress.from_key(key) for key in keys]
+        self._jobs.append(WriteJob(deletes=deletes, request=request))
+
+    def _refuse(self, request: int, error: SixfoldError, payload_bytes: int) -> None:
+        self._window.leave(payload_bytes)
+        self._lane.answer(pack_frame(FrameKind.ERROR, request, pack_error(error)))
+
+    def turn_ended(self) -> None:
+        if not self._jobs:
+            return
+        jobs, self._jobs = self._jobs, []
+        try:
+            self._store.submit(jobs, self._answered)
+        except SixfoldError as error:
+            for job in jobs:
+                job.error = error
+            self._answered(jobs)
+
+    def _answered(self, jobs: Sequence[WriteJob]) -> None:
+        for job in jobs:
+            payload_bytes = sum(len(incoming.record.payload) for incoming in job.appends)
+            job.release()
+            if self._closed:
+                continue
+            if job.error is not None:
+                self._refuse(job.request, job.error, payload_bytes)
+            else:
+                self._window.leave(payload_bytes)
+                self._lane.answer(pack_frame(FrameKind.OK, job.request))
+
+    def writable(self) -> None:
+        pass
+
+    def closed(self) -> None:
+        self._closed = True
+        if self._receiving is not None:
+            self._receiving.release()
+            self._receiving = None
+        for job in self._jobs:
+            job.release()
+        self._jobs.clear()
