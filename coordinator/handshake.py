@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import secrets
+from typing import cast
 
 from common.auth import ClusterSecret
 from common.errors import NodeTimeout, NodeUnreachable, ProtocolError, SixfoldError, Unauthorized
@@ -36,9 +37,9 @@ class _Handshake(FrameReceiver):
         self.welcome: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(pack_frame(FrameKind.HELLO, 0, self._hello))
+        # uvloop's transports are asyncio's in all but name.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(pack_frame(FrameKind.HELLO, 0, self._hello))
 
     def frame_received(
         self, kind: int, request: int, meta: memoryview | bytes, payload: memoryview

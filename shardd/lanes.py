@@ -7,50 +7,24 @@ or a read service. This module owns the connection: when to read, when to write,
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import cast
 
 from common.auth import ClusterSecret
 from common.errors import ProtocolError, SixfoldError
 from common.framing import FrameReceiver, kind_name
 from common.shards import Buffer
-from common.units import MIB
 from common.wire import WELCOME, FrameKind, LaneKind, pack_error, pack_frame
 from shardd.buffers import AlignedBuffer
 from shardd.handshake import Handshake
 from shardd.identity import DataDirectory
 from shardd.read_lane import ReadService
+from shardd.service import LaneLimits, Service
 from shardd.store import VolumeStore
 from shardd.write_lane import WriteService
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class LaneLimits:
-    """The window is what one lane may have unanswered."""
-
-    window_bytes: int = 16 * MIB
-    window_requests: int = 1024
-    handshake_s: float = 5.0
-
-
-class Service(Protocol):
-    """What a lane of one kind does with its requests. ProtocolError ends the lane."""
-
-    def payload_place(self, kind: int, payload_bytes: int) -> memoryview: ...
-
-    def request(
-        self, kind: int, request: int, meta: memoryview | bytes, payload: memoryview
-    ) -> None: ...
-
-    def turn_ended(self) -> None: ...
-
-    def writable(self) -> None:
-        """What was sent has left: there is room for more."""
-
-    def closed(self) -> None:
-        """The lane is gone; what it asked for is wanted no more."""
+_UNSENT = "unsent answers"
 
 
 class Lane(FrameReceiver):
@@ -68,11 +42,11 @@ class Lane(FrameReceiver):
         self._lent: list[AlignedBuffer] = []  # being sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are asyncio's in all but name.
+        self._transport = cast(asyncio.Transport, transport)
         # With a high-water mark of 0 the transport pauses us if and only if it keeps something
         # back: not paused after a write means that the kernel has all of it.
-        transport.set_write_buffer_limits(high=0)
+        self._transport.set_write_buffer_limits(high=0)
         self._peer = transport.get_extra_info("peername")
         self._deadline = self._loop.call_later(
             self._server.limits.handshake_s, self.fail, ProtocolError("no handshake in time")
@@ -124,7 +98,7 @@ class Lane(FrameReceiver):
         self.fail(error)
 
     def hold(self, reason: str) -> None:
-        """Stop reading from the socket until everyone who held has resumed."""
+        """As Connection.hold."""
         if not self._holds and not self._transport.is_closing():
             self._transport.pause_reading()
         self._holds.add(reason)
@@ -138,7 +112,7 @@ class Lane(FrameReceiver):
     # Sending
 
     def answer(self, frame: Buffer) -> None:
-        """Send it together with all other answers of this turn of the event loop."""
+        """As Connection.answer."""
         if not self._answers:
             self._loop.call_soon(self._flush)
         self._answers.append(frame)
@@ -148,9 +122,11 @@ class Lane(FrameReceiver):
         self.send([b"".join(answers)])
 
     def send(self, pieces: Sequence[Buffer], buffers: Sequence[AlignedBuffer] = ()) -> None:
-        """Send now; `buffers`, which the pieces point into, go back when they have left."""
+        """As Connection.send."""
         if not self._ending and not self._transport.is_closing():
             self._transport.writelines(pieces)
+            if self.unsent_bytes > self._server.limits.unsent_bytes:
+                self.hold(_UNSENT)
         self._lent += buffers
         if not self._writing_paused:
             self._give_back()
@@ -161,12 +137,11 @@ class Lane(FrameReceiver):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        self.hold("unsent answers")
 
     def resume_writing(self) -> None:
         self._writing_paused = False
         self._give_back()
-        self.resume("unsent answers")
+        self.resume(_UNSENT)
         if self._service is not None and not self._ending:
             self._service.writable()
 
@@ -178,7 +153,7 @@ class Lane(FrameReceiver):
     # Ending
 
     def fail(self, error: SixfoldError) -> None:
-        """Tell the peer why, and close."""
+        """As Connection.fail."""
         if self._ending:
             return
         log.warning("closing a lane from %s: %s", self._peer, error)

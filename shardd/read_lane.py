@@ -1,34 +1,26 @@
 """A lane's reads: small records at once and together, large ones as they come from the disk."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
 
 from common.errors import ProtocolError, SixfoldError
 from common.framing import LARGE_PAYLOAD_BYTES, kind_name
 from common.ids import KEY_BYTES
 from common.record import HEADER_BYTES
-from common.units import MIB
 from common.wire import FRAME, FrameKind, pack_error, pack_frame
 from shardd.reader import RawRecord
+from shardd.service import Connection, LaneLimits, Window
 from shardd.store import VolumeStore
-from shardd.window import Window
 
-if TYPE_CHECKING:
-    from shardd.lanes import Lane, LaneLimits
-
-_UNSENT_LIMIT_BYTES = 4 * MIB  # while the peer leaves so much unread, no more is read from disk
 _READS_AT_ONCE = 64
 
 
 class ReadService:
     """Takes READ and PING. Requests wait here, 41 bytes each, while answers cannot leave."""
 
-    def __init__(self, lane: Lane, store: VolumeStore, limits: LaneLimits) -> None:
-        self._lane, self._store = lane, store
-        self._window = Window(limits.window_bytes, limits.window_requests)
+    def __init__(self, lane: Connection, store: VolumeStore, limits: LaneLimits) -> None:
+        self._lane, self._store, self._limits = lane, store, limits
+        self._window = Window(limits)
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -59,7 +51,7 @@ class ReadService:
         small: list[memoryview | bytes] = []
         small_bytes = 0
         while self._waiting and len(self._tasks) < _READS_AT_ONCE:
-            if self._lane.unsent_bytes + small_bytes > _UNSENT_LIMIT_BYTES:
+            if self._lane.unsent_bytes + small_bytes > self._limits.unsent_bytes:
                 break
             request, key = self._waiting.popleft()
             record = self._store.read_raw_now(key)

@@ -4,10 +4,7 @@ What one turn of the event loop brought is submitted together; each request has 
 and those of one group commit leave in one write.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from common.errors import Corrupt, ProtocolError, SixfoldError
 from common.framing import LARGE_PAYLOAD_BYTES, kind_name
@@ -17,11 +14,8 @@ from common.shards import ShardRecord
 from common.wire import KEYS_PER_DELETE, FrameKind, pack_error, pack_frame
 from shardd.buffers import AlignedBuffer
 from shardd.group import Incoming, WriteJob
+from shardd.service import Connection, LaneLimits, Window
 from shardd.store import VolumeStore
-from shardd.window import Window
-
-if TYPE_CHECKING:
-    from shardd.lanes import Lane, LaneLimits
 
 _HOLD = "no buffer"
 
@@ -29,9 +23,9 @@ _HOLD = "no buffer"
 class WriteService:
     """Takes APPEND, DELETE and PING."""
 
-    def __init__(self, lane: Lane, store: VolumeStore, limits: LaneLimits) -> None:
+    def __init__(self, lane: Connection, store: VolumeStore, limits: LaneLimits) -> None:
         self._lane, self._store = lane, store
-        self._window = Window(limits.window_bytes, limits.window_requests)
+        self._window = Window(limits)
         self._jobs: list[WriteJob] = []  # of this turn
         self._receiving: AlignedBuffer | None = None
         self._closed = False

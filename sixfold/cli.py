@@ -22,7 +22,7 @@ from sixfold.options import DEFAULT_URL, Globals, Json, Url, globals_of
 from sixfold.servers import exec_server
 
 if TYPE_CHECKING:
-    from sixfold.answers import ContentStat, NodeStat, Stored
+    from sixfold.answers import ContentStat, NodeStat
     from sixfold.client import Client
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -32,7 +32,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(local_app)
 app.command()(up)
 
-Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Ids of contents, as b3sum prints")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of contents, as b3sum prints")]
 PASS_ALL: dict[str, Any] = {
     "add_help_option": False,
     "context_settings": {"ignore_unknown_options": True, "allow_extra_args": True},
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         exit_code = app(list(arguments) or ["--help"], "sixfold", standalone_mode=False)
     except typer.TyperException as error:
-        console.complaint("usage", error.format_message())
+        console.complain({"code": "usage", "message": error.format_message()})
         return 2
     except (SixfoldError, OSError) as error:
         return console.error(error)
@@ -81,7 +81,7 @@ def root(
 @app.command()
 def put(
     context: typer.Context,
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Files; - is stdin")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Files; - is stdin")],
     url: Url = None,
     as_json: Json = False,
 ) -> int:
@@ -104,8 +104,8 @@ async def _put(client: "Client", console: Console, name: str) -> None:
         else:
             stored = await client.put_file(Path(name), progress)
     console.result(asdict(stored) | {"id": str(stored.id), "name": name}, f"{stored.id}  {name}")
-    if not stored.is_complete and not console.as_json:
-        console.complaint("", f"stored, but not on every node yet: {stored.durability}", name)
+    if not stored.is_complete:
+        console.note(f"stored, but not every shard is durable yet: {stored.durability}", name)
 
 
 @app.command()

@@ -76,7 +76,7 @@ class Client:
         headers = {"Content-Type": "application/octet-stream"}
         if upload.size_bytes is not None:
             headers["Content-Length"] = str(upload.size_bytes)
-        options = {
+        options: dict[str, Any] = {
             "data": upload,
             "headers": headers,
             "expect100": upload.size_bytes is None or upload.size_bytes > EXPECT_ABOVE_BYTES,

@@ -28,16 +28,20 @@ class Console:
             code, exit_code, message = error.code, error.exit_code, str(error)
         else:
             code, exit_code, message = "os_error", OS_ERROR_EXIT_CODE, _os_message(error)
-        self.complaint(code, message, subject)
+        self.complain({"code": code, "message": message}, subject)
         return exit_code
 
-    def complaint(self, code: str, message: str, subject: str = "") -> None:
+    def note(self, message: str, subject: str = "") -> None:
+        """Something to know that is no error."""
+        self.complain({"code": "note", "message": message}, subject)
+
+    def complain(self, said: dict[str, str], subject: str = "") -> None:
+        """One line on stderr, with what it is about unless the message names that itself."""
+        message = said["message"]
         if self.as_json:
-            fields = {"code": code, "message": message} | ({"subject": subject} if subject else {})
-            line = json.dumps(fields)
+            line = json.dumps(said | ({"subject": subject} if subject else {}))
         else:
-            about = f"{subject}: " if subject and subject not in message else ""
-            line = f"sixfold: {about}{message}"
+            line = f"sixfold: {message if subject in message else f'{subject}: {message}'}"
         print(line, file=sys.stderr, flush=True)
 
     async def each(self, items: Iterable[T], act: Callable[[T], Awaitable[object]]) -> int:

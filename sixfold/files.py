@@ -1,11 +1,12 @@
 """Files as the client reads and writes them, from the event loop and in large pieces."""
 
 import asyncio
+import errno
 import os
 import secrets
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import aiofiles
@@ -71,28 +72,37 @@ async def descriptor_sink(descriptor: int) -> AsyncIterator[Sink]:
         yield file.write
 
 
-@asynccontextmanager
-async def file_sink(path: Path) -> AsyncIterator[Sink]:
+def file_sink(path: Path) -> AbstractAsyncContextManager[Sink]:
     """Writes a file that takes the place of `path` when the block ends well, durably, and leaves
     no trace when it does not. What is not a regular file (`/dev/null`, a pipe) is written to."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        async with aiofiles.open(path, "wb") as file:
-            yield file.write
-        return
     target = Path(os.path.realpath(path))  # behind a symbolic link, so that the link stays
     if target.is_dir():
-        raise IsADirectoryError(21, os.strerror(21), str(path))
-    partial = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    return _replacing(target) if target.is_file() or not target.exists() else _writing(target)
+
+
+@asynccontextmanager
+async def _writing(path: Path) -> AsyncIterator[Sink]:
+    async with aiofiles.open(path, "wb") as file:
+        yield file.write
+
+
+@asynccontextmanager
+async def _replacing(path: Path) -> AsyncIterator[Sink]:
+    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
     try:
         async with aiofiles.open(partial, "xb", buffering=0) as file:
             yield _write_all(file.write)
             await asyncio.to_thread(os.fsync, file.fileno())
-        await aiofiles.os.replace(partial, target)
+        await aiofiles.os.replace(partial, path)
     except BaseException:
-        with suppress(FileNotFoundError):
-            partial.unlink()
+        _discard(partial)  # without await: also while being cancelled
         raise
-    await asyncio.to_thread(sync_directory, target.parent)
+    await asyncio.to_thread(sync_directory, path.parent)
+
+
+def _discard(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _write_all(write: Callable[[memoryview], Awaitable[int | None]]) -> Sink:

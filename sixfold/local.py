@@ -1,11 +1,11 @@
 """The directory of a local cluster, and `cluster.json` in it, which says what runs.
 
-    DIR/secret          the cluster secret, 0600
-    DIR/coordinator/    its data            DIR/node-1/ …   a node's data
-    DIR/logs/NAME.log   output of a process
-    DIR/cluster.json    the processes that run
-    DIR/lock            held by `sixfold up` while it runs; holds its pid
-    DIR/cluster.lock    held by whoever changes cluster.json
+DIR/secret          the cluster secret, 0600
+DIR/coordinator/    its data            DIR/node-1/ …   a node's data
+DIR/logs/NAME.log   output of a process
+DIR/cluster.json    the processes that run
+DIR/lock            held by `sixfold up` while it runs; holds its pid
+DIR/cluster.lock    held by whoever changes cluster.json
 """
 
 import fcntl
@@ -61,10 +61,10 @@ class LocalCluster:
 
 
 class LocalDirectory:
-    """Where things are. Reading never changes anything; `create` makes what is missing."""
+    """Where things are, and who may change them."""
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(os.path.abspath(path))
+        self.path = Path(os.path.realpath(path))  # as the servers' arguments show it
         self.secret = self.path / "secret"
         self.logs = self.path / "logs"
         self.cluster_json = self.path / "cluster.json"
@@ -76,7 +76,8 @@ class LocalDirectory:
         return self.logs / f"{name}.log"
 
     def create(self) -> None:
-        self.logs.mkdir(parents=True, exist_ok=True)
+        """Make what is missing of what every process needs."""
+        self.logs.mkdir(exist_ok=True)
         if not self.secret.exists():
             write_atomically(self.secret, secrets.token_hex(SECRET_BYTES) + "\n", 0o600)
 
@@ -143,9 +144,9 @@ def _try_lock(descriptor: int) -> bool:
 def write_atomically(path: Path, text: str, mode: int) -> None:
     """Readers see the old file or the new one, whole."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(descriptor, "w") as file:
+    partial.touch(mode)
+    with partial.open("w") as file:
         file.write(text)
         file.flush()
-        os.fsync(descriptor)
+        os.fsync(file.fileno())
     partial.replace(path)

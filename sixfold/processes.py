@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -111,13 +111,12 @@ class StartedServer:
 
     def ready(self) -> bool:
         """Whether it serves; then `process.url` is known. Raises Unavailable if it has ended."""
-        for line in self._output().splitlines():
-            if line.startswith("ready "):
-                said = dict(pair.partition("=")[::2] for pair in line.split()[1:])
-                self.process = _with_url(self.process, said["http"])
-                return True
         if self.child.poll() is not None:
             raise self.failure(ending(self.child.returncode))
+        for line in self._output().splitlines():
+            if line.startswith("ready http="):
+                self.process = replace(self.process, url=line.split()[1].removeprefix("http="))
+                return True
         return False
 
     def failure(self, what: str) -> SixfoldError:
@@ -144,14 +143,17 @@ def start_server(process: ServerProcess) -> StartedServer:
             start_new_session=True,
             env=server_environment(),
         )
-    return StartedServer(_with_pid(process, child.pid), child, log_offset)
+    return StartedServer(replace(process, pid=child.pid), child, log_offset)
 
 
 async def until_ready(servers: list[StartedServer]) -> None:
     """Raises Unavailable at once for one that ends, and for one that is not ready in time."""
-    if not await until(lambda: all([server.ready() for server in servers]), START_S):
-        late = next(server for server in servers if not server.ready())
-        raise late.failure(f"was not ready after {START_S:.0f} s")
+
+    def late() -> list[StartedServer]:
+        return [server for server in servers if not server.ready()]
+
+    if not await until(lambda: not late(), START_S):
+        raise late()[0].failure(f"was not ready after {START_S:.0f} s")
 
 
 def ending(returncode: int) -> str:

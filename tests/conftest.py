@@ -1,12 +1,20 @@
 """Fixtures that several test files use."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 
 from tests.local_cluster import LocalCluster, local_cluster
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The servers run on uvloop, whose transports differ from asyncio's: so do the tests."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """The blobs API in memory, with a switch for each way to misbehave: what a client must survive."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from blake3 import blake3
 
 OTHER_ID = "f" * 64
@@ -25,7 +27,17 @@ class FakeCoordinator:
     garbage: bool = False
     refuse: tuple[int, str, str] | None = None  # status, code, message
 
-    def app(self) -> web.Application:
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Its URL."""
+        server = TestServer(self._app())
+        await server.start_server(handler_cancellation=True)  # else one that hangs stays
+        try:
+            yield str(server.make_url("/"))
+        finally:
+            await server.close()
+
+    def _app(self) -> web.Application:
         app = web.Application(client_max_size=0, middlewares=[self._misbehave])
         expect = {"expect_handler": self._expect}
         app.router.add_put("/v1/blobs", self.put, **expect)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from common.auth import ClusterSecret
 from common.framing import FrameReceiver
@@ -35,8 +36,8 @@ class PeerProtocol(FrameReceiver):
         self._in_turn = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports are asyncio's in all but name.
+        self.transport = cast(asyncio.Transport, transport)
         self._peer.connections.append(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,117 @@
+"""The commands for a cluster on this machine: `sixfold up` and `sixfold local …`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sixfold import local_control
+from sixfold.console import Console, aligned
+from sixfold.local import LocalDirectory, ServerProcess
+from sixfold.local_control import KILL, PAUSE, RESUME, Action
+from sixfold.options import DEFAULT_DIR, Dir, Json, globals_of
+from sixfold.processes import state_of
+
+LEAST_NODES = 3  # with fewer, losing one of them loses data, and no upload is accepted
+
+Names = Annotated[list[str], typer.Argument(metavar="NODE", help="node-3, or 3, or coordinator")]
+
+local_app = typer.Typer(name="local", help="Try failures on the cluster of sixfold up.")
+
+
+def up(
+    context: typer.Context,
+    nodes: Annotated[int, typer.Option(min=LEAST_NODES, help="How many storage nodes")] = 9,
+    dir: Dir = DEFAULT_DIR,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8600,
+    as_json: Json = False,
+) -> None:
+    """Run a cluster on this machine until Ctrl-C. Its data stays for the next time."""
+    from sixfold.up import run_up  # imports the client
+
+    run_up(dir, nodes, port, globals_of(context).console(as_json))
+
+
+@local_app.command()
+def kill(ctx: typer.Context, names: Names, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> int:
+    """Kill processes as a crash would (SIGKILL)."""
+    return _act(ctx, dir, as_json, names, KILL)
+
+
+@local_app.command()
+def pause(ctx: typer.Context, names: Names, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> int:
+    """Make processes fall silent without ending them (SIGSTOP)."""
+    return _act(ctx, dir, as_json, names, PAUSE)
+
+
+@local_app.command()
+def resume(ctx: typer.Context, names: Names, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> int:
+    """Let paused processes go on (SIGCONT)."""
+    return _act(ctx, dir, as_json, names, RESUME)
+
+
+@local_app.command()
+def start(ctx: typer.Context, names: Names, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> int:
+    """Start processes again that were killed; sixfold up ends them with the others."""
+    directory = LocalDirectory(dir)
+    return _each(ctx, as_json, names, lambda name: local_control.start(directory, name))
+
+
+@local_app.command()
+def stop(ctx: typer.Context, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
+    """End the whole cluster, also what a sixfold up that was killed has left behind."""
+    ended = asyncio.run(local_control.stop(LocalDirectory(dir)))
+    words = f"ended {', '.join(ended)}" if ended else "nothing was running"
+    globals_of(ctx).console(as_json).result({"ended": ended}, words)
+
+
+@local_app.command()
+def status(ctx: typer.Context, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> None:
+    """List the processes: running, paused or gone."""
+    console = globals_of(ctx).console(as_json)
+    found = [_described(process) for process in LocalDirectory(dir).read().processes]
+    if console.as_json:
+        for process in found:
+            console.result(process)
+    else:
+        columns = ("name", "state", "pid", "url", "data")
+        rows = [[str(process[column]) for column in columns] for process in found]
+        console.result({}, *aligned([[column.upper() for column in columns], *rows]))
+
+
+def _act(ctx: typer.Context, dir: Path, as_json: bool, names: list[str], action: Action) -> int:
+    directory = LocalDirectory(dir)
+    return _each(ctx, as_json, names, lambda name: local_control.act(directory, name, action))
+
+
+def _each(
+    ctx: typer.Context,
+    as_json: bool,
+    names: list[str],
+    change: Callable[[str], Awaitable[ServerProcess]],
+) -> int:
+    """Change one process after the other; a line for each."""
+    console = globals_of(ctx).console(as_json)
+
+    async def change_and_tell(name: str) -> None:
+        _tell(console, await change(name))
+
+    return asyncio.run(console.each(names, change_and_tell))
+
+
+def _tell(console: Console, process: ServerProcess) -> None:
+    said = _described(process)
+    console.result(said, f"{process.name} (pid {process.pid}): {said['state']}")
+
+
+def _described(process: ServerProcess) -> dict[str, object]:
+    return {
+        "name": process.name,
+        "role": process.role,
+        "state": state_of(process),
+        "pid": process.pid,
+        "url": process.url,
+        "data": process.data,
+    }

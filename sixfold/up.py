@@ -1,0 +1,181 @@
+"""`sixfold up`: one coordinator and its nodes on this machine, until Ctrl-C or SIGTERM.
+
+It starts and ends them and tells when one has ended, but never restarts it.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from common.errors import Conflict, Unavailable
+from sixfold.answers import ClusterStat
+from sixfold.client import Client
+from sixfold.console import Console, aligned
+from sixfold.local import LocalCluster, LocalDirectory, ServerProcess
+from sixfold.processes import (
+    POLL_S,
+    START_S,
+    StartedServer,
+    ending,
+    servers_in,
+    start_server,
+    stop_all,
+    until_ready,
+)
+from sixfold.servers import server_command
+
+HOST = "127.0.0.1"
+ZONE = "local"
+WATCH_S = 0.2
+SILENT_STATES = ("suspect", "lost")
+
+
+def run_up(path: Path, nodes: int, port: int, console: Console) -> None:
+    """Returns after a clean stop. Raises Conflict if something stands in the way."""
+    directory = LocalDirectory(path)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    with directory.owned():
+        directory.create()
+        _refuse_leftovers(directory)
+        _refuse_used_port(port)
+        asyncio.run(_serve_until_told(_Up(directory, nodes, port, console)))
+
+
+def _refuse_leftovers(directory: LocalDirectory) -> None:
+    left = servers_in(directory.path)
+    if left:
+        names = ", ".join(f"{process.name} (pid {process.pid})" for process in left)
+        raise Conflict(
+            f"servers of an earlier sixfold up still run in {directory.path}: {names}; "
+            f"end them with sixfold local stop --dir {directory.path}"
+        )
+
+
+def _refuse_used_port(port: int) -> None:
+    """The coordinator would find out as well, but less clearly."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise Conflict(f"port {port}: {reason}; choose another with --port") from None
+
+
+async def _serve_until_told(up: "_Up") -> None:
+    serving = asyncio.create_task(up.serve())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Once it has ended, this does nothing: a second Ctrl-C does not disturb the stop.
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    try:
+        with suppress(asyncio.CancelledError):
+            await serving
+    finally:
+        await up.stop()
+
+
+class _Up:
+    def __init__(self, directory: LocalDirectory, nodes: int, port: int, console: Console) -> None:
+        self._directory, self._port, self._console = directory, port, console
+        existing = directory.node_numbers()
+        if len(existing) > nodes:
+            console.note(f"{directory.path} holds {len(existing)} nodes: starting all of them")
+        numbers = sorted({*existing, *range(1, nodes + 1)})
+        self._names = [f"node-{number}" for number in numbers]
+        self._started: list[StartedServer] = []
+
+    async def serve(self) -> None:
+        """Starts everything, says `ready`, and watches until it is cancelled."""
+        coordinator = await self._start_coordinator()
+        nodes = [self._start_node(name, coordinator.url) for name in self._names]
+        await until_ready(nodes)
+        cluster = await self._until_joined(coordinator.url)
+        processes = [coordinator, *(node.process for node in nodes)]
+        described = LocalCluster(
+            url=coordinator.url,
+            codec=cluster.codec,
+            cluster_id=cluster.cluster_id,
+            directory=str(self._directory.path),
+            processes=processes,
+        )
+        self._directory.write(described)
+        self._console.result(asdict(described), *self._summary(described), "ready")
+        await self._watch()
+
+    async def stop(self) -> None:
+        """Ends every server of the directory, those of `sixfold local start` as well."""
+        with self._directory.editing():
+            await stop_all(servers_in(self._directory.path))
+            self._directory.cluster_json.unlink(missing_ok=True)
+
+    async def _start_coordinator(self) -> ServerProcess:
+        """The process, with a command line that takes the same port again if it was a free one."""
+        place = ["--host", HOST, "--port", str(self._port)]
+        server = self._start("coordinator", "coordinator", place)
+        await until_ready([server])
+        port = urlsplit(server.process.url).port
+        return replace(server.process, argv=[*server.process.argv[:-1], str(port)])
+
+    def _start_node(self, name: str, coordinator_url: str) -> StartedServer:
+        ports = ["--port", "0", "--data-port", "0"]
+        return self._start(
+            "shardd", name, ["--join", coordinator_url, "--name", name, "--zone", ZONE, *ports]
+        )
+
+    def _start(self, role: str, name: str, arguments: Sequence[str]) -> StartedServer:
+        data, log = self._directory.data(name), self._directory.log(name)
+        data.mkdir(exist_ok=True)
+        common = ["--data", str(data), "--secret-file", str(self._directory.secret)]
+        command = server_command(role, [*common, *arguments])
+        server = start_server(ServerProcess(role, name, 0, "", str(data), str(log), command))
+        self._started.append(server)
+        return server
+
+    async def _until_joined(self, url: str) -> ClusterStat:
+        """Until the coordinator has heard from every node."""
+        silent = set(self._names)
+        try:
+            async with Client(url) as client, asyncio.timeout(START_S):
+                while True:
+                    cluster = await client.nodes()
+                    silent.difference_update(
+                        node.name for node in cluster.nodes if node.state not in SILENT_STATES
+                    )
+                    if not silent:
+                        return cluster
+                    await until_ready(self._started)  # raises for one that has ended meanwhile
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            names = ", ".join(sorted(silent))
+            raise Unavailable(
+                f"not joined after {START_S:.0f} s: {names}; see {self._directory.logs}"
+            ) from None
+
+    def _summary(self, cluster: LocalCluster) -> list[str]:
+        directory = self._directory
+        return aligned(
+            [
+                ("url", cluster.url),
+                ("nodes", f"{len(self._names)} ({self._names[0]} to {self._names[-1]})"),
+                ("data", str(directory.path)),
+                ("logs", str(directory.logs)),
+                ("processes", str(directory.cluster_json)),
+                ("secret", str(directory.secret)),
+                ("codec", cluster.codec),
+            ]
+        )
+
+    async def _watch(self) -> None:
+        watched = list(self._started)
+        while True:
+            for server in [one for one in watched if one.child.poll() is not None]:
+                watched.remove(server)
+                process, what = server.process, ending(server.child.returncode)
+                self._console.note(f"{process.name} (pid {process.pid}) {what}")
+            await asyncio.sleep(WATCH_S)

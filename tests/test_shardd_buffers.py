@@ -1,0 +1,105 @@
+"""The pool of aligned buffers: bounded, reused, fair."""
+
+import asyncio
+import ctypes
+
+import pytest
+
+from common.units import KIB, MIB
+from shardd.buffers import BufferPool
+
+SIZE = 100 * KIB
+COST = 128 * KIB  # what a buffer for SIZE occupies
+
+
+def test_buffers_are_aligned_and_padded() -> None:
+    buffer = BufferPool(MIB).take(SIZE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer.view))
+    assert address % 4096 == 0
+    buffer.view[:] = b"\xff" * len(buffer.view)
+    padded = buffer.padded(SIZE)
+    assert len(padded) % 4096 == 0
+    assert bytes(padded[: 128 + SIZE]) == b"\xff" * (128 + SIZE)
+    assert not any(padded[128 + SIZE :])
+    assert len(buffer.payload(SIZE)) == SIZE
+    assert len(buffer.record(SIZE)) == 128 + SIZE
+
+
+def test_a_returned_buffer_is_lent_again() -> None:
+    pool = BufferPool(MIB)
+    first = pool.take(SIZE)
+    first.release()
+    assert pool.take(SIZE - 1) is first
+
+
+def test_idle_buffers_make_room_for_other_sizes() -> None:
+    pool = BufferPool(MIB)
+    lent = [pool.take(SIZE) for _ in range(8)]
+    assert pool.exhausted
+    for buffer in lent:
+        buffer.release()
+    assert pool.lent_bytes == 0
+    large = pool.take(900 * KIB)
+    assert pool._idle_bytes + pool.lent_bytes <= MIB
+    large.release()
+
+
+def test_taking_goes_on_when_exhausted_and_says_so() -> None:
+    pool, called = BufferPool(2 * COST), list[int]()
+    buffers = [pool.take(SIZE) for _ in range(3)]
+    assert pool.exhausted
+    pool.when_room(lambda: called.append(1))
+    buffers[0].release()
+    assert called == []
+    buffers[1].release()
+    assert called == [1]
+    buffers[2].release()
+    assert called == [1]
+    assert pool.lent_bytes == 0
+
+
+async def test_acquiring_waits_in_turn() -> None:
+    pool, order = BufferPool(COST), list[int]()
+    held = pool.take(SIZE)
+
+    async def user(number: int) -> None:
+        buffer = await pool.acquire(SIZE)
+        order.append(number)
+        await asyncio.sleep(0)
+        assert pool.lent_bytes == COST
+        buffer.release()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(5):
+            group.create_task(user(number))
+        await asyncio.sleep(0)
+        assert order == []
+        held.release()
+    assert order == list(range(5))
+    assert pool.lent_bytes == 0
+
+
+@pytest.mark.parametrize("lent_first", [False, True])
+async def test_a_cancelled_waiter_leaks_nothing(lent_first: bool) -> None:
+    pool = BufferPool(COST)
+    held = pool.take(SIZE)
+    waiter = asyncio.create_task(pool.acquire(SIZE))
+    await asyncio.sleep(0)
+    if lent_first:
+        held.release()
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+    if not lent_first:
+        held.release()
+    assert pool.lent_bytes == 0
+
+
+async def test_room_is_awaited() -> None:
+    pool = BufferPool(COST)
+    await pool.room()
+    held = pool.take(SIZE)
+    waiting = asyncio.create_task(pool.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    held.release()
+    await waiting

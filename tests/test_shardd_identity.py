@@ -1,0 +1,135 @@
+"""Who a data directory is, and who may have it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.errors import BadSetting, Conflict, WrongCluster, WrongNode
+from shardd.identity import FILE_NAME, DataDirectory
+from shardd.store import VolumeStore
+from tests.stores import make_shard
+
+CLUSTER, OTHER = "ab" * 16, "cd" * 16
+
+
+def test_a_new_directory_becomes_a_node(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path / "new", "rack1")
+    identity = directory.identity
+    assert (identity.cluster_id, identity.name, identity.number) == ("", "rack1", 0)
+    assert len(identity.node_bytes) == 16
+    assert identity.cluster_bytes == bytes(16)
+    directory.join(CLUSTER, 3)
+    directory.close()
+    again = DataDirectory(tmp_path / "new")
+    assert again.identity == directory.identity
+    assert (again.identity.cluster_id, again.identity.number) == (CLUSTER, 3)
+    again.close()
+
+
+def test_without_a_name_one_is_made_and_kept(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    name = directory.identity.name
+    directory.close()
+    again = DataDirectory(tmp_path)
+    assert again.identity.name == name
+    again.close()
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    with pytest.raises(Conflict, match="in use"):
+        DataDirectory(tmp_path)
+    directory.close()
+    DataDirectory(tmp_path).close()
+
+
+def test_another_nodes_directory_is_refused(tmp_path: Path) -> None:
+    DataDirectory(tmp_path, "one").close()
+    with pytest.raises(WrongNode, match="'one', not 'two'"):
+        DataDirectory(tmp_path, "two")
+    DataDirectory(tmp_path, "one").close()  # the refusal gave the lock back
+
+
+def test_another_clusters_answer_is_refused(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.join(CLUSTER, 3)
+    with pytest.raises(WrongCluster):
+        directory.join(OTHER, 4)
+    assert directory.identity.cluster_id == CLUSTER
+    directory.close()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"cluster_id": 1, "node_id": "", "name": "", "number": 0}']
+)
+def test_a_damaged_identity_is_not_replaced(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(BadSetting, match="damaged"):
+        DataDirectory(tmp_path)
+    assert (tmp_path / FILE_NAME).read_text() == content
+
+
+def test_volumes_without_identity_do_not_become_a_new_node(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    (directory.volumes / "00000001.vol").write_bytes(b"")
+    directory.close()
+    (tmp_path / FILE_NAME).unlink()
+    with pytest.raises(WrongNode, match="holds volumes"):
+        DataDirectory(tmp_path)
+
+
+def test_check_sees_a_swapped_and_an_unmounted_disk(tmp_path: Path) -> None:
+    here, there = DataDirectory(tmp_path / "here"), DataDirectory(tmp_path / "there")
+    here.check()
+    (tmp_path / "here").rename(tmp_path / "aside")
+    with pytest.raises(WrongNode, match="no longer readable"):
+        here.check()
+    (tmp_path / "there").rename(tmp_path / "here")
+    with pytest.raises(WrongNode, match="another node"):
+        here.check()
+    here.close()
+    there.close()
+
+
+async def _node_with_volume(path: Path, cluster: str) -> DataDirectory:
+    directory = DataDirectory(path)
+    directory.join(cluster, 1)
+    store = await VolumeStore.open(directory)
+    await store.append([make_shard(10)])
+    await store.close()
+    directory.close()
+    return directory
+
+
+async def test_a_volume_of_another_node_is_refused(tmp_path: Path) -> None:
+    theirs = await _node_with_volume(tmp_path / "theirs", CLUSTER)
+    ours = DataDirectory(tmp_path / "ours")
+    (theirs.volumes / "00000001.vol").rename(ours.volumes / "00000001.vol")
+    with pytest.raises(WrongNode, match="written by another node"):
+        await VolumeStore.open(ours)
+    ours.close()
+
+
+async def test_a_volume_of_another_cluster_is_refused(tmp_path: Path) -> None:
+    await _node_with_volume(tmp_path, CLUSTER)
+    identity = json.loads((tmp_path / FILE_NAME).read_text())
+    (tmp_path / FILE_NAME).write_text(json.dumps({**identity, "cluster_id": OTHER}))
+    directory = DataDirectory(tmp_path)
+    with pytest.raises(WrongCluster, match="another cluster"):
+        await VolumeStore.open(directory)
+    directory.close()
+
+
+async def test_no_volume_is_begun_on_a_swapped_disk(tmp_path: Path) -> None:
+    directory, other = DataDirectory(tmp_path / "here"), DataDirectory(tmp_path / "other")
+    store = await VolumeStore.open(directory)
+    (tmp_path / "here").rename(tmp_path / "aside")
+    (tmp_path / "other").rename(tmp_path / "here")
+    with pytest.raises(WrongNode):
+        await store.append([make_shard(10)])
+    assert list((tmp_path / "here" / "volumes").iterdir()) == []
+    assert store.failure is not None
+    await store.close()
+    directory.close()
+    other.close()
