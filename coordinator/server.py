@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 NODE_HTTP_TIMEOUT_S = 30.0
 SHUTDOWN_S = 10.0
+LINGER_S = 2.0  # how long a client may go on sending a body that was refused
 READ_BUFFER_BYTES = 256 * KIB  # of a request's body, for each connection
 
 
@@ -97,6 +98,7 @@ class Coordinator:
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_S,
             read_bufsize=READ_BUFFER_BYTES,
+            lingering_time=LINGER_S,
         )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)

@@ -7,10 +7,12 @@ import secrets
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from io import FileIO
 from pathlib import Path
 
 import aiofiles
 import aiofiles.os
+from aiofiles.threadpool import wrap
 
 from common.units import MIB
 
@@ -90,15 +92,22 @@ async def _writing(path: Path) -> AsyncIterator[Sink]:
 @asynccontextmanager
 async def _replacing(path: Path) -> AsyncIterator[Sink]:
     partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    opened = _create(partial)
     try:
-        async with aiofiles.open(partial, "xb", buffering=0) as file:
+        async with wrap(opened) as file:
             yield _write_all(file.write)
-            await asyncio.to_thread(os.fsync, file.fileno())
+            await asyncio.to_thread(os.fsync, opened.fileno())
         await aiofiles.os.replace(partial, path)
     except BaseException:
         _discard(partial)  # without await: also while being cancelled
         raise
     await asyncio.to_thread(sync_directory, path.parent)
+
+
+def _create(path: Path) -> FileIO:
+    """On the calling thread: an open that is cancelled while a pool's thread is at it could create
+    the file after all, when nobody is left to remove it."""
+    return path.open("xb", buffering=0)
 
 
 def _discard(path: Path) -> None:

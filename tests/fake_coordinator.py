@@ -30,12 +30,8 @@ class FakeCoordinator:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
         """Its URL."""
-        server = TestServer(self._app())
-        await server.start_server(handler_cancellation=True)  # else one that hangs stays
-        try:
+        async with TestServer(self._app()) as server:
             yield str(server.make_url("/"))
-        finally:
-            await server.close()
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=0, middlewares=[self._misbehave])

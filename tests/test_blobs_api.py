@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 from collections.abc import AsyncIterator
 
@@ -26,7 +27,7 @@ def id_of(data: bytes) -> str:
 
 
 async def put(http: aiohttp.ClientSession, data: bytes) -> str:
-    async with http.put("/v1/blobs", data=data) as answer:
+    async with http.put("/v1/blobs", data=io.BytesIO(data)) as answer:
         assert answer.status in (200, 201), await answer.text()
         said = await answer.json()
     assert said["id"] == id_of(data)
@@ -58,7 +59,7 @@ async def shards_stored(cluster: LocalCluster, http: aiohttp.ClientSession) -> i
 )  # fmt: skip
 async def test_any_size_comes_back(http: aiohttp.ClientSession, size: int) -> None:
     data = content(size, "any size")
-    async with http.put("/v1/blobs", data=data) as answer:
+    async with http.put("/v1/blobs", data=io.BytesIO(data)) as answer:
         assert answer.status == 201
         said = await answer.json()
         assert answer.headers["Sixfold-Durability"] == "9/9; survives=3"
@@ -96,7 +97,7 @@ async def test_the_same_bytes_again_write_no_shard(
     data = content(2 * SEGMENT + 5, "twice")
     await put(http, data)
     before = await shards_stored(cluster, http)
-    async with http.put("/v1/blobs", data=data) as answer:
+    async with http.put("/v1/blobs", data=io.BytesIO(data)) as answer:
         assert answer.status == 200
         assert (await answer.json())["new"] is False
     assert await shards_stored(cluster, http) == before
@@ -132,7 +133,7 @@ async def test_put_of_other_bytes_keeps_nothing(
 ) -> None:
     data = content(size, "mismatch")
     before = await shards_stored(cluster, http)
-    async with http.put(f"/v1/blobs/{UNKNOWN}", data=data) as answer:
+    async with http.put(f"/v1/blobs/{UNKNOWN}", data=io.BytesIO(data)) as answer:
         assert answer.status == 422
         assert (await answer.json())["code"] == "id_mismatch"
     for id_ in (UNKNOWN, id_of(data)):
@@ -230,7 +231,7 @@ async def test_delete(http: aiohttp.ClientSession) -> None:
     for method in ("GET", "HEAD", "DELETE"):
         async with http.request(method, f"/v1/blobs/{id_}") as answer:
             assert answer.status == 404
-    async with http.put("/v1/blobs", data=data) as answer:
+    async with http.put("/v1/blobs", data=io.BytesIO(data)) as answer:
         assert answer.status == 201
     assert await get(http, id_) == data
 
@@ -247,7 +248,7 @@ async def test_a_form_with_several_files(http: aiohttp.ClientSession) -> None:
     form = aiohttp.FormData()
     form.add_field("comment", "not a file")
     for number, data in enumerate(files):
-        form.add_field("file", data, filename=f"{number}.bin")
+        form.add_field("file", io.BytesIO(data), filename=f"{number}.bin")
     async with http.post("/v1/blobs", data=form) as answer:
         assert answer.status == 201
         said = (await answer.json())["files"]

@@ -288,7 +288,7 @@ async def test_silence_ends_a_request(fake: FakeCoordinator) -> None:
         with pytest.raises(Unavailable, match="silent"):
             await client.nodes()
         with pytest.raises(Unavailable, match="silent"):
-            await client.put(chunks(DATA), len(DATA))
+            await client.put(chunks(b"data"))
 
 
 async def test_a_slow_source_is_no_silence(fake: FakeCoordinator) -> None:

@@ -2,6 +2,7 @@
 acknowledged content must be there, byte for byte, and errors must be errors."""
 
 import asyncio
+import io
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ class Client:
         seed = self._seed
         size = SIZES[seed % len(SIZES)] if size is None else size
         data = random.Random(seed).randbytes(size)
-        async with self.http.put("/v1/blobs", data=data) as answer:
+        async with self.http.put("/v1/blobs", data=io.BytesIO(data)) as answer:
             said = await answer.json()
             if answer.status not in (200, 201):
                 self.refused.append(f"{answer.status} {said['message']}")

@@ -31,7 +31,7 @@ def test_the_superblock_has_these_bytes() -> None:
     )
     assert packed[:44].hex() == golden
     assert packed[44:4092] == bytes(4048)
-    assert packed[4092:].hex() == "eb48e78e"
+    assert packed[4092:].hex() == "cc3be17f"
     assert len(packed) == SUPERBLOCK_BYTES
 
 
