@@ -31,6 +31,8 @@ STDIO = "-"
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(local_app)
 app.command()(up)
+admin_app = typer.Typer(name="admin", help="Rare operations on a whole cluster.")
+app.add_typer(admin_app)
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of contents, as b3sum prints")]
 PASS_ALL: dict[str, Any] = {
@@ -196,7 +198,8 @@ def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int
                 console.result(asdict(node))
         else:
             rows = [_node_row(node) for node in cluster.nodes]
-            console.result({}, *aligned([NODE_COLUMNS, *rows]))
+            cluster_line = f"cluster {cluster.cluster_id}, codec {cluster.codec}"
+            console.result({}, cluster_line, *aligned([NODE_COLUMNS, *rows]))
         return 0
 
     return _with_client(context, url, list_nodes)
@@ -230,6 +233,20 @@ def coordinator(context: typer.Context) -> None:
 def shardd(context: typer.Context) -> None:
     """Run a storage node; --help tells its options."""
     exec_server("shardd", context.args)
+
+
+@admin_app.command("rebuild-metadata")
+def rebuild_metadata(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
+    """Fill an empty metadata database from what the nodes hold (docs/architecture.md)."""
+    console = globals_of(context).console(as_json)
+
+    async def rebuild(client: "Client") -> int:
+        found = await client.rebuild_metadata()
+        rows = [(name.replace("_", " "), str(count)) for name, count in found.items()]
+        console.result(found, *aligned(rows))
+        return 0
+
+    return _with_client(context, url, rebuild)
 
 
 def _with_client(

@@ -18,6 +18,7 @@ from sixfold.transfer import Progress, Silence, Upload
 
 CONNECT_S = 10.0
 SILENCE_S = 60.0
+REBUILD_S = 24 * 3600.0
 READ_BUFFER_BYTES = 2 * MIB
 EXPECT_ABOVE_BYTES = 64 * KIB  # up to here a refusal costs less than asking first
 
@@ -120,6 +121,13 @@ class Client:
     async def nodes(self) -> ClusterStat:
         async with self._request("GET", "/-/admin/nodes") as response:
             return ClusterStat.of(await json_of(response))
+
+    async def rebuild_metadata(self) -> dict[str, int]:
+        """Fill an empty metadata database from what the nodes hold; what was found."""
+        silence = Silence(REBUILD_S)  # it answers when it is done
+        async with self._request("POST", "/-/admin/rebuild-metadata", silence) as response:
+            found: dict[str, int] = await json_of(response)
+            return found
 
     async def ready(self) -> bool:
         """Whether the cluster has enough nodes to take uploads."""

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,9 +17,9 @@ OS_ERROR_EXIT_CODE = 1
 class Console:
     as_json: bool = False
 
-    def result(self, fields: dict[str, object], *words: str) -> None:
+    def result(self, fields: Mapping[str, object], *words: str) -> None:
         """One result: its fields as a line of JSON, or its lines of words."""
-        for line in [json.dumps(fields)] if self.as_json else words:
+        for line in [json.dumps(dict(fields))] if self.as_json else words:
             print(line, flush=True)
 
     def error(self, error: SixfoldError | OSError, subject: str = "") -> int:

@@ -94,8 +94,8 @@ async def _replacing(path: Path) -> AsyncIterator[Sink]:
     partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
     opened = _create(partial)
     try:
-        async with wrap(opened) as file:
-            yield _write_all(file.write)
+        with opened:
+            yield _write_all(wrap(opened).write)
             await asyncio.to_thread(os.fsync, opened.fileno())
         await aiofiles.os.replace(partial, path)
     except BaseException:

@@ -26,12 +26,20 @@ def up(
     nodes: Annotated[int, typer.Option(min=LEAST_NODES, help="How many storage nodes")] = 9,
     dir: Dir = DEFAULT_DIR,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8600,
+    adopt_cluster: Annotated[
+        str,
+        typer.Option(
+            metavar="CLUSTER",
+            help="Begin a new metadata database for the nodes of this cluster, whose own was lost",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Run a cluster on this machine until Ctrl-C. Its data stays for the next time."""
     from sixfold.up import run_up  # imports the client
 
-    run_up(dir, nodes, port, globals_of(context).console(as_json))
+    adopt = ["--adopt-cluster", adopt_cluster] if adopt_cluster else []
+    run_up(dir, nodes, port, adopt, globals_of(context).console(as_json))
 
 
 @local_app.command()

@@ -36,7 +36,9 @@ WATCH_S = 0.2
 SILENT_STATES = ("suspect", "lost")
 
 
-def run_up(path: Path, nodes: int, port: int, console: Console) -> None:
+def run_up(
+    path: Path, nodes: int, port: int, coordinator_options: Sequence[str], console: Console
+) -> None:
     """Returns after a clean stop. Raises Conflict if something stands in the way."""
     directory = LocalDirectory(path)
     directory.path.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,7 @@ def run_up(path: Path, nodes: int, port: int, console: Console) -> None:
         directory.create()
         _refuse_leftovers(directory)
         _refuse_used_port(port)
-        asyncio.run(_serve_until_told(_Up(directory, nodes, port, console)))
+        asyncio.run(_serve_until_told(_Up(directory, nodes, port, coordinator_options, console)))
 
 
 def _refuse_leftovers(directory: LocalDirectory) -> None:
@@ -81,8 +83,16 @@ async def _serve_until_told(up: "_Up") -> None:
 
 
 class _Up:
-    def __init__(self, directory: LocalDirectory, nodes: int, port: int, console: Console) -> None:
+    def __init__(
+        self,
+        directory: LocalDirectory,
+        nodes: int,
+        port: int,
+        coordinator_options: Sequence[str],
+        console: Console,
+    ) -> None:
         self._directory, self._port, self._console = directory, port, console
+        self._coordinator_options = coordinator_options
         existing = directory.node_numbers()
         if len(existing) > nodes:
             console.note(f"{directory.path} holds {len(existing)} nodes: starting all of them")
@@ -116,7 +126,7 @@ class _Up:
 
     async def _start_coordinator(self) -> ServerProcess:
         """The process, with a command line that takes the same port again if it was a free one."""
-        place = ["--host", HOST, "--port", str(self._port)]
+        place = [*self._coordinator_options, "--host", HOST, "--port", str(self._port)]
         server = self._start("coordinator", "coordinator", place)
         await until_ready([server])
         port = urlsplit(server.process.url).port

@@ -63,6 +63,16 @@ class LocalCluster:
             assert time.monotonic() < until, f"wanted {state}: {names}, have {now}"
             time.sleep(0.05)
 
+    def fresh_nodes(self) -> dict[str, Any]:
+        """As `nodes`, once every one of them has reported anew: no earlier report counts."""
+        until, began = time.monotonic() + 30.0, time.monotonic()
+        while True:
+            nodes = self.nodes()
+            if all(n["last_seen_s"] < time.monotonic() - began - 0.5 for n in nodes.values()):
+                return nodes
+            assert time.monotonic() < until, f"some nodes do not report: {nodes}"
+            time.sleep(0.05)
+
     def rss_bytes(self, name: str) -> int:
         """The most memory that the process ever had."""
         status = Path(f"/proc/{self.pid(name)}/status").read_text()

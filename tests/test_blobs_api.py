@@ -41,15 +41,10 @@ async def get(http: aiohttp.ClientSession, id_: str) -> bytes:
         return await answer.read()
 
 
-async def shards_stored(cluster: LocalCluster, http: aiohttp.ClientSession) -> int:
+async def shards_stored(cluster: LocalCluster) -> int:
     """What the nodes themselves report, once they have all reported anew."""
-    before = {name: node["last_seen_s"] for name, node in cluster.nodes().items()}
-    while True:
-        await asyncio.sleep(0.1)
-        nodes = cluster.nodes()
-        if all(nodes[name]["last_seen_s"] < before[name] for name in nodes):
-            return sum(node["shards"] for node in nodes.values())
-        before = {name: max(before[name], node["last_seen_s"]) for name, node in nodes.items()}
+    nodes = await asyncio.to_thread(cluster.fresh_nodes)
+    return sum(node["shards"] for node in nodes.values())
 
 
 @pytest.mark.parametrize(
@@ -96,21 +91,21 @@ async def test_the_same_bytes_again_write_no_shard(
 ) -> None:
     data = content(2 * SEGMENT + 5, "twice")
     await put(http, data)
-    before = await shards_stored(cluster, http)
+    before = await shards_stored(cluster)
     async with http.put("/v1/blobs", data=io.BytesIO(data)) as answer:
         assert answer.status == 200
         assert (await answer.json())["new"] is False
-    assert await shards_stored(cluster, http) == before
+    assert await shards_stored(cluster) == before
 
 
 async def test_equal_segments_are_stored_once(
     cluster: LocalCluster, http: aiohttp.ClientSession
 ) -> None:
-    before = await shards_stored(cluster, http)
+    before = await shards_stored(cluster)
     data = bytes(7 * SEGMENT)
     await put(http, data)
     assert await get(http, id_of(data)) == data
-    assert await shards_stored(cluster, http) - before == 18  # one segment and the segment list
+    assert await shards_stored(cluster) - before == 18  # one segment and the segment list
 
 
 async def test_concurrent_puts_of_the_same_bytes(http: aiohttp.ClientSession) -> None:
@@ -132,15 +127,15 @@ async def test_put_of_other_bytes_keeps_nothing(
     cluster: LocalCluster, http: aiohttp.ClientSession, size: int
 ) -> None:
     data = content(size, "mismatch")
-    before = await shards_stored(cluster, http)
+    before = await shards_stored(cluster)
     async with http.put(f"/v1/blobs/{UNKNOWN}", data=io.BytesIO(data)) as answer:
         assert answer.status == 422
         assert (await answer.json())["code"] == "id_mismatch"
     for id_ in (UNKNOWN, id_of(data)):
         async with http.get(f"/v1/blobs/{id_}") as answer:
             assert answer.status == 404
-    while await shards_stored(cluster, http) != before:
-        await asyncio.sleep(0.2)
+    while await shards_stored(cluster) != before:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -284,7 +279,7 @@ async def test_a_declared_length_over_the_limit_is_refused_before_the_body(
 async def test_a_body_shorter_than_declared_leaves_nothing(
     cluster: LocalCluster, http: aiohttp.ClientSession
 ) -> None:
-    before = await shards_stored(cluster, http)
+    before = await shards_stored(cluster)
     for size in (1000, SEGMENT + 1000, 3 * SEGMENT):
         data = content(size, "short")
         head = f"PUT /v1/blobs HTTP/1.1\r\nHost: x\r\nContent-Length: {size + 1}\r\n\r\n"
@@ -293,8 +288,8 @@ async def test_a_body_shorter_than_declared_leaves_nothing(
         await writer.wait_closed()
         async with http.get(f"/v1/blobs/{id_of(data)}") as answer:
             assert answer.status == 404
-    while await shards_stored(cluster, http) != before:
-        await asyncio.sleep(0.2)
+    while await shards_stored(cluster) != before:
+        pass
 
 
 async def test_a_reader_that_vanishes_disturbs_nobody(

@@ -1,0 +1,340 @@
+"""The volume store on disks that fail, fill up and lie."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from common.errors import BadRequest, Corrupt, StorageFull, StoreReadOnly, Unavailable
+from common.shards import Buffer, ShardMissing, ShardRecord
+from common.units import GIB, KIB, MIB
+from shardd.disk import Disk, DiskSpace
+from shardd.identity import DataDirectory
+from shardd.store import StoreLimits, VolumeStore
+from shardd.volume import SUPERBLOCK_BYTES, volume_name
+from tests.stores import make_shard
+
+
+class FaultyDisk(Disk):
+    """Fails a call once when told to; counts; can say that it is full."""
+
+    def __init__(self) -> None:
+        self.faults: dict[str, OSError] = {}
+        self.counts: dict[str, int] = {}
+        self.short_by = 0
+        self.space_left = 10 * GIB
+
+    def _count(self, call: str) -> None:
+        self.counts[call] = self.counts.get(call, 0) + 1
+        if (error := self.faults.pop(call, None)) is not None:
+            raise error
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        self._count("pwritev")
+        if self.short_by:
+            part = memoryview(buffers[0])[: -self.short_by]
+            self.short_by = 0
+            return super().pwritev(fd, [part], offset)
+        return super().pwritev(fd, buffers, offset)
+
+    def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        self._count("preadv")
+        return super().preadv(fd, buffers, offset)
+
+    def preadv_nowait(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        self._count("preadv_nowait")
+        return super().preadv_nowait(fd, buffers, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        self._count("fdatasync")
+        super().fdatasync(fd)
+
+    def truncate(self, fd: int, size_bytes: int) -> None:
+        self._count("truncate")
+        super().truncate(fd, size_bytes)
+
+    def space(self, path: Path) -> DiskSpace:
+        return DiskSpace(10 * GIB, self.space_left)
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, disk: Disk | None = None, limits: StoreLimits | None = None
+) -> AsyncIterator[VolumeStore]:
+    directory = DataDirectory(path)
+    store = await VolumeStore.open(directory, limits, disk)
+    try:
+        yield store
+    finally:
+        await store.close()
+        directory.close()
+
+
+async def holds(store: VolumeStore, shard: ShardRecord) -> bool:
+    (found,) = await store.read([shard.address])
+    return isinstance(found, ShardRecord) and bytes(found.payload) == shard.payload
+
+
+IO_ERROR, FULL = OSError(errno.EIO, "broken"), OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize("size", [30, 100 * KIB])
+@pytest.mark.parametrize("call", ["fdatasync", "pwritev"])
+async def test_an_io_error_makes_the_store_read_only(tmp_path: Path, call: str, size: int) -> None:
+    disk, before = FaultyDisk(), make_shard(size, 1)
+    async with opened(tmp_path, disk) as store:
+        await store.append([before])
+        disk.faults[call] = IO_ERROR
+        with pytest.raises(StoreReadOnly):
+            await store.append([make_shard(size, 2)])
+        syncs = disk.counts["fdatasync"]
+        with pytest.raises(StoreReadOnly):
+            await store.append([make_shard(size, 3)])
+        with pytest.raises(StoreReadOnly):
+            await store.delete([before.address])
+        assert disk.counts["fdatasync"] == syncs  # never tried again
+        assert (await store.stat()).read_only
+        assert store.failure is not None
+        assert "broken" in store.failure
+        assert await holds(store, before)
+        assert not await holds(store, make_shard(size, 2))
+    async with opened(tmp_path) as store:  # acknowledged ones are there, and it writes again
+        assert await holds(store, before)
+        await store.append([make_shard(size, 4)])
+
+
+async def test_a_failed_sync_fails_the_whole_group(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    async with opened(tmp_path, disk) as store:
+        await store.append([make_shard(10, 0)])
+        disk.faults["fdatasync"] = IO_ERROR
+        calls = [store.append([make_shard(10, seed)]) for seed in range(1, 50)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {StoreReadOnly}
+        assert (await store.stat()).shards == 1
+
+
+@pytest.mark.parametrize("size", [30, 100 * KIB])
+@pytest.mark.parametrize("how", ["short", "error"])
+async def test_a_full_disk_takes_back_what_was_half_written(
+    tmp_path: Path, size: int, how: str
+) -> None:
+    disk, before, after = FaultyDisk(), make_shard(size, 1), make_shard(size, 3)
+    async with opened(tmp_path, disk) as store:
+        await store.append([before])
+        path = tmp_path / "volumes" / volume_name(1)
+        length = path.stat().st_size
+        if how == "short":
+            disk.short_by = 4096 if size > 64 * KIB else 5  # O_DIRECT writes whole pages
+        else:
+            disk.faults["pwritev"] = FULL
+        with pytest.raises(StorageFull):
+            await store.append([make_shard(size, 2)])
+        assert path.stat().st_size == length
+        assert not (await store.stat()).read_only
+        await store.append([after])
+        assert await holds(store, before)
+        assert await holds(store, after)
+    async with opened(tmp_path) as store:
+        assert [await holds(store, make_shard(size, seed)) for seed in (1, 2, 3)] == [
+            True,
+            False,
+            True,
+        ]
+
+
+async def test_a_volume_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    async with opened(tmp_path, disk) as store:
+        disk.faults["pwritev"] = FULL
+        with pytest.raises(StorageFull):
+            await store.append([make_shard(10)])
+        assert list((tmp_path / "volumes").iterdir()) == []
+        await store.append([make_shard(10)])
+        assert await holds(store, make_shard(10))
+
+
+async def test_a_cut_that_fails_is_final(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    async with opened(tmp_path, disk) as store:
+        await store.append([make_shard(10, 1)])
+        disk.faults |= {"pwritev": FULL, "truncate": IO_ERROR}
+        with pytest.raises(StoreReadOnly):
+            await store.append([make_shard(10, 2)])
+        assert (await store.stat()).read_only
+
+
+async def test_the_reserve_is_for_deletes(tmp_path: Path) -> None:
+    disk, shard = FaultyDisk(), make_shard(30)
+    async with opened(tmp_path, disk, StoreLimits(reserve_bytes=MIB)) as store:
+        await store.append([shard])
+        writes = disk.counts["pwritev"]
+        disk.space_left = MIB + 100
+        with pytest.raises(StorageFull):
+            await store.append([make_shard(31)])
+        assert disk.counts["pwritev"] == writes  # refused before anything was written
+        assert (await store.stat()).free_bytes == 100
+        await store.delete([shard.address])
+        assert not await holds(store, shard)
+        disk.space_left = 100
+        assert (await store.stat()).free_bytes == 0
+        disk.space_left = 10 * GIB
+        await store.append([shard])
+
+
+async def test_the_capacity_is_kept(tmp_path: Path) -> None:
+    limits = StoreLimits(capacity_bytes=MIB, reserve_bytes=64 * KIB)
+    async with opened(tmp_path, limits=limits) as store:
+        assert (await store.stat()).capacity_bytes == MIB
+        stored = 0
+        with pytest.raises(StorageFull):
+            for seed in range(100):
+                await store.append([make_shard(100 * KIB, seed)])
+                stored += 1
+        assert stored == 9
+        stat = await store.stat()
+        assert stat.used_bytes <= MIB - 64 * KIB
+        assert (stat.shards, stat.read_only) == (9, False)
+
+
+async def test_one_that_does_not_fit_does_not_keep_out_one_that_does(tmp_path: Path) -> None:
+    limits = StoreLimits(capacity_bytes=MIB, reserve_bytes=0)
+    async with opened(tmp_path, limits=limits) as store:
+        outcomes = await asyncio.gather(
+            store.append([make_shard(2 * MIB)]), store.append([make_shard(50)]),
+            return_exceptions=True,
+        )  # fmt: skip
+        assert [type(outcome) for outcome in outcomes] == [StorageFull, type(None)]
+
+
+async def test_who_waits_together_is_synced_together(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    async with opened(tmp_path, disk) as store:
+        await store.append([make_shard(10, 0)])
+        before = disk.counts["fdatasync"]
+        await asyncio.gather(*(store.append([make_shard(10, seed)]) for seed in range(1, 501)))
+        assert disk.counts["fdatasync"] - before <= 50
+        assert (await store.stat()).shards == 501
+
+
+async def test_a_repeated_delete_writes_nothing(tmp_path: Path) -> None:
+    disk, shard = FaultyDisk(), make_shard(10)
+    async with opened(tmp_path, disk) as store:
+        await store.append([shard])
+        await store.delete([shard.address])
+        writes = disk.counts["pwritev"]
+        await store.delete([shard.address])
+        await store.delete([make_shard(11).address])
+        assert disk.counts["pwritev"] == writes
+
+
+async def test_a_record_that_is_another_is_not_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = [make_shard(size, seed) for size in (300, 100 * KIB) for seed in (1, 2)]
+    async with opened(tmp_path) as store:
+        await store.append(shards)
+        for number, size in ((1, 432), (2, 100 * KIB + 4096)):  # swap the two records
+            path = tmp_path / "volumes" / volume_name(number)
+            data = path.read_bytes()
+            one, two = data[4096 : 4096 + size], data[4096 + size : 4096 + 2 * size]
+            with path.open("r+b") as file:
+                file.write(data[:SUPERBLOCK_BYTES] + two + one)
+        for shard in shards:
+            assert await store.read([shard.address]) == [ShardMissing(shard.address)]
+        assert sum("bad record" in message for message in caplog.messages) == 4
+
+
+async def test_a_flipped_header_is_not_served(tmp_path: Path) -> None:
+    shard = make_shard(300)
+    async with opened(tmp_path) as store:
+        await store.append([shard])
+        path = tmp_path / "volumes" / volume_name(1)
+        with path.open("r+b") as file:
+            file.seek(SUPERBLOCK_BYTES + 7)  # k
+            file.write(b"\x05")
+        assert await store.read([shard.address]) == [ShardMissing(shard.address)]
+
+
+@pytest.mark.parametrize("size", [30, 100 * KIB])
+async def test_a_disk_that_cannot_read_is_an_error_and_not_an_absence(
+    tmp_path: Path, size: int
+) -> None:
+    disk, shard = FaultyDisk(), make_shard(size)
+    async with opened(tmp_path, disk) as store:
+        await store.append([shard])
+        disk.faults |= {"preadv": IO_ERROR, "preadv_nowait": IO_ERROR}
+        with pytest.raises(Corrupt, match="cannot be read"):
+            await store.read([shard.address])
+        assert await holds(store, shard)
+
+
+async def test_a_read_that_would_wait_goes_to_a_thread(tmp_path: Path) -> None:
+    disk, shard = FaultyDisk(), make_shard(3000)
+    async with opened(tmp_path, disk) as store:
+        await store.append([shard])
+        assert await holds(store, shard)
+        assert "preadv" not in disk.counts
+        disk.faults["preadv_nowait"] = BlockingIOError(errno.EAGAIN, "not cached")
+        assert await holds(store, shard)
+        assert disk.counts["preadv"] == 1
+
+
+async def test_sizes_that_no_shard_has_are_refused(tmp_path: Path) -> None:
+    shard = make_shard(17 * MIB)
+    async with opened(tmp_path) as store:
+        with pytest.raises(BadRequest):
+            await store.append([shard])
+
+
+async def test_after_closing_nothing_is_taken(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    store = await VolumeStore.open(directory)
+    waiting = [asyncio.ensure_future(store.append([make_shard(10, seed)])) for seed in range(20)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert await asyncio.gather(*waiting) == [None] * 20  # what was taken is finished
+    for size in (10, 100 * KIB):
+        with pytest.raises(Unavailable):
+            await store.append([make_shard(size, 99)])
+    assert store.write_buffers.lent_bytes == 0
+    directory.close()
+
+
+async def test_a_caller_who_leaves_does_not_harm_the_rest(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        calls = [asyncio.ensure_future(store.append([make_shard(100 * KIB, s)])) for s in range(9)]
+        await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        for seed in range(1, 9, 2):
+            assert await holds(store, make_shard(100 * KIB, seed))
+        await store.append([make_shard(100 * KIB, 99)])
+        assert store.write_buffers.lent_bytes == 0
+
+
+async def test_cancelled_large_reads_give_their_buffers_back(tmp_path: Path) -> None:
+    shards = [make_shard(100 * KIB, seed) for seed in range(4)]
+    limits = StoreLimits(read_buffer_bytes=256 * KIB)
+    async with opened(tmp_path, limits=limits) as store:
+        await store.append(shards)
+        for _ in range(5):
+            reads = [asyncio.ensure_future(store.read([shard.address])) for shard in shards]
+            await asyncio.sleep(0)
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+        for shard in shards:
+            assert await holds(store, shard)
+
+
+async def test_a_call_larger_than_the_pool_is_served(tmp_path: Path) -> None:
+    shards = [make_shard(100 * KIB, seed) for seed in range(8)]
+    async with opened(tmp_path, limits=StoreLimits(write_buffer_bytes=128 * KIB)) as store:
+        await asyncio.gather(store.append(shards[:4]), store.append(shards[4:]))
+        for shard in shards:
+            assert await holds(store, shard)
