@@ -19,10 +19,11 @@ _STEP_BYTES = 64 * KIB  # sizes are rounded up to this, so that shards of one si
 class AlignedBuffer:
     """Lent by a pool until `release`, which must be called exactly once."""
 
-    __slots__ = ("_pool", "view")
+    __slots__ = ("_pool", "counted", "view")
 
     def __init__(self, pool: "BufferPool", size_bytes: int) -> None:
         self._pool = pool
+        self.counted = False  # towards the pool's limit
         self.view = memoryview(mmap.mmap(-1, size_bytes))  # anonymous, so page-aligned
 
     def record(self, payload_bytes: int) -> memoryview:
@@ -45,9 +46,10 @@ class AlignedBuffer:
 class BufferPool:
     """Lends buffers up to `limit_bytes`.
 
-    `take` never waits, since a payload that has begun to arrive needs its place now: who takes
-    while the pool is exhausted must stop reading until `when_room`. So a lane can exceed the
-    limit by what one arrival starts and no more.
+    A payload that has begun to arrive needs its place now, so `lend` never waits: when the pool
+    is exhausted it lends a buffer that does not count yet, and whoever has it stops reading until
+    it does. What such buffers hold is thus bounded by what one arrival brings, per lane. They
+    must not count while they wait: paused readers would keep the pool exhausted for ever.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -56,54 +58,40 @@ class BufferPool:
         self._idle: dict[int, list[AlignedBuffer]] = {}
         self._idle_bytes = 0
         self._waiting: deque[Callable[[], None]] = deque()
+        self._uncounted: dict[AlignedBuffer, Callable[[], None]] = {}
 
     @property
     def exhausted(self) -> bool:
-        return self.lent_bytes >= self.limit_bytes
+        return self.lent_bytes >= self.limit_bytes or bool(self._waiting)
 
     def take(self, payload_bytes: int) -> AlignedBuffer:
-        """A buffer for a record with such a payload, its content arbitrary."""
-        size = align_up(VolumeClass.LARGE.span(payload_bytes), _STEP_BYTES)
-        self.lent_bytes += size
-        same_size = self._idle.get(size)
-        if same_size:
-            self._idle_bytes -= size
-            return same_size.pop()
-        self._drop_idle()
-        return AlignedBuffer(self, size)
+        """A buffer for a record with such a payload, its content arbitrary; beyond the limit if
+        need be."""
+        buffer = self._get(payload_bytes)
+        self._count(buffer)
+        return buffer
 
-    def give_back(self, buffer: AlignedBuffer) -> None:
-        size = len(buffer.view)
-        self.lent_bytes -= size
-        if self.lent_bytes + self._idle_bytes + size <= self.limit_bytes:
-            self._idle.setdefault(size, []).append(buffer)
-            self._idle_bytes += size
-        while self._waiting and not self.exhausted:
-            self._waiting.popleft()()
-
-    def when_room(self, callback: Callable[[], None]) -> None:
-        """Call it once, in turn with others, when the pool is exhausted no longer."""
-        self._waiting.append(callback)
-
-    async def room(self) -> None:
-        """Wait until the pool is not exhausted."""
-        while self.exhausted:
-            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.when_room(lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
-            await room
+    def lend(self, payload_bytes: int, go_on: Callable[[], None]) -> AlignedBuffer:
+        """As `take`. Unless the buffer comes back `counted`, the caller stops filling it until
+        `go_on` is called, once: in turn when there is room, or when it is given back."""
+        if not self.exhausted:
+            return self.take(payload_bytes)
+        buffer = self._get(payload_bytes)
+        self._uncounted[buffer] = go_on
+        self._waiting.append(lambda: self._admit(buffer))
+        return buffer
 
     async def acquire(self, payload_bytes: int) -> AlignedBuffer:
         """A buffer, after waiting in turn for room."""
-        if not self.exhausted and not self._waiting:
+        if not self.exhausted:
             return self.take(payload_bytes)
         lent: asyncio.Future[AlignedBuffer] = asyncio.get_running_loop().create_future()
 
-        def lend() -> None:
-            if lent.done():
-                return  # given up meanwhile
-            lent.set_result(self.take(payload_bytes))
+        def admit() -> None:
+            if not lent.done():  # not given up meanwhile
+                lent.set_result(self.take(payload_bytes))
 
-        self.when_room(lend)
+        self._waiting.append(admit)
         try:
             return await lent
         except asyncio.CancelledError:
@@ -111,9 +99,45 @@ class BufferPool:
                 lent.result().release()
             raise
 
-    def _drop_idle(self) -> None:
+    async def room(self) -> None:
+        """Wait in turn until the pool is not exhausted."""
+        (await self.acquire(0)).release()
+
+    def give_back(self, buffer: AlignedBuffer) -> None:
+        size = len(buffer.view)
+        if buffer.counted:
+            buffer.counted = False
+            self.lent_bytes -= size
+        else:
+            self._uncounted.pop(buffer)()
+        if self.lent_bytes + self._idle_bytes + size <= self.limit_bytes:
+            self._idle.setdefault(size, []).append(buffer)
+            self._idle_bytes += size
+        while self._waiting and self.lent_bytes < self.limit_bytes:
+            self._waiting.popleft()()
+
+    def _admit(self, buffer: AlignedBuffer) -> None:
+        go_on = self._uncounted.pop(buffer, None)
+        if go_on is not None:  # not given back meanwhile
+            self._count(buffer)
+            go_on()
+
+    def _count(self, buffer: AlignedBuffer) -> None:
+        buffer.counted = True
+        self.lent_bytes += len(buffer.view)
+
+    def _get(self, payload_bytes: int) -> AlignedBuffer:
+        size = align_up(VolumeClass.LARGE.span(payload_bytes), _STEP_BYTES)
+        same_size = self._idle.get(size)
+        if same_size:
+            self._idle_bytes -= size
+            return same_size.pop()
+        self._drop_idle(size)
+        return AlignedBuffer(self, size)
+
+    def _drop_idle(self, needed: int) -> None:
         """Other sizes make room: what is idle and what is lent stay under the limit together."""
-        while self._idle_bytes and self.lent_bytes + self._idle_bytes > self.limit_bytes:
+        while self._idle_bytes and self.lent_bytes + self._idle_bytes + needed > self.limit_bytes:
             size = next(size for size, idle in self._idle.items() if idle)
             self._idle[size].pop()
             self._idle_bytes -= size

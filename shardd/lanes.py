@@ -36,7 +36,7 @@ class Lane(FrameReceiver):
         self._handshake: Handshake | None = Handshake(server.directory, server.secret)
         self._service: Service | None = None
         self._ending = False
-        self._holds: set[str] = set()
+        self._holds: set[object] = set()
         self._writing_paused = False
         self._answers: list[Buffer] = []
         self._lent: list[AlignedBuffer] = []  # being sent
@@ -97,13 +97,13 @@ class Lane(FrameReceiver):
     def protocol_failed(self, error: ProtocolError) -> None:
         self.fail(error)
 
-    def hold(self, reason: str) -> None:
+    def hold(self, reason: object) -> None:
         """As Connection.hold."""
         if not self._holds and not self._transport.is_closing():
             self._transport.pause_reading()
         self._holds.add(reason)
 
-    def resume(self, reason: str) -> None:
+    def resume(self, reason: object) -> None:
         if reason in self._holds:
             self._holds.remove(reason)
             if not self._holds and not self._transport.is_closing():

@@ -25,10 +25,10 @@ class LaneLimits:
 class Connection(Protocol):
     """What a service may do with its lane."""
 
-    def hold(self, reason: str) -> None:
+    def hold(self, reason: object) -> None:
         """Stop reading from the socket until everyone who held has resumed."""
 
-    def resume(self, reason: str) -> None: ...
+    def resume(self, reason: object) -> None: ...
 
     def answer(self, frame: Buffer) -> None:
         """Send it together with all other answers of this turn of the event loop."""

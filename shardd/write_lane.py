@@ -17,8 +17,6 @@ from shardd.group import Incoming, WriteJob
 from shardd.service import Connection, LaneLimits, Window
 from shardd.store import VolumeStore
 
-_HOLD = "no buffer"
-
 
 class WriteService:
     """Takes APPEND, DELETE and PING."""
@@ -33,12 +31,12 @@ class WriteService:
     def payload_place(self, kind: int, payload_bytes: int) -> memoryview:
         if kind != FrameKind.APPEND:
             raise ProtocolError(f"{kind_name(kind)} with a payload")
-        pool = self._store.write_buffers
-        self._receiving = pool.take(payload_bytes)
-        if pool.exhausted:
-            self._lane.hold(_HOLD)
-            pool.when_room(lambda: self._lane.resume(_HOLD))
-        return self._receiving.payload(payload_bytes)
+        hold = object()
+        buffer = self._store.write_buffers.lend(payload_bytes, lambda: self._lane.resume(hold))
+        if not buffer.counted:
+            self._lane.hold(hold)
+        self._receiving = buffer
+        return buffer.payload(payload_bytes)
 
     def request(
         self, kind: int, request: int, meta: memoryview | bytes, payload: memoryview

@@ -51,7 +51,8 @@ class Console:
             try:
                 await act(item)
             except (SixfoldError, OSError) as error:
-                first_exit_code = first_exit_code or self.error(error, str(item))
+                exit_code = self.error(error, str(item))
+                first_exit_code = first_exit_code or exit_code
         return first_exit_code
 
 

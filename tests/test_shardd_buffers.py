@@ -44,18 +44,44 @@ def test_idle_buffers_make_room_for_other_sizes() -> None:
     large.release()
 
 
-def test_taking_goes_on_when_exhausted_and_says_so() -> None:
-    pool, called = BufferPool(2 * COST), list[int]()
-    buffers = [pool.take(SIZE) for _ in range(3)]
-    assert pool.exhausted
-    pool.when_room(lambda: called.append(1))
-    buffers[0].release()
-    assert called == []
-    buffers[1].release()
-    assert called == [1]
-    buffers[2].release()
-    assert called == [1]
+def test_lending_goes_on_when_exhausted_and_says_when_to_go_on() -> None:
+    pool, called = BufferPool(2 * COST), list[str]()
+    first, second = (pool.lend(SIZE, lambda: called.append("never")) for _ in range(2))
+    third = pool.lend(SIZE, lambda: called.append("third"))
+    fourth = pool.lend(SIZE, lambda: called.append("fourth"))
+    assert [b.counted for b in (first, second, third, fourth)] == [True, True, False, False]
+    fourth.release()
+    assert called == ["fourth"]
+    first.release()
+    assert called == ["fourth", "third"]
+    assert third.counted
+    second.release()
+    third.release()
+    assert called == ["fourth", "third"]
     assert pool.lent_bytes == 0
+
+
+def test_those_who_wait_never_keep_each_other_waiting() -> None:
+    """As many paused as there is room for in all: the pool still comes free."""
+    pool, going = BufferPool(2 * COST), list[int]()
+    held = [pool.take(SIZE) for _ in range(2)]
+    paused = [pool.lend(SIZE, lambda n=n: going.append(n)) for n in range(6)]  # type: ignore[misc]
+    for buffer in held:
+        buffer.release()
+    assert going == [0, 1]
+    for buffer in paused:
+        assert buffer.counted
+        buffer.release()
+    assert going == list(range(6))
+    assert (pool.lent_bytes, pool.exhausted) == (0, False)
+
+
+def test_one_buffer_may_be_larger_than_the_pool() -> None:
+    pool = BufferPool(COST)
+    large = pool.lend(MIB, lambda: None)
+    assert large.counted
+    large.release()
+    assert not pool.exhausted
 
 
 async def test_acquiring_waits_in_turn() -> None:
