@@ -7,12 +7,14 @@ from common.errors import ProtocolError, SixfoldError
 from common.framing import LARGE_PAYLOAD_BYTES, kind_name
 from common.ids import KEY_BYTES
 from common.record import HEADER_BYTES
+from common.units import MIB
 from common.wire import FRAME, FrameKind, pack_error, pack_frame
 from shardd.reader import RawRecord
 from shardd.service import Connection, LaneLimits, Window
 from shardd.store import VolumeStore
 
 _READS_AT_ONCE = 64
+_SEND_BYTES = MIB  # about so much of small answers is joined and sent at a time
 
 
 class ReadService:
@@ -47,12 +49,17 @@ class ReadService:
         self._serve()
 
     def _serve(self) -> None:
-        """Answer what waits, as far as the peer takes the answers."""
+        """Answer what waits, as far as the peer takes the answers. What is left is served when a
+        read ends (`_done`) or the answers have left (`writable`)."""
+        while self._waiting and len(self._tasks) < _READS_AT_ONCE:
+            if self._lane.unsent_bytes > self._limits.unsent_bytes:
+                break
+            self._serve_some()
+
+    def _serve_some(self) -> None:
         small: list[memoryview | bytes] = []
         small_bytes = 0
-        while self._waiting and len(self._tasks) < _READS_AT_ONCE:
-            if self._lane.unsent_bytes + small_bytes > self._limits.unsent_bytes:
-                break
+        while self._waiting and len(self._tasks) < _READS_AT_ONCE and small_bytes < _SEND_BYTES:
             request, key = self._waiting.popleft()
             record = self._store.read_raw_now(key)
             if record is None:

@@ -4,6 +4,9 @@ acknowledged content must be there, byte for byte, and errors must be errors."""
 import asyncio
 import io
 import random
+import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ import aiohttp
 import pytest
 from blake3 import blake3
 
+from common.errors import Conflict, Unauthorized, WrongCluster, WrongNode
 from common.units import GIB, KIB, MIB
 from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
 
@@ -320,3 +324,31 @@ async def test_memory_does_not_grow_with_the_content(tmp_path: Path) -> None:
         assert cluster.rss_bytes("coordinator") < 300 * MIB
         for number in range(1, 10):
             assert cluster.rss_bytes(f"node-{number}") < 150 * MIB
+
+
+async def test_a_directory_of_another_cluster_or_node_is_refused(tmp_path: Path) -> None:
+    def join(url: str, directory: Path, name: str, secret: Path) -> tuple[int, str]:
+        command = [sys.executable, "-m", "shardd", "--join", url, "--data", str(directory)]
+        command += ["--name", name, "--secret-file", str(secret)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return ended.returncode, ended.stderr
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    with local_cluster(one, 3) as cluster:
+        await in_thread(cluster.kill, "node-3")
+        secret = one / "secret"
+        code, said = await asyncio.to_thread(join, cluster.url, one / "node-3", "node-2", secret)
+        assert (code, "node-3" in said) == (WrongNode.exit_code, True), said
+        shutil.copytree(one / "node-2", tmp_path / "copy")
+        code, said = await asyncio.to_thread(join, cluster.url, tmp_path / "copy", "node-2", secret)
+        assert (code, "already served" in said) == (Conflict.exit_code, True), said
+        cluster.wait_for("active", "node-1", "node-2")
+    with local_cluster(two, 3) as cluster:
+        secret = two / "secret"
+        code, said = await asyncio.to_thread(join, cluster.url, one / "node-3", "node-3", secret)
+        assert (code, "belongs to cluster" in said) == (WrongCluster.exit_code, True), said
+        stranger = tmp_path / "stranger"
+        wrong = one / "secret"
+        code, said = await asyncio.to_thread(join, cluster.url, stranger, "node-9", wrong)
+        assert (code, "secret" in said) == (Unauthorized.exit_code, True), said
+        assert set(cluster.nodes()) == {"node-1", "node-2", "node-3"}

@@ -1,0 +1,1 @@
+"""Load and speed, measured on clusters that these programs start themselves."""

@@ -1,0 +1,169 @@
+"""`sixfold up` and `sixfold local` with real servers: a cluster that loses nodes and gets them
+back, comes again with its data, and refuses to run twice."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from sixfold.processes import servers_in
+from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
+
+DATA = bytes(range(256)) * 30_000
+
+
+def sixfold(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Whatever the exit code."""
+    command = [sys.executable, "-m", "sixfold", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def statuses(directory: Path) -> dict[str, str]:
+    lines = run_sixfold("local", "status", "--json", "--dir", str(directory)).splitlines()
+    return {said["name"]: said["state"] for said in map(json.loads, lines)}
+
+
+@contextmanager
+def whatever_is_left_ends(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for process in servers_in(directory):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def put(cluster: LocalCluster, file: Path) -> str:
+    return run_sixfold("put", str(file), "--url", cluster.url).split()[0]
+
+
+def check_back(cluster: LocalCluster, id_: str, file: Path) -> None:
+    run_sixfold("get", id_, "-o", str(file), "--url", cluster.url)
+    assert file.read_bytes() == DATA
+
+
+def test_up_describes_what_it_runs(cluster: LocalCluster) -> None:
+    said = cluster.described()
+    names = [process["name"] for process in said["processes"]]
+    assert names == ["coordinator", *(f"node-{number}" for number in range(1, 10))]
+    for process in said["processes"]:
+        assert process["data"] == str(cluster.directory / process["name"])
+        assert process["url"].startswith("http://127.0.0.1:")
+        os.kill(process["pid"], 0)
+    assert set(statuses(cluster.directory).values()) == {"running"}
+
+
+def test_command_against_the_real_thing(cluster: LocalCluster, tmp_path: Path) -> None:
+    (tmp_path / "film").write_bytes(DATA)
+    url = ["--url", cluster.url]
+    said = json.loads(run_sixfold("put", "--json", str(tmp_path / "film"), *url))
+    assert said["id"] == blake3(DATA).hexdigest()
+    check_back(cluster, said["id"], tmp_path / "back")
+    stat = json.loads(run_sixfold("stat", "--json", said["id"], *url))
+    assert stat["size_bytes"] == len(DATA)
+    assert stat["durability"] == said["durability"]
+    assert run_sixfold("rm", said["id"], *url) == f"deleted {said['id']}\n"
+    gone = sixfold("get", said["id"], "-o", str(tmp_path / "gone"), *url)
+    assert (gone.returncode, gone.stderr.count("\n")) == (3, 1)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_life_of_a_cluster(tmp_path: Path) -> None:
+    directory, film = tmp_path / "cluster", tmp_path / "film"
+    film.write_bytes(DATA)
+    with whatever_is_left_ends(directory):
+        with local_cluster(directory, 9) as cluster:
+            id_ = put(cluster, film)
+            lose_and_start_again(cluster, id_, tmp_path)
+            assert_second_up_is_refused(directory)
+        assert servers_in(directory) == []
+        assert not (directory / "cluster.json").exists()
+        with local_cluster(directory, 10) as cluster:  # the same data, and one node more
+            check_back(cluster, id_, tmp_path / "back")
+            assert sorted(cluster.nodes()) == sorted(f"node-{n}" for n in range(1, 11))
+
+
+def lose_and_start_again(cluster: LocalCluster, id_: str, scratch: Path) -> None:
+    directory = cluster.directory
+    cluster.local("kill", "1", "node-2")
+    cluster.local("pause", "9")
+    lost = {name: state for name, state in statuses(directory).items() if state != "running"}
+    assert lost == {"node-1": "gone", "node-2": "gone", "node-9": "paused"}
+    check_back(cluster, id_, scratch / "back")
+    cluster.local("start", "1")
+    cluster.local("resume", "9")
+    cluster.wait_for("active", "node-1", "node-9")
+    cluster.local("kill", "coordinator")
+    cluster.local("start", "coordinator")  # on the port that it had, though `up` took a free one
+    cluster.wait_for("active", "node-1", "node-3", "node-9")
+    check_back(cluster, id_, scratch / "back")
+    refused = sixfold("local", "start", "1", "2", "--dir", str(directory))
+    assert refused.returncode == 5  # for node-1, which runs; node-2 was started nevertheless
+    assert set(statuses(directory).values()) == {"running"}
+    cluster.local("pause", "4", "node-1")  # `up` must end paused and replaced processes too
+
+
+def assert_second_up_is_refused(directory: Path) -> None:
+    second = sixfold("up", "--dir", str(directory), "--port", "0")
+    assert second.returncode == 5
+    assert "runs in" in second.stderr
+
+
+def test_what_a_killed_up_left_behind(tmp_path: Path) -> None:
+    with whatever_is_left_ends(tmp_path):
+        with pytest.raises(AssertionError), local_cluster(tmp_path, 3) as cluster:
+            cluster.process.kill()
+            cluster.process.wait()
+            assert statuses(tmp_path)["node-2"] == "running"
+            again = sixfold("up", "--dir", str(tmp_path), "--port", "0")
+            assert again.returncode == 5
+            assert f"sixfold local stop --dir {tmp_path}" in again.stderr
+            stopped = json.loads(run_sixfold("local", "stop", "--json", "--dir", str(tmp_path)))
+            assert len(stopped["ended"]) == 4
+            assert servers_in(tmp_path) == []
+            raise AssertionError("up did not exit with 0: it was killed")  # as local_cluster finds
+
+
+def test_local_stop_ends_up(tmp_path: Path) -> None:
+    with whatever_is_left_ends(tmp_path), local_cluster(tmp_path, 3) as cluster:
+        run_sixfold("local", "stop", "--dir", str(tmp_path))
+        assert cluster.process.wait() == 0
+        assert servers_in(tmp_path) == []
+
+
+def test_ctrl_c_while_starting(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sixfold", "up", "--dir", str(tmp_path), "--port", "0"]
+    with whatever_is_left_ends(tmp_path):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as up:
+            while not servers_in(tmp_path):
+                assert up.poll() is None
+            up.send_signal(signal.SIGINT)
+            out, _ = up.communicate(timeout=60)
+        assert (up.returncode, out) == (0, b"")
+        assert servers_in(tmp_path) == []
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = sixfold("up", "--dir", str(tmp_path), "--port", str(port))
+    assert done.returncode == 5
+    assert (
+        done.stderr == f"sixfold: port {port}: address already in use; choose another with --port\n"
+    )
+
+
+def test_a_server_that_cannot_start(tmp_path: Path) -> None:
+    (tmp_path / "coordinator").mkdir()
+    (tmp_path / "coordinator" / "metadata.db").mkdir()  # no database can be there
+    done = sixfold("up", "--dir", str(tmp_path), "--port", "0")
+    assert done.returncode == 8
+    assert "sixfold: coordinator ended with exit code" in done.stderr
+    assert servers_in(tmp_path) == []
