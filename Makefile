@@ -32,7 +32,7 @@ load: $(VENV)/installed-dev ## Load a cluster that it starts; print rates and pe
 	@exec $(BIN)/python -m bench.load
 
 compose-test: ## Prove compose.yml with docker: store, stop three nodes, read back
-	@exec deploy/compose-test
+	@exec deploy/compose-test.sh
 
 clean: ## Remove what make has made, but never the data in .sixfold
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -143,7 +143,10 @@ def start_server(process: ServerProcess) -> StartedServer:
             start_new_session=True,
             env=server_environment(),
         )
-    return StartedServer(replace(process, pid=child.pid), child, log_offset)
+    started = replace(process, pid=child.pid)
+    while child.poll() is None and not runs(started):
+        time.sleep(0.001)  # for an instant after exec, /proc shows no arguments yet
+    return StartedServer(started, child, log_offset)
 
 
 async def until_ready(servers: list[StartedServer]) -> None:
