@@ -5,6 +5,7 @@ straight into the memory that the subclass names for it (DESIGN: `asyncio.Buffer
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 
 from common.errors import ProtocolError
 from common.units import KIB
@@ -14,7 +15,7 @@ RECEIVE_BUFFER_BYTES = 256 * KIB
 LARGE_PAYLOAD_BYTES = 64 * KIB  # from here on a payload is received in place
 
 
-class FrameReceiver(asyncio.BufferedProtocol):
+class FrameReceiver(asyncio.BufferedProtocol, ABC):
     """Parses frames and calls `frame_received` for each and `turn_ended` once per arrival.
 
     A subclass that raises ProtocolError from these sees `protocol_failed`.
@@ -27,12 +28,12 @@ class FrameReceiver(asyncio.BufferedProtocol):
         self._large_received = 0
         self._large_frame: tuple[int, int, bytes] = (0, 0, b"")
 
+    @abstractmethod
     def frame_received(
         self, kind: int, request: int, meta: memoryview | bytes, payload: memoryview
     ) -> None:
         """One whole frame. Unless it came from `payload_place`, the payload, like the meta, is
         only valid during the call."""
-        raise NotImplementedError
 
     def payload_place(
         self, kind: int, request: int, meta: memoryview, payload_bytes: int
@@ -43,9 +44,9 @@ class FrameReceiver(asyncio.BufferedProtocol):
     def turn_ended(self) -> None:
         """Everything that one arrival brought has been handed over."""
 
+    @abstractmethod
     def protocol_failed(self, error: ProtocolError) -> None:
         """The peer sent what cannot be parsed: the connection is of no more use."""
-        raise NotImplementedError
 
     def redirect_payload(self, place: memoryview) -> None:
         """Let the rest of the payload in progress, if any, go to `place` (of the same size)."""

@@ -11,18 +11,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from common.codec import Codec
 from common.errors import NotFound, SixfoldError
 from common.ids import ContentId
-from coordinator.buffers import StripeBuffer, StripeBuffers
+from coordinator.buffers import StripeBuffer
 from coordinator.cache import SegmentCache
-from coordinator.cluster import Cluster
-from coordinator.config import Config
 from coordinator.latency import HedgePolicy
-from coordinator.metadata import Manifest, Metadata, RepairNotice, StoredSegment
+from coordinator.metadata import Manifest, RepairNotice, StoredSegment
 from coordinator.metadata.rows import NO_NODE
-from coordinator.offload import INLINE_BYTES, Offload
+from coordinator.offload import INLINE_BYTES
 from coordinator.read_stripe import StripeRead
+from coordinator.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -60,17 +58,10 @@ class Piece:
 class ReadPath:
     """Reads contents. One for the process."""
 
-    def __init__(
-        self,
-        config: Config,
-        codec: Codec,
-        cluster: Cluster,
-        metadata: Metadata,
-        buffers: StripeBuffers,
-        offload: Offload,
-    ) -> None:
-        self._config, self._codec, self._cluster = config, codec, cluster
-        self._metadata, self._buffers, self._offload = metadata, buffers, offload
+    def __init__(self, services: Services) -> None:
+        config = services.config
+        self._config, self._services = config, services
+        self._metadata, self._buffers = services.metadata, services.buffers
         self._cache = SegmentCache(config.cache_bytes, config.cache_segment_bytes)
         # Small and large reads differ too much to share one percentile.
         self._small = HedgePolicy(0.05, 0.01, config.read_timeout_s / 4)
@@ -165,9 +156,7 @@ class ReadPath:
         shard_bytes = segment.shard_bytes or 1
         wanted = range(start // shard_bytes, -(-end // shard_bytes))
         read = StripeRead(
-            self._cluster,
-            self._codec,
-            self._offload,
+            self._services,
             self._small if segment.size_bytes <= INLINE_BYTES else self._large,
             segment,
             buffer.memory[: self._stripe_bytes(segment)],

@@ -10,15 +10,13 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from common.codec import Codec
 from common.errors import Corrupt, SixfoldError, Unreadable
 from common.hashing import blake3_digest
 from common.shards import ShardMissing, ShardRecord
-from coordinator.cluster import Cluster
 from coordinator.latency import HedgePolicy
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.rows import NO_NODE
-from coordinator.offload import Offload
+from coordinator.services import Services
 
 Answer = ShardRecord | ShardMissing
 Answers = list[Answer]
@@ -32,17 +30,16 @@ class StripeRead:
 
     def __init__(
         self,
-        cluster: Cluster,
-        codec: Codec,
-        offload: Offload,
+        services: Services,
         hedge: HedgePolicy,
         segment: StoredSegment,
         stripe: memoryview,
         wanted: Sequence[int],
     ) -> None:
-        self._cluster, self._codec, self._offload, self._hedge = cluster, codec, offload, hedge
+        self._cluster, self._codec = services.cluster, services.codec
+        self._offload, self._hedge = services.offload, hedge
         self._segment, self._stripe = segment, stripe
-        self._rows = codec.split(stripe, segment.shard_bytes)
+        self._rows = self._codec.split(stripe, segment.shard_bytes)
         self._wanted = frozenset(wanted)
         self._open: dict[asyncio.Future[Answers], int] = {}
         self._arrived: set[int] = set()  # not verified yet

@@ -25,6 +25,7 @@ from coordinator.jobs import CollectWorker, OutboxWorker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.services import Services
 from coordinator.write_path import WritePath
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,9 @@ class Coordinator:
         self._stack.callback(offload.close)
         codec = Codec(DATA_SHARDS, ALL_SHARDS, config.codec)
         log.info("codec: %s, %d of %d", codec.backend_name, codec.k, codec.n)
-        parts = (self.cluster, self.metadata, StripeBuffers(config.buffer_bytes), offload)
-        self.reads, self.writes = ReadPath(config, codec, *parts), WritePath(config, codec, *parts)
+        buffers = StripeBuffers(config.buffer_bytes)
+        services = Services(config, codec, self.cluster, self.metadata, buffers, offload)
+        self.reads, self.writes = ReadPath(services), WritePath(services)
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
         self._run_behind("session", self.metadata.keep_session())

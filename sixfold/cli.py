@@ -97,12 +97,13 @@ def put(
 
 
 async def _put(client: "Client", console: Console, name: str) -> None:
-    from sixfold.files import read_descriptor
+    from sixfold.files import descriptor_source
     from sixfold.progress import progress_bar
 
     with progress_bar(name) as progress:
         if name == STDIO:
-            stored = await client.put(read_descriptor(sys.stdin.fileno()), None, progress)
+            async with descriptor_source(sys.stdin.fileno()) as source:
+                stored = await client.put(source, None, progress)
         else:
             stored = await client.put_file(Path(name), progress)
     console.result(asdict(stored) | {"id": str(stored.id), "name": name}, f"{stored.id}  {name}")

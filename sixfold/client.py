@@ -13,7 +13,7 @@ from common.errors import BadSetting, Corrupt, IdMismatch, Unavailable
 from common.ids import ContentId
 from common.units import KIB, MIB
 from sixfold.answers import ClusterStat, ContentStat, Stored, error_of, json_of
-from sixfold.files import Sink, file_sink, read_file, size_of
+from sixfold.files import Sink, file_sink, file_source
 from sixfold.transfer import Progress, Silence, Upload
 
 CONNECT_S = 10.0
@@ -48,8 +48,8 @@ class Client:
 
     async def put_file(self, path: Path, progress: Progress | None = None) -> Stored:
         """Store the file as long as it is now. Raises OSError as well."""
-        size_bytes = size_of(path)
-        return await self.put(read_file(path, size_bytes), size_bytes, progress)
+        async with file_source(path) as (source, size_bytes):
+            return await self.put(source, size_bytes, progress)
 
     async def put(
         self,

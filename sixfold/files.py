@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from io import FileIO
@@ -21,50 +22,47 @@ CHUNK_BYTES = 1 * MIB
 Sink = Callable[[bytes], Awaitable[object]]
 
 
-async def read_file(file: str | Path | int, size_bytes: int | None = None) -> AsyncIterator[bytes]:
-    """The bytes of a path or a descriptor, or the first `size_bytes` of them."""
-    left = size_bytes
-    async with aiofiles.open(file, "rb", buffering=0, closefd=not isinstance(file, int)) as source:
-        while left is None or left > 0:
-            wanted = CHUNK_BYTES if left is None else min(left, CHUNK_BYTES)
-            chunk = await source.read(wanted)
-            if not chunk:
-                return
-            if left is not None:
-                left -= len(chunk)
-            yield chunk
+@asynccontextmanager
+async def file_source(path: Path) -> AsyncIterator[tuple[AsyncIterator[bytes], int | None]]:
+    """The bytes of a file as long as it is now, and their number. That is None where nothing is
+    known before it is read: of pipes, devices, and the files of /proc, which claim to be empty."""
+    async with aiofiles.open(path, "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        size_bytes = status.st_size or None if stat.S_ISREG(status.st_mode) else None
+        yield _chunks(file.read, size_bytes), size_bytes
 
 
-def read_descriptor(descriptor: int) -> AsyncIterator[bytes]:
-    """Standard input, whatever it is: a file, a pipe, a terminal."""
+@asynccontextmanager
+async def descriptor_source(descriptor: int) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Standard input, whatever it is: a file, a pipe, a terminal. It stays open."""
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or os.isatty(descriptor):
-        return _read_when_ready(descriptor)
-    return read_file(descriptor)
+        yield _chunks(lambda wanted: _read_when_ready(descriptor, wanted))
+    else:
+        async with aiofiles.open(descriptor, "rb", buffering=0, closefd=False) as file:
+            yield _chunks(file.read)
 
 
-async def _read_when_ready(descriptor: int) -> AsyncIterator[bytes]:
-    """A thread that is blocked in a read would outlive Ctrl-C, so nothing is read before it is
-    there."""
+async def _chunks(
+    read: Callable[[int], Awaitable[bytes]], size_bytes: int | None = None
+) -> AsyncIterator[bytes]:
+    """All that can be read, or the first `size_bytes` of it. Owns nothing that must be closed:
+    an upload that fails leaves it where it is."""
+    left = sys.maxsize if size_bytes is None else size_bytes
+    while left > 0 and (chunk := await read(min(left, CHUNK_BYTES))):
+        left -= len(chunk)
+        yield chunk
+
+
+async def _read_when_ready(descriptor: int, wanted: int) -> bytes:
+    """A thread that is blocked in a read would outlive Ctrl-C: read nothing before it is there."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, ready.set)
     try:
-        while True:
-            await ready.wait()
-            chunk = os.read(descriptor, CHUNK_BYTES)
-            if not chunk:
-                return
-            ready.clear()
-            yield chunk
+        await ready.wait()
     finally:
         loop.remove_reader(descriptor)
-
-
-def size_of(path: Path) -> int | None:
-    """The size of a regular file; None for what has none before it is read: pipes, devices, and
-    the files of /proc, which claim to be empty."""
-    status = path.stat()
-    return status.st_size or None if stat.S_ISREG(status.st_mode) else None
+    return os.read(descriptor, wanted)
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from common.errors import (
 from common.ids import ContentId
 from common.units import MIB
 from sixfold.client import Client
-from sixfold.files import read_descriptor
+from sixfold.files import descriptor_source
 from tests.fake_coordinator import OTHER_ID, FakeCoordinator
 
 DATA = bytes(range(256)) * 20_000  # 5 MB: several reads
@@ -141,7 +141,8 @@ async def test_put_from_a_pipe(client: Client) -> None:
     thread = threading.Thread(target=feed)
     thread.start()
     try:
-        assert (await client.put(read_descriptor(reader))).id == id_of(DATA)
+        async with descriptor_source(reader) as source:
+            assert (await client.put(source)).id == id_of(DATA)
     finally:
         os.close(reader)
         thread.join()

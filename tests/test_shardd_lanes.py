@@ -487,10 +487,12 @@ async def test_a_window_counts_bytes(tmp_path: Path) -> None:
     disk = StuckDisk()
     async with served_node(tmp_path, LIMITS, disk=disk) as node:
         writer = await open_lane(node, LaneKind.WRITE)
-        for request in range(11):  # 4.3 MiB, of which none can be answered
-            writer.append(request, make_shard(400 * KIB, request))
-        assert isinstance(await writer.refusal(), ProtocolError)
-        disk.go.set()
+        try:
+            for request in range(11):  # 4.3 MiB, of which none can be answered
+                writer.append(request, make_shard(400 * KIB, request))
+            assert isinstance(await writer.refusal(), ProtocolError)
+        finally:
+            disk.go.set()
     assert node.store.write_buffers.lent_bytes == 0
 
 

@@ -28,6 +28,7 @@ from coordinator.metadata import StoredSegment
 from coordinator.offload import Offload
 from coordinator.placement import Placement
 from coordinator.read_stripe import StripeRead
+from coordinator.services import Services
 from coordinator.write_stripe import StripeWrite
 
 K, N = 6, 9
@@ -251,7 +252,10 @@ async def read(
     hedge = hedge or HedgePolicy(60.0, 60.0, 60.0)
     offload = Offload()
     try:
-        one = StripeRead(nodes.cluster, CODEC, offload, hedge, segment, stripe, wanted)
+        services = cast(
+            Services, SimpleNamespace(cluster=nodes.cluster, codec=CODEC, offload=offload)
+        )
+        one = StripeRead(services, hedge, segment, stripe, wanted)
         await one.run()
     finally:
         offload.close()

@@ -17,7 +17,8 @@ from coordinator.http.errors import errors_as_json
 from coordinator.http.ranges import ByteRange, matches_etag, parse_range
 from coordinator.metadata import Manifest, Metadata
 from coordinator.read_path import Piece, ReadPath
-from coordinator.write_path import Stored, WritePath
+from coordinator.write_path import WritePath
+from coordinator.write_upload import Stored
 
 log = logging.getLogger(__name__)
 

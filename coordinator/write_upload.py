@@ -1,0 +1,228 @@
+"""One upload: segments are cut as the bytes arrive; each is hashed, looked up (dedup), encoded and
+written in a task of its own, a few at a time; the transaction that makes the content visible comes
+last.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from common.errors import (
+    BadRequest,
+    IdMismatch,
+    IncompleteBody,
+    SegmentGone,
+    SessionLost,
+    TooLarge,
+)
+from common.hashing import blake3_digest
+from common.ids import ContentId, SegmentId
+from common.segment_list import SegmentList
+from common.shards import Encoding
+from coordinator.buffers import StripeBuffer
+from coordinator.durability import Durability, durability_of
+from coordinator.metadata import NewContent, ShardsOnNode, StoredSegment
+from coordinator.services import Services
+from coordinator.write_segment import Filling, encode_stripe
+from coordinator.write_stripe import StripeWrite
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The answer to an upload. `new` is false if the content was visible before."""
+
+    id: ContentId
+    size_bytes: int
+    durability: Durability
+    new: bool
+
+
+@dataclass(slots=True)
+class Upload:
+    """The state of one upload. `leftovers` is what must be deleted if it fails from here."""
+
+    services: Services
+    leftovers: list[ShardsOnNode] = field(default_factory=list)
+    written: dict[SegmentId, StoredSegment] = field(default_factory=dict)
+    unconfirmed: list[ShardsOnNode] = field(default_factory=list)
+    _segments: list[asyncio.Task[StoredSegment]] = field(default_factory=list)
+    _in_work: dict[SegmentId, asyncio.Future[StoredSegment]] = field(default_factory=dict)
+    _hash_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _size_bytes: int = 0
+
+    async def run(
+        self, body: AsyncIterator[bytes], declared_bytes: int | None, expected: ContentId | None
+    ) -> Stored:
+        async with asyncio.TaskGroup() as group:
+            content_hash = await self._take_in(group, body, declared_bytes)
+        segments = [task.result() for task in self._segments]
+        id_ = ContentId(content_hash.digest() if content_hash else segments[0].id)
+        if expected is not None and id_ != expected:
+            raise IdMismatch(f"the bytes have the id {id_}, not {expected}")
+        return await self._publish(id_, segments)
+
+    async def _take_in(
+        self, group: asyncio.TaskGroup, body: AsyncIterator[bytes], declared_bytes: int | None
+    ) -> blake3 | None:
+        """Cut the body into segments and start a task for each. The content's hash, if it has
+        more than one segment."""
+        config = self.services.config
+        room_bytes = config.segment_bytes
+        if declared_bytes is not None:
+            room_bytes = min(room_bytes, declared_bytes)
+        filling = Filling(await self._buffer(room_bytes), room_bytes)
+        content_hash: blake3 | None = None
+        try:
+            async for chunk in body:
+                self._count(len(chunk), declared_bytes)
+                rest = memoryview(chunk)
+                while rest := filling.take(rest):
+                    content_hash = content_hash or blake3()
+                    self._start_segment(group, filling, content_hash)
+                    filling = Filling(await self._next_buffer(), config.segment_bytes)
+            if declared_bytes is not None and self._size_bytes < declared_bytes:
+                raise IncompleteBody(f"{self._size_bytes} of {declared_bytes} bytes arrived")
+            self._start_segment(group, filling, content_hash)
+        except BaseException:
+            if not filling.handed_over:
+                filling.buffer.release()
+            raise
+        return content_hash
+
+    def _count(self, chunk_bytes: int, declared_bytes: int | None) -> None:
+        self._size_bytes += chunk_bytes
+        if declared_bytes is not None and self._size_bytes > declared_bytes:
+            raise BadRequest(f"more than the declared {declared_bytes} bytes arrived")
+        if self._size_bytes > self.services.config.max_upload_bytes:
+            raise TooLarge(f"an upload has at most {self.services.config.max_upload_bytes} bytes")
+
+    async def _buffer(self, segment_bytes: int) -> StripeBuffer:
+        codec = self.services.codec
+        stripe_bytes = codec.n * codec.shard_bytes(segment_bytes)
+        return await self.services.buffers.acquire(
+            stripe_bytes, self.services.config.admission_wait_s
+        )
+
+    async def _next_buffer(self) -> StripeBuffer:
+        """A further buffer if there is room, else one of our own when its segment is stored."""
+        codec, config = self.services.codec, self.services.config
+        stripe_bytes = codec.n * codec.shard_bytes(config.segment_bytes)
+        while True:
+            running = [task for task in self._segments if not task.done()]
+            if len(running) < config.segments_in_flight:
+                buffer = self.services.buffers.try_acquire(stripe_bytes)
+                if buffer is not None:
+                    return buffer
+                if not running:
+                    return await self.services.buffers.acquire(stripe_bytes, config.write_timeout_s)
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+
+    def _start_segment(
+        self, group: asyncio.TaskGroup, filling: Filling, content_hash: blake3 | None
+    ) -> None:
+        filling.handed_over = True
+        store = self._store_segment(filling.buffer, filling.size_bytes, content_hash)
+        self._segments.append(group.create_task(store))
+
+    async def _store_segment(
+        self, buffer: StripeBuffer, size_bytes: int, content_hash: blake3 | None
+    ) -> StoredSegment:
+        """Hash, look up, and write unless it is there. Owns the buffer."""
+        with buffer:
+            id_ = await self._hash(buffer.memory[:size_bytes], content_hash)
+            twin = self._in_work.get(id_)
+            if twin is not None:
+                return await asyncio.shield(twin)
+            result: asyncio.Future[StoredSegment] = asyncio.get_running_loop().create_future()
+            self._in_work[id_] = result
+            try:
+                result.set_result(
+                    await self._find_or_write(id_, buffer, size_bytes, Encoding.PLAIN)
+                )
+            finally:
+                if not result.done():
+                    result.cancel()
+            return result.result()
+
+    async def _hash(self, plain: memoryview, content_hash: blake3 | None) -> SegmentId:
+        """The segment's id. The content's hash takes the segments in their order."""
+
+        def both() -> bytes:
+            if content_hash is not None:
+                content_hash.update(plain)
+            return blake3_digest(plain)
+
+        async with self._hash_turn:
+            return SegmentId(await self.services.offload.run(len(plain), both))
+
+    async def _find_or_write(
+        self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding
+    ) -> StoredSegment:
+        known = await self.services.metadata.find_segment(id_)
+        if known is not None:
+            if not known.fresh:
+                await self.services.metadata.touch_segment(id_)
+            return known.stored
+        return await self._write(id_, buffer, size_bytes, encoding)
+
+    async def _write(
+        self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding
+    ) -> StoredSegment:
+        services, codec = self.services, self.services.codec
+        shard_bytes = codec.shard_bytes(size_bytes)
+        placement = services.cluster.place(id_, shard_bytes, codec.k, codec.n)
+        stripe = buffer.memory[: codec.n * shard_bytes]
+        generation = services.metadata.new_generation()
+        records = await services.offload.run(
+            size_bytes,
+            lambda: encode_stripe(codec, stripe, size_bytes, id_, generation, encoding),
+        )
+        write = StripeWrite(
+            services.cluster, records, placement, codec.k, services.config.straggler_s
+        )
+        try:
+            result = await write.run()
+        finally:
+            self.leftovers += write.written()
+            if not write.all_arrived:
+                buffer.abandon()
+        if shortfall := write.shortfall():
+            raise shortfall
+        self.unconfirmed += result.unconfirmed
+        checksums = b"".join(record.info.checksum for record in records)
+        stored = StoredSegment(
+            id_, size_bytes, encoding, codec.k, codec.n, generation, result.layout, checksums
+        )
+        self.written[id_] = stored
+        return stored
+
+    async def _publish(self, id_: ContentId, segments: list[StoredSegment]) -> Stored:
+        """The transaction that makes it visible."""
+        segment_list = await self._write_list(id_, segments) if len(segments) > 1 else None
+        new = NewContent(
+            id_,
+            self._size_bytes,
+            segments,
+            segment_list,
+            list(self.written.values()),
+            self.unconfirmed,
+        )
+        # Once COMMIT is on its way, its fate may be unknown: then nothing may be cleaned up.
+        self.leftovers, leftovers = [], self.leftovers
+        try:
+            was_new = await self.services.metadata.commit_content(new)
+        except (SessionLost, SegmentGone):
+            self.leftovers = leftovers  # refused: not a trace of it is in the database
+            raise
+        return Stored(id_, self._size_bytes, durability_of(segments), was_new)
+
+    async def _write_list(self, id_: ContentId, segments: list[StoredSegment]) -> StoredSegment:
+        """Store the segment list as a segment of its own."""
+        entries = [(segment.id, segment.size_bytes) for segment in segments]
+        packed = SegmentList(id_, self._size_bytes, entries).pack()
+        with await self._buffer(len(packed)) as buffer:
+            buffer.memory[: len(packed)] = packed
+            list_id = SegmentId(blake3_digest(packed))
+            return await self._find_or_write(list_id, buffer, len(packed), Encoding.SEGMENT_LIST)
