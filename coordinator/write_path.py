@@ -28,8 +28,9 @@ class WritePath:
     ) -> Stored:
         """Store what `body` yields, which must be `declared_bytes` if that is known.
 
-        Raises IncompleteBody, BadRequest, TooLarge, IdMismatch, Overloaded, Undurable, StorageFull, or what `body` raises;
-        then nothing is visible and what was written is deleted.
+        Raises IncompleteBody, BadRequest, TooLarge, IdMismatch, Overloaded, Undurable,
+        StorageFull, or what `body` raises; then nothing is visible and what was written is
+        deleted.
         """
         upload = Upload(self._services)
         try:

@@ -7,7 +7,7 @@ from typing import Self
 
 from blake3 import blake3
 
-from common.errors import IncompleteBody, Unavailable
+from common.errors import BadRequest, IncompleteBody, Unavailable
 from common.ids import ContentId
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if that is known
@@ -90,6 +90,8 @@ class Upload:
     def _count(self, chunk: bytes) -> None:
         self._hasher.update(chunk)
         self.sent_bytes += len(chunk)
+        if self.size_bytes is not None and self.sent_bytes > self.size_bytes:
+            raise BadRequest(f"there are more bytes than the {self.size_bytes} that were declared")
         if self._progress is not None:
             self._progress(self.sent_bytes, self.size_bytes)
 

@@ -37,9 +37,10 @@ def make_shard(
     size_bytes: int, seed: int = 0, generation: int = 1, index: int = 0, k: int = 6, n: int = 9
 ) -> ShardRecord:
     """A shard whose content and address follow from the arguments."""
-    payload = random.Random(f"{size_bytes} {seed}").randbytes(size_bytes)
+    name = f"{size_bytes} {seed}"
+    payload = random.Random(name).randbytes(size_bytes)
     checksum = blake3_digest(payload)
-    address = ShardAddress(SegmentId(blake3_digest(b"segment" + checksum)), generation, index)
+    address = ShardAddress(SegmentId(blake3_digest(name.encode())), generation, index)
     info = ShardInfo(address, k, n, k * size_bytes, Encoding.PLAIN, size_bytes, checksum)
     return ShardRecord(info, payload)
 

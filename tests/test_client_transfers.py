@@ -12,6 +12,7 @@ import pytest
 from blake3 import blake3
 
 from common.errors import (
+    BadRequest,
     BadSetting,
     Corrupt,
     IdMismatch,
@@ -98,6 +99,14 @@ async def test_put_of_what_arrives_as_something_else(fake: FakeCoordinator, clie
 async def test_put_of_fewer_bytes_than_declared(client: Client) -> None:
     with pytest.raises(IncompleteBody, match="4 bytes where 10"):
         await client.put(chunks(b"data"), 10)
+
+
+async def test_put_of_more_bytes_than_declared(fake: FakeCoordinator, client: Client) -> None:
+    with pytest.raises(BadRequest, match="more bytes than the 3"):
+        await client.put(chunks(b"six", b"fold"), 3)
+    with pytest.raises(BadRequest, match="more bytes than the 3"):
+        await client.put(chunks(b"sixfold"), 3)
+    assert fake.contents == {}
 
 
 async def test_put_raises_what_its_source_raises(client: Client) -> None:

@@ -125,7 +125,8 @@ async def client(store, number):
         print(shard.address, flush=True)
 
 async def main():
-    store = await VolumeStore.open(DataDirectory(Path(sys.argv[1])), StoreLimits(volume_bytes=2**20))
+    directory, limits = DataDirectory(Path(sys.argv[1])), StoreLimits(volume_bytes=2**20)
+    store = await VolumeStore.open(directory, limits)
     await asyncio.gather(*(client(store, int(sys.argv[2]) * 8 + number) for number in range(8)))
 
 asyncio.run(main())
@@ -140,11 +141,11 @@ async def test_nothing_acknowledged_is_lost_to_kill_9(tmp_path: Path) -> None:
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert process.stdout is not None
-        for _ in range(150 + 37 * life):
-            acknowledged.append(_address(await process.stdout.readline()))
+        lines = [await process.stdout.readline() for _ in range(150 + 37 * life)]
         process.kill()
         rest, _ = await process.communicate()
-        acknowledged += [_address(line) for line in rest.splitlines(True) if line.endswith(b"\n")]
+        lines += [line for line in rest.splitlines(True) if line.endswith(b"\n")]
+        acknowledged += [_address(line) for line in lines]
         if life == 2:
             (tmp_path / "index.db").unlink()
     directory = DataDirectory(tmp_path)
