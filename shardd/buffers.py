@@ -33,11 +33,15 @@ class AlignedBuffer:
     def payload(self, payload_bytes: int) -> memoryview:
         return self.view[HEADER_BYTES : HEADER_BYTES + payload_bytes]
 
+    def whole(self, payload_bytes: int) -> memoryview:
+        """The record and its padding."""
+        return self.view[: VolumeClass.LARGE.span(payload_bytes)]
+
     def padded(self, payload_bytes: int) -> memoryview:
-        """The record with zeros after it, as it goes to disk."""
-        end, span = HEADER_BYTES + payload_bytes, VolumeClass.LARGE.span(payload_bytes)
-        self.view[end:span] = bytes(span - end)
-        return self.view[:span]
+        """The same, with the padding zeroed, as it goes to disk."""
+        whole, end = self.whole(payload_bytes), HEADER_BYTES + payload_bytes
+        whole[end:] = bytes(len(whole) - end)
+        return whole
 
     def release(self) -> None:
         self._pool.give_back(self)

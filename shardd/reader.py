@@ -96,7 +96,8 @@ class Reader:
     async def _read_large(self, key: bytes, location: Location) -> RawRecord | None:
         buffer = await self._buffers.acquire(location.payload_bytes)
         data = buffer.record(location.payload_bytes)
-        reading = asyncio.ensure_future(self._run(lambda: self._fill(key, location, data)))
+        place = buffer.whole(location.payload_bytes)
+        reading = asyncio.ensure_future(self._run(lambda: self._fill(key, location, place)))
         try:
             good = await asyncio.shield(reading)
         except asyncio.CancelledError:
@@ -111,18 +112,20 @@ class Reader:
         buffer.release()
         return None
 
-    def _fill(self, key: bytes, location: Location, data: memoryview) -> bool:
-        """Read the record, on a thread. False, and logged, if something else stands there."""
+    def _fill(self, key: bytes, location: Location, place: memoryview) -> bool:
+        """Read the record, and its padding if there is place, on a thread. False, and logged, if
+        something else stands there."""
         volume = self._volumes.by_number.get(location.volume)
         address = ShardAddress.from_key(key)
         if volume is None:
             log.error("bad record: %s is in volume %d, which is gone", address, location.volume)
             return False
         try:
-            found = volume.read(data, location.offset)
+            found = volume.read(place, location.offset)
         except OSError as error:
             raise Corrupt(f"{address} cannot be read from {volume.path}: {error}") from None
-        if found == len(data) and _is_of(key, data):
+        data = place[: HEADER_BYTES + location.payload_bytes]
+        if found >= len(data) and _is_of(key, data):
             return True
         log.error("bad record: %s is not at %d of %s", address, location.offset, volume.path)
         return False

@@ -198,7 +198,8 @@ def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int
             for node in cluster.nodes:
                 console.result(asdict(node))
         else:
-            rows = [_node_row(node) for node in cluster.nodes]
+            in_order = sorted(cluster.nodes, key=lambda node: (len(node.name), node.name))
+            rows = [_node_row(node) for node in in_order]
             cluster_line = f"cluster {cluster.cluster_id}, codec {cluster.codec}"
             console.result({}, cluster_line, *aligned([NODE_COLUMNS, *rows]))
         return 0

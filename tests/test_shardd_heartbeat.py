@@ -1,7 +1,7 @@
 """Joining and reporting, to coordinators that answer, refuse, or are not there."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ async def coordinator() -> AsyncIterator[Coordinator]:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> AsyncIterator[DataDirectory]:  # type: ignore[misc]
+def directory(tmp_path: Path) -> Iterator[DataDirectory]:
     opened = DataDirectory(tmp_path, "node1")
     yield opened
     opened.close()
