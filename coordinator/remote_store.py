@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from common.auth import HEADER, ClusterSecret
-from common.errors import NodeTimeout, NodeUnreachable, SixfoldError, revive
+from common.errors import Corrupt, NodeTimeout, NodeUnreachable, SixfoldError, revive
 from common.ids import ShardAddress
 from common.record import HEADER_BYTES, shard_header
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
@@ -33,6 +33,10 @@ class RemoteStore:
     def append(self, records: Sequence[ShardRecord]) -> Awaitable[None]:
         if len(records) == 1:
             return self._append_one(records[0])
+        # Each record is a request of its own: only here all of them can be judged together.
+        for record in records:
+            if not record.is_intact():
+                return _failed(Corrupt(f"{record.address} does not match its checksum"))
         return _all_done([self._append_one(record) for record in records])
 
     def _append_one(self, record: ShardRecord) -> "asyncio.Future[None]":

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine, Sequence
 
 from common.errors import ProtocolError, SixfoldError
 from common.framing import LARGE_PAYLOAD_BYTES, kind_name
@@ -59,20 +60,26 @@ class ReadService:
     def _serve_some(self) -> None:
         small: list[memoryview | bytes] = []
         small_bytes = 0
+        unknown: list[tuple[int, bytes]] = []
         while self._waiting and len(self._tasks) < _READS_AT_ONCE and small_bytes < _SEND_BYTES:
             request, key = self._waiting.popleft()
             record = self._store.read_raw_now(key)
             if record is None:
-                self._start(request, key)
+                if self._store.knows(key):
+                    self._start(self._read(request, key))
+                else:
+                    unknown.append((request, key))
                 continue
             self._window.leave()
             small += (_frame(request, record), record.data)
             small_bytes += len(record.data)
         if small:
             self._lane.send([b"".join(small)])
+        if unknown:
+            self._start(self._locate(unknown))
 
-    def _start(self, request: int, key: bytes) -> None:
-        task = asyncio.get_running_loop().create_task(self._read(request, key))
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -83,12 +90,26 @@ class ReadService:
         elif not task.cancelled():
             self._serve()
 
+    async def _locate(self, asked: Sequence[tuple[int, bytes]]) -> None:
+        """One visit to SQLite for all that came together; then they wait again, for `_done`."""
+        try:
+            found = await self._store.locate([key for _, key in asked])
+        except SixfoldError as error:
+            for request, _ in asked:
+                self._refuse(request, error)
+            return
+        for (request, key), there in zip(asked, found, strict=True):
+            if there:
+                self._waiting.append((request, key))
+            else:
+                self._window.leave()
+                self._lane.answer(pack_frame(FrameKind.MISSING, request))
+
     async def _read(self, request: int, key: bytes) -> None:
         try:
             record = await self._store.read_raw(key)
         except SixfoldError as error:
-            self._window.leave()
-            self._lane.answer(pack_frame(FrameKind.ERROR, request, pack_error(error)))
+            self._refuse(request, error)
             return
         self._window.leave()
         if record is None:
@@ -99,6 +120,10 @@ class ReadService:
         else:
             buffers = [record.buffer] if record.buffer is not None else []
             self._lane.send([_frame(request, record), record.data], buffers)
+
+    def _refuse(self, request: int, error: SixfoldError) -> None:
+        self._window.leave()
+        self._lane.answer(pack_frame(FrameKind.ERROR, request, pack_error(error)))
 
     def closed(self) -> None:
         self._waiting.clear()

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -75,6 +75,14 @@ class Reader:
         except OSError:  # EAGAIN; or an error, which the patient way then reports
             return None
         return RawRecord(data) if found == len(data) and _is_of(key, data) else None
+
+    def knows(self, key: bytes) -> bool:
+        """Whether memory says where the record is, or that it was deleted."""
+        return self._catalog.recall(key) is not None
+
+    async def locate(self, keys: Sequence[bytes]) -> list[bool]:
+        """For each, whether there is such a shard; normally memory knows where, from then on."""
+        return [at is not None for at in await self._run(lambda: self._catalog.find(keys))]
 
     async def read(self, key: bytes) -> RawRecord | None:
         """The record, or None if there is none. Raises Unavailable or Corrupt if that cannot be

@@ -161,6 +161,14 @@ class VolumeStore:
         """As Reader.read_now."""
         return self._reader.read_now(key)
 
+    def knows(self, key: bytes) -> bool:
+        """As Reader.knows."""
+        return self._reader.knows(key)
+
+    async def locate(self, keys: Sequence[bytes]) -> Sequence[bool]:
+        """As Reader.locate."""
+        return await self._reader.locate(keys)
+
     async def read_raw(self, key: bytes) -> RawRecord | None:
         """As Reader.read."""
         return await self._reader.read(key)

@@ -346,6 +346,32 @@ async def test_many_small_requests_are_answered_together(writer: Client, reader:
     assert all(found[request][3] == shard.payload for request, shard in enumerate(shards))
 
 
+async def test_what_only_the_index_knows_is_found(tmp_path: Path) -> None:
+    """After a restart nothing is in memory."""
+    shards = [make_shard(size, seed) for seed in range(40) for size in (200, 70 * KIB)]
+    async with served_node(tmp_path) as node:
+        await node.store.append(shards)
+    async with served_node(tmp_path) as node:
+        reader = await open_lane(node, LaneKind.READ)
+        for request, shard in enumerate([*shards, make_shard(1), *shards]):
+            reader.send(FrameKind.READ, request, shard.address.key)
+        found = await reader.answers(2 * len(shards) + 1)
+        assert found[len(shards)][0] == FrameKind.MISSING
+        del found[len(shards)]
+        payloads = [found[request][3] for request in sorted(found)]
+        assert payloads == 2 * [shard.payload for shard in shards]
+
+
+async def test_an_index_that_fails_is_an_error_over_the_lane(
+    node: ServedNode, reader: Client
+) -> None:
+    node.store._catalog.close()
+    reader.send(FrameKind.READ, 1, make_shard(10).address.key)
+    kind, request, meta, _ = await reader.next()
+    assert (kind, request) == (FrameKind.ERROR, 1)
+    assert isinstance(unpack_error(meta), Unavailable)
+
+
 async def test_each_request_has_its_own_answer(writer: Client) -> None:
     good, bad = make_shard(100, 1), make_shard(100, 2)
     large, bad_large = make_shard(100 * KIB, 3), make_shard(100 * KIB, 4)
