@@ -58,15 +58,20 @@ class ClusterSecret:
             raise Unauthorized("the request is not signed with the cluster secret")
         _, time_text, nonce, mac = parts
         expected = self._request_mac(method, path, body, time_text, nonce)
-        if not hmac.compare_digest(mac.encode(), expected.encode()):
+        if not hmac.compare_digest(_encoded(mac), _encoded(expected)):
             raise Unauthorized("the request's signature is wrong: another cluster secret?")
         if abs(now_s - int(time_text)) > VALID_S:
             raise Unauthorized("the request's signature has expired: do the clocks agree?")
         return nonce
 
     def _request_mac(self, method: str, path: str, body: bytes, time: str, nonce: str) -> str:
-        parts = (method.encode(), path.encode(), time.encode(), nonce.encode())
+        parts = map(_encoded, (method, path, time, nonce))
         return self._mac(b"sixfold http v1", *parts, blake3_digest(body)).hex()
+
+
+def _encoded(text: str) -> bytes:
+    """As it came: bytes that are no UTF-8 reach us as surrogates."""
+    return text.encode(errors="surrogateescape")
 
 
 class NonceMemory:
@@ -79,7 +84,7 @@ class NonceMemory:
         """Raises Unauthorized if `nonce` was used already."""
         while self._until_s:
             oldest = next(iter(self._until_s))
-            if self._until_s[oldest] > now_s:
+            if self._until_s[oldest] >= now_s:
                 break
             del self._until_s[oldest]
         if nonce in self._until_s:

@@ -169,10 +169,11 @@ class Codec:
 
     def _check(self, stripe: memoryview, segment_bytes: int) -> int:
         shard_bytes = self.shard_bytes(segment_bytes)
-        if segment_bytes < 0 or stripe.nbytes != self.n * shard_bytes or stripe.readonly:
+        plain = stripe.c_contiguous and stripe.itemsize == 1 and not stripe.readonly
+        if segment_bytes < 0 or stripe.nbytes != self.n * shard_bytes or not plain:
             raise ValueError(
-                f"a stripe buffer for {segment_bytes} bytes is {self.n * shard_bytes} writable "
-                f"bytes, not {stripe.nbytes}"
+                f"a stripe buffer for {segment_bytes} bytes is {self.n * shard_bytes} writable, "
+                f"contiguous bytes, not {stripe}, {stripe.nbytes}"
             )
         return shard_bytes
 

@@ -24,6 +24,7 @@ class FrameReceiver(asyncio.BufferedProtocol, ABC):
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self._start = self._end = 0  # what is received and not yet parsed
+        self._failed = False
         self._large: memoryview | None = None  # the payload being received in place
         self._large_received = 0
         self._large_frame: tuple[int, int, bytes] = (0, 0, b"")
@@ -59,6 +60,8 @@ class FrameReceiver(asyncio.BufferedProtocol, ABC):
         return self._buffer[self._end :]
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._failed:
+            return  # the transport may hand over more before it is gone
         try:
             if self._large is not None:
                 self._large_received += nbytes
@@ -72,6 +75,7 @@ class FrameReceiver(asyncio.BufferedProtocol, ABC):
             self._make_room()
             self.turn_ended()
         except ProtocolError as error:
+            self._failed, self._start, self._end, self._large = True, 0, 0, None
             self.protocol_failed(error)
 
     def _parse_one(self) -> bool:

@@ -1,5 +1,6 @@
 """Names of things: contents, segments, shards. Bytes inside, hex at the edges."""
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Self
@@ -9,6 +10,9 @@ from common.errors import MalformedId
 DIGEST_BYTES = 32
 KEY_BYTES = 41  # segment id, generation, index: see ShardAddress.key
 
+MAX_INDEX = 255
+
+_ADDRESS = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.(0|[1-9][0-9]{0,2})")
 _KEY = struct.Struct(">32sQB")
 
 
@@ -62,15 +66,10 @@ class ShardAddress:
     @classmethod
     def parse(cls, text: str) -> "ShardAddress":
         """Raises MalformedId unless `text` is exactly what `str` of an address gives."""
-        parts = text.split(".")
-        if len(parts) == 3 and len(parts[1]) == 16 and parts[2].isascii() and parts[2].isdigit():
-            try:
-                address = cls(SegmentId.parse(parts[0]), int(parts[1], 16), int(parts[2]))
-            except ValueError:
-                address = None
-            if address is not None and address.index < 256 and str(address) == text:
-                return address
-        raise MalformedId(f"not a shard address (<64 hex>.<16 hex>.<index>): {text[:120]!r}")
+        match = _ADDRESS.fullmatch(text)
+        if match is None or int(match[3]) > MAX_INDEX:
+            raise MalformedId(f"not a shard address (<64 hex>.<16 hex>.<index>): {text[:120]!r}")
+        return cls(SegmentId.fromhex(match[1]), int(match[2], 16), int(match[3]))
 
     def __str__(self) -> str:
         return f"{self.segment}.{self.generation:016x}.{self.index}"

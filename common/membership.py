@@ -26,7 +26,7 @@ class _JsonMessage:
         """Raises BadRequest unless `data` has exactly the fields, each of its type."""
         try:
             values: Any = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadRequest(f"{cls.__name__}: not JSON") from None
         kinds = {field.name: field.type for field in fields(cls)}  # type: ignore[arg-type]
         if not isinstance(values, dict) or values.keys() != kinds.keys():

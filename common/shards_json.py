@@ -3,7 +3,7 @@
 import json
 
 from common.errors import ProtocolError, SixfoldError
-from common.ids import ShardAddress
+from common.ids import DIGEST_BYTES, ShardAddress
 from common.shards import Encoding, ShardInfo
 
 
@@ -26,14 +26,25 @@ def shard_info_from_json(line: bytes) -> ShardInfo:
     """Raises ProtocolError for anything that `shard_info_to_json` does not write."""
     try:
         said = json.loads(line)
-        return ShardInfo(
+        info = ShardInfo(
             ShardAddress.parse(said["address"]),
-            int(said["k"]),
-            int(said["n"]),
-            int(said["segment_bytes"]),
+            said["k"],
+            said["n"],
+            said["segment_bytes"],
             Encoding(said["encoding"]),
-            int(said["payload_bytes"]),
+            said["payload_bytes"],
             bytes.fromhex(said["checksum"]),
         )
-    except (ValueError, KeyError, TypeError, SixfoldError):
-        raise ProtocolError(f"not a shard listing: {line[:200]!r}") from None
+        if shard_info_to_json(info) == line and _is_plausible(info):
+            return info
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SixfoldError):
+        pass
+    raise ProtocolError(f"not a shard listing: {line[:200]!r}") from None
+
+
+def _is_plausible(info: ShardInfo) -> bool:
+    counts = (info.k, info.n, info.segment_bytes, info.payload_bytes)
+    return (
+        all(type(count) is int and count >= 0 for count in counts)
+        and len(info.checksum) == DIGEST_BYTES
+    )

@@ -78,7 +78,8 @@ def pack_frame(
 
 def pack_error(error: SixfoldError) -> bytes:
     """The meta of an ERROR frame."""
-    return f"{error.code}\0{error}".encode()[:MAX_META_BYTES]
+    # A message may quote a file name that is no UTF-8: it must not stop the error itself.
+    return f"{error.code}\0{error}".encode(errors="backslashreplace")[:MAX_META_BYTES]
 
 
 def unpack_error(meta: bytes | memoryview) -> SixfoldError:

@@ -153,8 +153,9 @@ class _explained:
 
 def _database(path: Path) -> peewee.SqliteDatabase:
     pragmas = {"journal_mode": "wal", "synchronous": "normal", "busy_timeout": 10_000}
+    # Without autoconnect: connecting anew to a file that has gone would find an empty index.
     return peewee.SqliteDatabase(
-        str(path), pragmas=pragmas, thread_safe=False, check_same_thread=False
+        str(path), pragmas=pragmas, autoconnect=False, thread_safe=False, check_same_thread=False
     )
 
 

@@ -1,4 +1,4 @@
-"""The erasure code: both backends give the same bytes, any k of n suffice, bad calls are refused."""
+"""The erasure code: both backends give the same bytes, any k of n suffice, bad calls fail."""
 
 import ctypes
 import random
@@ -306,8 +306,11 @@ def test_what_is_no_stripe_buffer(backend: str, stripe: memoryview, size: int) -
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "stripe",
-    [memoryview(bytearray(180))[::2], memoryview(bytearray(90))[::-1]]
-    + [memoryview(bytearray(72)).cast("I")],
+    [
+        memoryview(bytearray(180))[::2],
+        memoryview(bytearray(90))[::-1],
+        memoryview(bytearray(72)).cast("I"),
+    ],
     ids=["every other byte", "backwards", "words"],
 )
 def test_a_stripe_buffer_is_contiguous_bytes(backend: str, stripe: memoryview) -> None:

@@ -159,7 +159,7 @@ def test_listed_shards_come_back(generation: int, size: int, flags: int, index: 
     [
         {"address": None},
         {"address": 5},
-        {"address": ADDRESS_TEXT + "0"},
+        {"address": ADDRESS_TEXT + "000"},
         {"k": "six"},
         {"k": [6]},
         {"k": 6.9},

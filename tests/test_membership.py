@@ -1,0 +1,91 @@
+"""What a node reports: its bytes, and nothing that is not exactly that."""
+
+import json
+from dataclasses import asdict, fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import BadRequest
+from common.membership import NodeReport, ReportAnswer
+
+REPORT = NodeReport(
+    node_id="0f" * 16,
+    instance="ab" * 16,
+    cluster_id="",
+    name="node-1",
+    zone="rack é",
+    http_url="http://node-1:8601",
+    data_host="node-1",
+    data_port=8602,
+    capacity_bytes=1 << 40,
+    used_bytes=3,
+    free_bytes=2,
+    shards=1,
+    read_only=False,
+)
+GOLDEN = (
+    b'{"node_id": "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f", '
+    b'"instance": "abababababababababababababababab", "cluster_id": "", "name": "node-1", '
+    b'"zone": "rack \\u00e9", "http_url": "http://node-1:8601", "data_host": "node-1", '
+    b'"data_port": 8602, "capacity_bytes": 1099511627776, "used_bytes": 3, "free_bytes": 2, '
+    b'"shards": 1, "read_only": false}'
+)
+NAMES = [field.name for field in fields(NodeReport)]
+
+
+def test_a_report_has_these_bytes() -> None:
+    assert REPORT.to_json() == GOLDEN
+    assert NodeReport.from_json(GOLDEN) == REPORT
+
+
+def test_an_answer_has_these_bytes() -> None:
+    answer = ReportAnswer("ab", 3)
+    assert answer.to_json() == b'{"cluster_id": "ab", "number": 3}'
+    assert ReportAnswer.from_json(b' {"number": 3, "cluster_id": "ab"}\n') == answer
+
+
+@given(st.text(), st.integers(), st.booleans())
+def test_reports_come_back(text: str, number: int, flag: bool) -> None:
+    report = replace(REPORT, zone=text, used_bytes=number, read_only=flag)
+    assert NodeReport.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_report_without_a_field_is_refused(name: str) -> None:
+    values = asdict(REPORT)
+    del values[name]
+    with pytest.raises(BadRequest, match="need exactly the fields"):
+        NodeReport.from_json(json.dumps(values).encode())
+
+
+def test_a_report_with_a_field_too_many_is_refused() -> None:
+    with pytest.raises(BadRequest, match="need exactly the fields"):
+        NodeReport.from_json(json.dumps(asdict(REPORT) | {"mood": "fine"}).encode())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [None, 1.0, [], {}, "1", 1, True], ids=repr)
+def test_a_field_of_another_type_is_refused(name: str, value: object) -> None:
+    """A bool is an int to Python, but not to us."""
+    if type(value) is type(getattr(REPORT, name)):
+        return
+    with pytest.raises(BadRequest, match=f"NodeReport: {name} is not of type"):
+        NodeReport.from_json(json.dumps(asdict(REPORT) | {name: value}).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"null", b"[]", b"5", b'"text"', b"\xff", b"[" * 100_000, b"9" * 5000],
+    ids=lambda data: repr(data[:10]),
+)
+def test_what_is_not_a_report(data: bytes) -> None:
+    with pytest.raises(BadRequest):
+        NodeReport.from_json(data)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_report_or_a_bad_request(data: bytes) -> None:
+    with pytest.raises(BadRequest):
+        ReportAnswer.from_json(data)
