@@ -18,7 +18,8 @@ def parse_bytes(text: str) -> int:
     whole, fraction, prefix, binary = match.groups(default="")
     base = 1024 if binary or not text.strip().upper().endswith("B") else 1000
     scale: int = base ** " KMGT".index(prefix.upper() or " ")
-    return int(whole) * scale + int(fraction or 0) * scale // 10 ** len(fraction)
+    divisor: int = 10 ** len(fraction)
+    return int(whole) * scale + int(fraction or 0) * scale // divisor
 
 
 def format_bytes(size_bytes: float) -> str:
