@@ -15,7 +15,7 @@ from common.units import KIB
 
 POOLED_BYTES = (
     256 * KIB
-)  # from here on a buffer is pooled, in sizes an eighth of a power of two apart
+)  # from here on a buffer is pooled, in sizes a sixteenth of a power of two apart
 
 
 class StripeBuffer:
@@ -107,7 +107,7 @@ class StripeBuffers:
         """What a buffer for `size_bytes` counts: few sizes, so that pooled ones are used again."""
         if size_bytes < POOLED_BYTES:
             return max(1, size_bytes)
-        step = (1 << (size_bytes - 1).bit_length()) // 8
+        step = (1 << (size_bytes - 1).bit_length()) // 16
         return -(-size_bytes // step) * step
 
     def _fits(self, size_bytes: int) -> bool:

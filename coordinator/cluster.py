@@ -12,7 +12,7 @@ from common.wire import LaneKind
 from coordinator.config import Config
 from coordinator.lanes import LaneLimits
 from coordinator.links import Link
-from coordinator.membership import Membership, Node
+from coordinator.membership import Membership, Node, NodeState
 from coordinator.metadata import Metadata
 from coordinator.placement import Placement, place
 from coordinator.remote_store import RemoteStore
@@ -52,14 +52,19 @@ class Cluster:
     def place(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> Placement:
         """Where the shards of a new segment go.
 
-        Raises Undurable while no node is active, StorageFull while none that is has room.
+        Raises Undurable if too few nodes are active for any PUT to be durable, StorageFull if too
+        few of them have room: nothing is written then.
         """
+        needed = -(-n // (n - k))
         targets = self.membership.targets(shard_bytes)
-        if targets:
+        if len(targets) >= needed:
             return place(self.membership.ring, targets, segment, k, n)
-        if self.membership.targets(0):
-            raise StorageFull("every storage node is full")
-        raise Undurable("no storage node is active")
+        active = self.membership.count(NodeState.ACTIVE)
+        if active >= needed:
+            raise StorageFull(
+                f"{len(targets)} of {active} storage nodes have room, {needed} are needed"
+            )
+        raise Undurable(f"{active} storage nodes are active, {needed} are needed")
 
     def node_name(self, number: int) -> str:
         node = self.membership.nodes.get(number)

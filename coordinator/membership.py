@@ -114,6 +114,10 @@ class Membership:
             return NodeState.SUSPECT
         return NodeState.READ_ONLY if node.report.read_only else NodeState.ACTIVE
 
+    def count(self, state: NodeState) -> int:
+        """How many nodes are in that state."""
+        return sum(self.state(node) is state for node in self.nodes.values())
+
     def silent_s(self, node: Node) -> float | None:
         """Seconds since the node's last report; None if this process has had none."""
         return None if node.report is None else self.clock() - node.reported_at_s

@@ -81,8 +81,8 @@ class StripeWrite:
         full = [error for error in self._failed.values() if isinstance(error, StorageFull)]
         kind = StorageFull if full and len(full) == len(self._failed) else Undurable
         return kind(
-            f"only {len(self._durable)} of {len(self._records)} shards could be stored"
-            + (f" ({causes})" if causes else "")
+            f"only {len(self._durable)} of {len(self._records)} shards could be stored, "
+            f"on {len(set(layout))} nodes" + (f" ({causes})" if causes else "")
         )
 
     def written(self) -> list[ShardsOnNode]:

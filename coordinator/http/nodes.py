@@ -39,15 +39,11 @@ class NodeHandlers:
     async def ready(self, request: web.Request) -> web.Response:
         """PUTs can be durable: the database answers and enough nodes are active."""
         await self._metadata.nodes()
-        active = self._count(NodeState.ACTIVE)
-        readable = active + self._count(NodeState.READ_ONLY)
+        active = self._membership.count(NodeState.ACTIVE)
+        readable = active + self._membership.count(NodeState.READ_ONLY)
         ready = active >= LEAST_NODES
         body = {"ready": ready, "nodes_active": active, "nodes_readable": readable}
         return web.json_response(body, status=200 if ready else 503)
-
-    def _count(self, state: NodeState) -> int:
-        membership = self._membership
-        return sum(membership.state(node) is state for node in membership.nodes.values())
 
     async def report(self, request: web.Request) -> web.Response:
         """A node joins, or its heartbeat. Signed with the cluster secret."""

@@ -1,0 +1,185 @@
+"""What a coordinator thinks of its nodes: states over time, impostors, who may take shards."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import aiohttp
+import pytest
+
+from common.errors import Conflict, StorageFull, Undurable, WrongCluster
+from common.ids import SegmentId
+from common.membership import NodeReport
+from coordinator.cluster import Cluster
+from coordinator.config import Config
+from coordinator.membership import Membership, NodeState
+from coordinator.metadata import Metadata, open_metadata
+from tests.lane_peer import SECRET
+
+SUSPECT_S, LOST_S = 10.0, 900.0
+SEGMENT = SegmentId(bytes(32))
+
+
+class Clock:
+    """Monotonic seconds, moved by the test."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def report_of(number: int, **changes: object) -> NodeReport:
+    report = NodeReport(
+        node_id=f"{number:032x}",
+        instance="first",
+        cluster_id="",
+        name=f"node-{number}",
+        zone="default",
+        http_url=f"http://127.0.0.1:{number}",
+        data_host="127.0.0.1",
+        data_port=1,
+        capacity_bytes=1000,
+        used_bytes=100,
+        free_bytes=900,
+        shards=0,
+        read_only=False,
+    )
+    return replace(report, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
+    opened = open_metadata(tmp_path, "", 0)
+    await opened.start()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def membership(metadata: Metadata, clock: Clock) -> Membership:
+    made = Membership(metadata, clock, SUSPECT_S, LOST_S)
+    await made.load()
+    return made
+
+
+async def join(membership: Membership, number: int, **changes: object) -> int:
+    """As a node does that can be reached. Its number."""
+    answer = await membership.report(report_of(number, **changes))
+    membership.nodes[answer.number].reachable = True
+    return answer.number
+
+
+async def test_silence_makes_a_node_suspect_then_lost_and_a_word_active(
+    membership: Membership, clock: Clock
+) -> None:
+    number = await join(membership, 1)
+    node = membership.nodes[number]
+    for passed_s, state in (
+        (9.9, NodeState.ACTIVE),
+        (10.0, NodeState.SUSPECT),
+        (899.0, NodeState.SUSPECT),
+        (900.0, NodeState.LOST),
+    ):
+        clock.now_s = 1000.0 + passed_s
+        assert membership.state(node) is state
+    assert await join(membership, 1) == number
+    assert membership.state(node) is NodeState.ACTIVE
+
+
+async def test_a_node_without_lanes_is_suspect_at_once(membership: Membership) -> None:
+    node = membership.nodes[await join(membership, 1)]
+    node.reachable = False
+    assert membership.state(node) is NodeState.SUSPECT
+    assert membership.targets(1) == {}
+
+
+async def test_a_read_only_node_takes_nothing(membership: Membership) -> None:
+    node = membership.nodes[await join(membership, 1, read_only=True)]
+    assert membership.state(node) is NodeState.READ_ONLY
+    assert membership.targets(1) == {}
+    assert membership.is_readable(node.number)
+
+
+async def test_nodes_known_from_before_are_lost_only_after_a_full_wait(
+    metadata: Metadata, clock: Clock
+) -> None:
+    before = Membership(metadata, clock, SUSPECT_S, LOST_S)
+    number = await join(before, 1)
+    clock.now_s += 10 * LOST_S
+    after = Membership(metadata, clock, SUSPECT_S, LOST_S)
+    await after.load()
+    assert after.state(after.nodes[number]) is NodeState.SUSPECT
+    clock.now_s += LOST_S
+    assert after.state(after.nodes[number]) is NodeState.LOST
+
+
+async def test_numbers_are_kept_and_not_shared(membership: Membership) -> None:
+    numbers = [await join(membership, n) for n in (1, 2, 3, 1, 2, 3)]
+    assert numbers[:3] == numbers[3:]
+    assert len(set(numbers)) == 3
+
+
+async def test_concurrent_first_reports_get_one_number(membership: Membership) -> None:
+    answers = await asyncio.gather(*(membership.report(report_of(7)) for _ in range(5)))
+    assert len({answer.number for answer in answers}) == 1
+    assert len(membership.nodes) == 1
+
+
+async def test_another_cluster_is_refused(membership: Membership) -> None:
+    with pytest.raises(WrongCluster):
+        await membership.report(report_of(1, cluster_id="ab" * 16))
+    assert membership.nodes == {}
+
+
+async def test_a_second_process_of_a_living_node_is_refused(
+    membership: Membership, clock: Clock
+) -> None:
+    node = membership.nodes[await join(membership, 1)]
+    with pytest.raises(Conflict, match="already served"):
+        await membership.report(report_of(1, instance="second"))
+    node.reachable = False  # the first one has gone
+    await membership.report(report_of(1, instance="second", data_port=2))
+    assert node.report is not None
+    assert node.report.data_port == 2
+
+
+async def test_what_was_sent_counts_until_the_next_report(membership: Membership) -> None:
+    number = await join(membership, 1)
+    assert membership.targets(1)[number].fill == pytest.approx(0.1)
+    membership.count_sent(number, 400)
+    assert membership.targets(1)[number].fill == pytest.approx(0.5)
+    assert membership.targets(500) == {}
+    await join(membership, 1, used_bytes=500, free_bytes=500)
+    assert membership.targets(1)[number].fill == pytest.approx(0.5)
+
+
+async def test_placement_needs_three_nodes_with_room(
+    metadata: Metadata, clock: Clock, tmp_path: Path
+) -> None:
+    config = Config(data=str(tmp_path), secret_file="unused")
+    async with aiohttp.ClientSession() as http:
+        cluster = Cluster(config, SECRET, metadata, http, clock)
+        cluster.membership.on_report = lambda node: None
+        for number in (1, 2):
+            await join(cluster.membership, number)
+        with pytest.raises(Undurable, match="2 storage nodes are active, 3 are needed"):
+            cluster.place(SEGMENT, 10, 6, 9)
+        await join(cluster.membership, 3, free_bytes=5)
+        with pytest.raises(StorageFull, match="2 of 3 storage nodes have room"):
+            cluster.place(SEGMENT, 10, 6, 9)
+        assert len(set(cluster.place(SEGMENT, 4, 6, 9).layout)) == 3
+        await cluster.close()
+
+
+def test_a_node_that_was_never_heard_of_is_not_readable(clock: Clock) -> None:
+    metadata = cast(Metadata, SimpleNamespace(cluster_id=""))
+    assert not Membership(metadata, clock, SUSPECT_S, LOST_S).is_readable(5)
