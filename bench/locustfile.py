@@ -14,7 +14,8 @@ from collections import deque
 from typing import Any
 
 from blake3 import blake3
-from locust import HttpUser, between, task
+from locust import HttpUser, between, events, task
+from locust.env import Environment
 
 KIB, MIB = 1 << 10, 1 << 20
 # size in bytes: weight. Most objects are small, most bytes are in large ones.
@@ -41,6 +42,15 @@ def size_name(size_bytes: int) -> str:
     return f"{size_bytes // KIB} KiB" if size_bytes < MIB else f"{size_bytes // MIB} MiB"
 
 
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
+def fail_unless_both_ran(environment: Environment, **_: Any) -> None:
+    """Without any PUT or any GET nothing was shown, and locust by itself would exit with 0."""
+    methods = {method for _, method in environment.stats.entries}
+    if not {"PUT", "GET"} <= methods:
+        print(f"not enough was requested: {sorted(methods) or 'nothing'}")
+        environment.process_exit_code = 1
+
+
 class BlobUser(HttpUser):
     """Stores and reads, two reads for each store."""
 
@@ -54,7 +64,7 @@ class BlobUser(HttpUser):
         name = f"PUT {size_name(size_bytes)}"
         with self.client.put("/v1/blobs", data=data, name=name, catch_response=True) as answer:
             if answer.status_code != 201:
-                answer.failure(f"status {answer.status_code}: {answer.text[:200]}")
+                answer.failure(f"status {answer.status_code}: {answer.error or answer.text[:200]}")
                 return
             said: dict[str, Any] = answer.json()
             if said["id"] != blake3(data).hexdigest():
@@ -71,6 +81,6 @@ class BlobUser(HttpUser):
         name = f"GET {size_name(size_bytes)}"
         with self.client.get(f"/v1/blobs/{id_}", name=name, catch_response=True) as answer:
             if answer.status_code != 200:
-                answer.failure(f"status {answer.status_code}: {answer.text[:200]}")
+                answer.failure(f"status {answer.status_code}: {answer.error or answer.text[:200]}")
             elif blake3(answer.content).hexdigest() != id_:
                 answer.failure(f"wrong bytes for {id_}")

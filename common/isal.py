@@ -6,7 +6,6 @@ gf_invert_matrix, gf_mul.
 """
 
 import ctypes
-import ctypes.util
 import importlib.util
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -22,10 +21,10 @@ def load_isal() -> ctypes.CDLL | None:
     for name in ["libisal.so.2", *_bundled()]:
         try:
             library = ctypes.CDLL(name)
-        except OSError:
+            library.gf_mul.restype = ctypes.c_ubyte
+            library.gf_mul.argtypes = [ctypes.c_ubyte, ctypes.c_ubyte]
+        except (OSError, AttributeError):  # absent, or not the ISA-L that we know
             continue
-        library.gf_mul.restype = ctypes.c_ubyte
-        library.gf_mul.argtypes = [ctypes.c_ubyte, ctypes.c_ubyte]
         return library
     return None
 

@@ -6,6 +6,7 @@ learns everything again within one heartbeat.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -55,6 +56,15 @@ class NodeReport(_JsonMessage):
     free_bytes: int
     shards: int
     read_only: bool
+
+    def __post_init__(self) -> None:
+        """Raises BadRequest for what no node reports."""
+        ids = (self.node_id, self.instance, self.cluster_id or self.node_id)
+        sizes = (self.capacity_bytes, self.used_bytes, self.free_bytes, self.shards)
+        if not all(re.fullmatch("[0-9a-f]{32}", name) for name in ids):
+            raise BadRequest("NodeReport: ids have 32 hex digits")
+        if not 0 < self.data_port < 65_536 or min(sizes) < 0:
+            raise BadRequest("NodeReport: a port or a size is out of range")
 
 
 @dataclass(frozen=True, slots=True)

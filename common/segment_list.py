@@ -12,7 +12,6 @@ It lets the metadata be rebuilt from the nodes alone. Little-endian:
 """
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import Corrupt
@@ -29,7 +28,7 @@ _ENTRY = struct.Struct("<32sQ")
 class SegmentList:
     content: ContentId
     size_bytes: int
-    segments: Sequence[tuple[SegmentId, int]]
+    segments: tuple[tuple[SegmentId, int], ...]
 
     def pack(self) -> bytes:
         head = _HEAD.pack(MAGIC, FORMAT_VERSION, self.content, self.size_bytes, len(self.segments))
@@ -45,7 +44,7 @@ class SegmentList:
             raise Corrupt(f"not a segment list: magic {magic!r}, version {version}")
         if len(data) != _HEAD.size + count * _ENTRY.size:
             raise Corrupt(f"segment list of {count} entries has {len(data)} bytes")
-        entries = [(SegmentId(i), size) for i, size in _ENTRY.iter_unpack(data[_HEAD.size :])]
+        entries = tuple((SegmentId(i), size) for i, size in _ENTRY.iter_unpack(data[_HEAD.size :]))
         if sum(size for _, size in entries) != size_bytes:
             raise Corrupt("segment list does not add up to its content")
         return cls(ContentId(content), size_bytes, entries)

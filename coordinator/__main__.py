@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from aiohttp.http_exceptions import HttpProcessingError
 
 from common.auth import ClusterSecret
 from common.errors import BadSetting, SixfoldError
@@ -49,6 +50,7 @@ def read_secret(path: str) -> ClusterSecret:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("aiohttp.server").addFilter(_without_trace)
     try:
         config = read_config(sys.argv[1:])
         uvloop.run(serve(config, read_secret(config.secret_file)))
@@ -56,6 +58,15 @@ def main() -> None:
         sys.exit(_report(str(error), error.exit_code))
     except OSError as error:
         sys.exit(_report(str(error), 1))
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """A malformed request is the sender's fault: a line is enough, ours would be a trace."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        first_line = str(record.exc_info[1].message).split("\n")[0]
+        record.msg, record.args = f"{record.getMessage()}: malformed HTTP: {first_line[:120]}", ()
+        record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
+    return True
 
 
 def _report(message: str, exit_code: int) -> int:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 NODE_HTTP_TIMEOUT_S = 30.0
 SHUTDOWN_S = 10.0
+MAX_MESSAGE_BYTES = 64 * KIB  # of requests that are read as a whole; uploads stream
 LINGER_S = 2.0  # how long a client may go on sending a body that was refused
 READ_BUFFER_BYTES = 256 * KIB  # of a request's body, for each connection
 
@@ -92,7 +93,7 @@ class Coordinator:
         self._stack.push_async_callback(_end, task)
 
     async def _listen(self, routes: list[web.RouteDef]) -> None:
-        app = web.Application(middlewares=[errors_as_json])
+        app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_MESSAGE_BYTES)
         app.add_routes(routes)
         runner = web.AppRunner(
             app,

@@ -220,7 +220,7 @@ class Upload:
 
     async def _write_list(self, id_: ContentId, segments: list[StoredSegment]) -> StoredSegment:
         """Store the segment list as a segment of its own."""
-        entries = [(segment.id, segment.size_bytes) for segment in segments]
+        entries = tuple((segment.id, segment.size_bytes) for segment in segments)
         packed = SegmentList(id_, self._size_bytes, entries).pack()
         with await self._buffer(len(packed)) as buffer:
             buffer.memory[: len(packed)] = packed

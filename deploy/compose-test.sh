@@ -23,6 +23,9 @@ finish() {
     exit "$status"
 }
 trap finish EXIT
+# Trapped, a signal waits for the command in progress: else `up` would go on while `down` runs.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 step() { printf '== %s\n' "$*"; }
 
@@ -40,6 +43,17 @@ wait_for() { # until $2 nodes are in state $1
     return 1
 }
 
+wait_healthy() { # until Docker's own checks say so of all ten
+    for _ in $(seq 120); do
+        healthy=$(docker ps -q --filter "label=com.docker.compose.project=$project" \
+            --filter health=healthy | wc -l)
+        [ "$healthy" != 10 ] || return 0
+        sleep 1
+    done
+    echo "waited in vain for ten healthy containers: $healthy are" >&2
+    return 1
+}
+
 read_back() {
     for name in "${!ids[@]}"; do
         curl -fsS -o "$work/back" "$url/v1/blobs/${ids[$name]}"
@@ -51,6 +65,9 @@ read_back() {
 step "up"
 "${compose[@]}" up -d --build --quiet-pull
 wait_for active 9
+wait_healthy
+curl -fsS "$url/-/ready"
+echo
 "${compose[@]}" ps
 user=$("${compose[@]}" exec -T coordinator python -c 'import os; print(os.getuid())')
 step "processes run as uid $user"
@@ -78,5 +95,6 @@ read_back
 step "restart everything: the data stays"
 "${compose[@]}" restart --timeout 20
 wait_for active 9
+wait_healthy
 read_back
 echo "compose-test: ok"

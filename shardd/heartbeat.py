@@ -16,6 +16,7 @@ import aiohttp
 
 from common.auth import HEADER, ClusterSecret
 from common.errors import (
+    BadRequest,
     Conflict,
     NodeUnreachable,
     SixfoldError,
@@ -51,7 +52,7 @@ class Heartbeat:
     async def join(self) -> None:
         """Report until a coordinator takes us, however long it cannot be reached.
 
-        Raises WrongCluster, Conflict or Unauthorized if it will not have us.
+        Raises WrongCluster, Conflict, Unauthorized or BadRequest if it will not have us.
         """
         wait_s, longest_s = _RETRY_S
         while True:
@@ -67,7 +68,7 @@ class Heartbeat:
 
     def _is_final(self, error: SixfoldError) -> bool:
         """A member that restarts may be taken for a second process of itself for a while."""
-        if isinstance(error, (WrongCluster, WrongNode, Unauthorized)):
+        if isinstance(error, (WrongCluster, WrongNode, Unauthorized, BadRequest)):
             return True
         return isinstance(error, Conflict) and not self._directory.identity.cluster_id
 

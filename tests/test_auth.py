@@ -14,6 +14,10 @@ REQUEST = ("PUT", "/x?y=1", b"body")
 SIGNED = "v1 1700000000 nonce 3e13c7ffdabe498d4d166125962b9d97d8c22c5534d14c889c8e5acbab729847"
 
 
+def test_a_signature_lives_a_minute() -> None:
+    assert VALID_S == 60
+
+
 # The secret
 
 

@@ -4,12 +4,16 @@ import asyncio
 import hashlib
 import io
 import json
+import secrets
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 from blake3 import blake3
 
+from common.auth import HEADER, ClusterSecret
+from common.membership import REPORT_PATH, NodeReport
 from common.units import KIB, MIB
 from tests.local_cluster import LocalCluster
 
@@ -254,6 +258,67 @@ async def test_a_form_with_several_files(http: aiohttp.ClientSession) -> None:
         assert await get(http, id_of(data)) == data
 
 
+def form(*parts: str, end: str = "--x--\r\n") -> bytes:
+    return ("".join(f"--x\r\n{part}\r\n" for part in parts) + end).encode()
+
+
+A_FILE = 'Content-Disposition: form-data; name="f"; filename="a"\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "bad_request"),
+        (b"garbage", 400, "bad_request"),
+        (form('Content-Disposition: form-data; name="f"\r\n\r\nno file'), 400, "bad_request"),
+        (form(A_FILE + "\r\ncut short", end=""), 400, "incomplete_body"),
+        (form(A_FILE, end=""), 400, "incomplete_body"),
+        (form(A_FILE + "Content-Encoding: gzip\r\n\r\nx"), 415, "unsupported_encoding"),
+        (
+            form(A_FILE + "Content-Transfer-Encoding: base64\r\n\r\neHg="),
+            415,
+            "unsupported_encoding",
+        ),
+    ],
+)
+async def test_malformed_forms(
+    http: aiohttp.ClientSession, body: bytes, status: int, code: str
+) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with http.post("/v1/blobs", data=body, headers=headers) as answer:
+        said = await answer.json()
+    assert (answer.status, said["code"]) == (status, code), said
+
+
+async def test_a_form_that_breaks_off_tells_what_was_stored(http: aiohttp.ClientSession) -> None:
+    body = form(A_FILE + "\r\nfirst of two", A_FILE + "\r\ncut", end="")
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with http.post("/v1/blobs", data=body, headers=headers) as answer:
+        stored, refused = (await answer.json())["files"]
+    assert answer.status == 400
+    assert stored["id"] == id_of(b"first of two")
+    assert refused["code"] == "incomplete_body"
+    assert await get(http, stored["id"]) == b"first of two"
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        ("PUT /v1/blobs HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked", 400),
+        ("PUT /v1/blobs HTTP/1.1\r\nContent-Length: -5", 400),
+        ("PUT /v1/blobs HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ", 400),
+        ("PUT /v1/blobs HTTP/1.1\r\nTransfer-Encoding: gzip, chunked", 415),
+        ("PUT /v1/blobs HTTP/1.1\r\nContent-Length: 5\r\nExpect: miracles", 417),
+        ("PUT /v1/blobs HTTP/1.1\r\nX-Long: " + "x" * 20_000, 400),
+    ],
+)
+async def test_malformed_http(cluster: LocalCluster, request_head: str, status: int) -> None:
+    reader, writer = await raw(cluster, f"{request_head}\r\nHost: x\r\n\r\n".encode())
+    assert (await reader.readline()).split()[1] == str(status).encode()
+    writer.close()
+    await writer.wait_closed()
+
+
 async def raw(
     cluster: LocalCluster, request: bytes
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -316,6 +381,28 @@ async def test_probes_and_nodes(cluster: LocalCluster, http: aiohttp.ClientSessi
     assert said["codec"] in ("isal", "zfec")
     assert {node["name"] for node in said["nodes"]} == {f"node-{i}" for i in range(1, 10)}
     assert all(node["state"] == "active" for node in said["nodes"])
+
+
+async def test_a_report_may_arrive_in_pieces(cluster: LocalCluster) -> None:
+    """A body that comes in two segments is still the body that was signed."""
+    node = next(iter(cluster.nodes().values()))
+    report = NodeReport(
+        node["node_id"], secrets.token_hex(16), "", node["name"], node["zone"], "http://x",
+        "127.0.0.1", 1, 1, 0, 1, 0, False,
+    )  # fmt: skip
+    body = report.to_json()
+    secret = ClusterSecret((cluster.directory / "secret").read_bytes().strip())
+    signature = secret.sign("POST", REPORT_PATH, body, time.time(), secrets.token_hex(16))
+    head = (
+        f"POST {REPORT_PATH} HTTP/1.1\r\nHost: x\r\n{HEADER}: {signature}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    reader, writer = await raw(cluster, head.encode() + body[:100])
+    await asyncio.sleep(0.05)  # so that they do not leave as one
+    writer.write(body[100:])
+    assert (await reader.readline()).split()[1] == b"409"  # that node is served by another process
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_node_report_needs_the_secret(http: aiohttp.ClientSession) -> None:

@@ -348,6 +348,14 @@ def test_without_pyeclib_either(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Codec(K, N).backend_name == "zfec"
 
 
+def test_a_libisal_that_lacks_what_we_call_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    isal.load_isal.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "CDLL", lambda name: object())
+        assert Codec(K, N).backend_name == "zfec"
+    isal.load_isal.cache_clear()
+
+
 def test_an_unknown_backend() -> None:
     with pytest.raises(ValueError, match="unknown codec backend 'fast'"):
         Codec(K, N, "fast")

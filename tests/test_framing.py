@@ -256,6 +256,32 @@ def test_the_rest_of_a_payload_can_be_redirected() -> None:
     assert (receiver.frames[0], receiver.frames[2]) == (frames[0], frames[2])
 
 
+@pytest.mark.parametrize("received", [0, 1, 5000, LARGE - 1])
+def test_a_payload_can_be_redirected_wherever_it_stands(received: int) -> None:
+    """Twice, as when the reader goes and the one who drains goes too; then one byte at a time."""
+    frames = make_frames((10, LARGE), (1, 2))
+    stream = pack_all(frames)
+    at = 12 + 10 + received
+    receiver, first, second = Recorder(), bytearray(LARGE), bytearray(LARGE)
+    feed(receiver, stream[:at], [at])
+    receiver.redirect_payload(memoryview(first))
+    assert len(receiver.get_buffer(-1)) == LARGE - received
+    receiver.redirect_payload(memoryview(second))
+    feed(receiver, stream[at:], chain([1], whole()))
+    assert not any(first)
+    assert second == bytes(received) + frames[0].payload[received:]
+    assert bytes(receiver.places[0]) == frames[0].payload[:received] + bytes(LARGE - received)
+    assert receiver.frames[1:] == frames[1:]
+    receiver.redirect_payload(memoryview(first))  # too late: nothing is under way
+    feed(receiver, stream, whole())
+    assert receiver.frames[2:] == frames
+
+
+def test_the_largest_small_frame_fits_behind_a_whole_arrival() -> None:
+    assert 2 * (12 + MAX_META_BYTES + SMALL) < RECEIVE_BUFFER_BYTES == 256 * KIB
+    assert LARGE == 64 * KIB
+
+
 def test_with_no_payload_in_progress_nothing_is_redirected() -> None:
     frames = make_frames((1, 2), (10, LARGE), (1, 2))
     receiver, other = Recorder(), bytearray(LARGE)

@@ -46,7 +46,7 @@ def test_an_answer_has_these_bytes() -> None:
     assert ReportAnswer.from_json(b' {"number": 3, "cluster_id": "ab"}\n') == answer
 
 
-@given(st.text(), st.integers(), st.booleans())
+@given(st.text(), st.integers(0), st.booleans())
 def test_reports_come_back(text: str, number: int, flag: bool) -> None:
     report = replace(REPORT, zone=text, used_bytes=number, read_only=flag)
     assert NodeReport.from_json(report.to_json()) == report
@@ -73,6 +73,49 @@ def test_a_field_of_another_type_is_refused(name: str, value: object) -> None:
         return
     with pytest.raises(BadRequest, match=f"NodeReport: {name} is not of type"):
         NodeReport.from_json(json.dumps(asdict(REPORT) | {name: value}).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"node_id": ""},
+        {"node_id": "0f" * 15 + "0"},
+        {"node_id": "0F" * 16},
+        {"node_id": "0g" * 16},
+        {"node_id": "0f" * 15 + "١" * 2},
+        {"instance": ""},
+        {"instance": "ab" * 32},
+        {"instance": "ab" * 15, "cluster_id": "ab"},  # the right length together
+        {"cluster_id": "ab"},
+        {"cluster_id": "ab" * 16 + "\n"},
+        {"node_id": "0f" * 32, "cluster_id": "ab" * 16, "instance": ""},
+    ],
+    ids=str,
+)
+def test_ids_have_32_hex_digits(change: dict[str, object]) -> None:
+    with pytest.raises(BadRequest, match="ids have 32 hex digits"):
+        NodeReport.from_json(json.dumps(asdict(REPORT) | change).encode())
+
+
+def test_a_node_that_joined_reports_its_cluster() -> None:
+    report = replace(REPORT, cluster_id="cd" * 16)
+    assert NodeReport.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data_port": port} for port in (0, -1, 65_536)]
+    + [{name: -1} for name in ("capacity_bytes", "used_bytes", "free_bytes", "shards")],
+    ids=str,
+)
+def test_a_number_out_of_range_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(BadRequest, match="a port or a size is out of range"):
+        NodeReport.from_json(json.dumps(asdict(REPORT) | change).encode())
+
+
+@pytest.mark.parametrize("port", [1, 65_535])
+def test_the_first_and_the_last_port(port: int) -> None:
+    assert replace(REPORT, data_port=port, used_bytes=0).data_port == port
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Clock:
 def report_of(number: int, **changes: object) -> NodeReport:
     report = NodeReport(
         node_id=f"{number:032x}",
-        instance="first",
+        instance=f"{1:032x}",
         cluster_id="",
         name=f"node-{number}",
         zone="default",
@@ -145,9 +145,9 @@ async def test_a_second_process_of_a_living_node_is_refused(
 ) -> None:
     node = membership.nodes[await join(membership, 1)]
     with pytest.raises(Conflict, match="already served"):
-        await membership.report(report_of(1, instance="second"))
+        await membership.report(report_of(1, instance=f"{2:032x}"))
     node.reachable = False  # the first one has gone
-    await membership.report(report_of(1, instance="second", data_port=2))
+    await membership.report(report_of(1, instance=f"{2:032x}", data_port=2))
     assert node.report is not None
     assert node.report.data_port == 2
 

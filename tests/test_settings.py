@@ -27,6 +27,7 @@ def from_flags(*arguments: str) -> Config:
 
 def test_defaults() -> None:
     assert from_flags("--data", "d") == Config(data="d")
+    assert Config(data="d").allow_strangers is False
     assert Config(data="d").segment_bytes == 6 * MIB
 
 

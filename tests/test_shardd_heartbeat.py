@@ -79,7 +79,7 @@ async def made(
     async def report() -> NodeReport:
         identity = directory.identity
         return NodeReport(
-            identity.node_id, "instance", identity.cluster_id, identity.name, "zone",
+            identity.node_id, "cd" * 16, identity.cluster_id, identity.name, "zone",
             "http://127.0.0.1:1", "127.0.0.1", 2, 100, 10, 90, 5, False,
         )  # fmt: skip
 

@@ -74,6 +74,7 @@ def test_any_text_is_a_size_or_a_bad_setting(text: str) -> None:
         (999, "999 B"),
         (1024, "1.0 KiB"),
         (1536, "1.5 KiB"),
+        (99.9 * KIB, "99.9 KiB"),
         (100 * KIB, "100 KiB"),
         (6 * MIB, "6.0 MiB"),
         (3 * GIB // 2, "1.5 GiB"),

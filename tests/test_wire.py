@@ -1,25 +1,24 @@
-"""Frames of a lane and the listing of shards: their bytes, and what is refused."""
+"""Frames of a lane: their bytes, and what is refused."""
 
-import json
 import struct
-from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import NotFound, ProtocolError, SixfoldError, Unreadable
-from common.ids import SegmentId, ShardAddress
-from common.shards import Encoding, ShardInfo
-from common.shards_json import shard_info_from_json, shard_info_to_json
+from common.ids import KEY_BYTES
 from common.units import KIB, MIB
 from common.wire import (
     CHALLENGE,
     FRAME,
     FRAME_HEADER_BYTES,
     HELLO,
+    KEYS_PER_DELETE,
     MAX_META_BYTES,
     MAX_PAYLOAD_BYTES,
+    NONCE_BYTES,
+    PROOF_BYTES,
     PROTOCOL_VERSION,
     WELCOME,
     FrameKind,
@@ -29,16 +28,6 @@ from common.wire import (
     pack_frame,
     unpack_error,
 )
-
-ADDRESS_TEXT = "00" * 31 + "ff" + ".0000000000000001.8"
-INFO = ShardInfo(
-    ShardAddress(SegmentId(bytes(31) + b"\xff"), 1, 8), 6, 9, 60, Encoding.ENCRYPTED, 10, bytes(32)
-)
-LINE = (
-    b'{"address": "' + ADDRESS_TEXT.encode() + b'", "k": 6, "n": 9, "segment_bytes": 60, '
-    b'"encoding": 2, "payload_bytes": 10, "checksum": "' + b"00" * 32 + b'"}'
-)
-
 
 # Frames
 
@@ -62,6 +51,7 @@ def test_the_opening_of_a_lane_has_these_bytes() -> None:
     hello = HELLO.pack(PROTOCOL_VERSION, LaneKind.READ, b"c" * 16, b"n" * 16, b"o" * 32)
     assert hello.hex() == "01000200" + "63" * 16 + "6e" * 16 + "6f" * 32
     assert CHALLENGE.pack(b"n" * 32, b"p" * 32).hex() == "6e" * 32 + "70" * 32
+    assert CHALLENGE.size == NONCE_BYTES + PROOF_BYTES == 64
     assert WELCOME.pack(0x01020304, 0x0102).hex() == "0403020102010000"
 
 
@@ -93,6 +83,7 @@ def test_a_frame_may_have_these_sizes() -> None:
     assert (MAX_META_BYTES, MAX_PAYLOAD_BYTES) == (60 * KIB, 16 * MIB)
     check_frame(0, 0)
     check_frame(MAX_PAYLOAD_BYTES, MAX_META_BYTES)
+    check_frame(0, KEYS_PER_DELETE * KEY_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -135,70 +126,3 @@ def test_a_message_that_is_no_utf8_can_still_be_sent() -> None:
 @given(st.binary(max_size=100))
 def test_any_bytes_are_an_error(data: bytes) -> None:
     assert isinstance(unpack_error(data), SixfoldError)
-
-
-# The listing of shards
-
-
-def test_a_listed_shard_has_these_bytes() -> None:
-    assert shard_info_to_json(INFO) == LINE
-    assert shard_info_from_json(LINE) == INFO
-
-
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 7), st.integers(0, 255))
-def test_listed_shards_come_back(generation: int, size: int, flags: int, index: int) -> None:
-    address = ShardAddress(INFO.address.segment, generation, index)
-    info = replace(INFO, address=address, segment_bytes=size, encoding=Encoding(flags))
-    line = shard_info_to_json(info)
-    assert b"\n" not in line
-    assert shard_info_from_json(line) == info
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"address": None},
-        {"address": 5},
-        {"address": ADDRESS_TEXT + "000"},
-        {"k": "six"},
-        {"k": [6]},
-        {"k": 6.9},
-        {"k": float("inf")},
-        {"n": float("nan")},
-        {"segment_bytes": -1},
-        {"payload_bytes": None},
-        {"encoding": "plain"},
-        {"encoding": -1},
-        {"encoding": 1.5},
-        {"checksum": "zz"},
-        {"checksum": "00" * 31},
-        {"checksum": " 00" * 32},
-        {"checksum": 5},
-    ],
-    ids=str,
-)
-def test_a_listing_with_a_wrong_field_is_refused(change: dict[str, object]) -> None:
-    line = json.dumps(json.loads(LINE) | change).encode()
-    with pytest.raises(ProtocolError, match="not a shard listing"):
-        shard_info_from_json(line)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [b"", b"{}", b"[]", b"5", b"null", LINE[:-1], LINE + b"}", b"\xff", b"[" * 100_000],
-    ids=lambda line: repr(line[:10]),
-)
-def test_what_is_not_a_listing(line: bytes) -> None:
-    with pytest.raises(ProtocolError, match="not a shard listing"):
-        shard_info_from_json(line)
-
-
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists), st.data())
-def test_any_json_is_a_listing_or_a_protocol_error(value: object, data: st.DataObject) -> None:
-    said = json.loads(LINE)
-    said[data.draw(st.sampled_from([*said]))] = value
-    try:
-        info = shard_info_from_json(json.dumps(said).encode())
-    except ProtocolError:
-        return
-    assert isinstance(info, ShardInfo)

@@ -12,7 +12,7 @@ from common.errors import BadRequest, NotFound, SixfoldError
 from common.ids import ContentId
 from coordinator.config import Config
 from coordinator.durability import durability_of
-from coordinator.http.bodies import check_headers, chunks, part_chunks
+from coordinator.http.bodies import check_headers, check_part_headers, chunks, part_chunks
 from coordinator.http.errors import errors_as_json
 from coordinator.http.ranges import ByteRange, matches_etag, parse_range
 from coordinator.metadata import Manifest, Metadata
@@ -70,7 +70,7 @@ class BlobHandlers:
 
     async def post_form(self, request: web.Request) -> web.StreamResponse:
         """A form with files: an answer for each, in order. The status is 201 if all were stored,
-        else that of the first that was not; what was stored before it stays."""
+        else that of the first that was not, which ends it; what was stored before it stays."""
         check_headers(request, self._config.max_upload_bytes)
         if request.content_type != "multipart/form-data":
             raise BadRequest("POST takes multipart/form-data; send plain bytes by PUT")
@@ -78,9 +78,12 @@ class BlobHandlers:
         status = 201
         try:
             async for part in _files(request):
+                check_part_headers(part)
                 stored = await self._writes.store(part_chunks(part, self._config.body_idle_s))
                 answers.append({"filename": part.filename, **_described(stored)})
         except SixfoldError as error:
+            if not answers:
+                raise
             status = error.http_status
             answers.append({"code": error.code, "message": str(error)})
         if not answers:
@@ -92,10 +95,10 @@ class BlobHandlers:
 
     async def _expect(self, request: web.Request) -> web.StreamResponse | None:
         """`Expect: 100-continue`: refuse before the body is sent."""
-        if request.headers.get("Expect", "").lower() != "100-continue":
-            raise web.HTTPExpectationFailed(text="unknown Expect")
 
         async def check(request: web.Request) -> web.StreamResponse:
+            if request.headers.get("Expect", "").lower() != "100-continue":
+                raise web.HTTPExpectationFailed
             check_headers(request, self._config.max_upload_bytes)
             return web.Response()
 

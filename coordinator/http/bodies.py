@@ -1,7 +1,7 @@
 """Request bodies as they arrive: bounded, timed, and honest about how they ended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -11,21 +11,36 @@ from common.units import KIB, format_bytes
 
 PART_CHUNK_BYTES = 256 * KIB
 
+IDENTITY = frozenset({"identity"})
+CHUNKED = frozenset({"chunked"})
+TRANSPARENT = frozenset({"7bit", "8bit", "binary"})
+
 
 def check_headers(request: web.BaseRequest, max_bytes: int) -> None:
     """Refuse what can be refused before a byte is read.
 
-    Raises UnsupportedEncoding for a Content-Encoding and TooLarge for a declared length.
+    Raises UnsupportedEncoding for encoded bytes and TooLarge for a declared length.
     """
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedEncoding(
-            f"Content-Encoding {encoding!r} is not taken: send the bytes that shall be stored"
-        )
+    _check_encoding(request.headers, "Content-Encoding", IDENTITY)
+    _check_encoding(request.headers, "Transfer-Encoding", CHUNKED)
     if request.content_length is not None and request.content_length > max_bytes:
         raise TooLarge(
             f"{request.content_length} bytes are too many: "
             f"an upload has at most {max_bytes} ({format_bytes(max_bytes)})"
+        )
+
+
+def check_part_headers(part: aiohttp.BodyPartReader) -> None:
+    """As check_headers, for one file of a form."""
+    _check_encoding(part.headers, "Content-Encoding", IDENTITY)
+    _check_encoding(part.headers, "Content-Transfer-Encoding", TRANSPARENT)
+
+
+def _check_encoding(headers: Mapping[str, str], name: str, plain: frozenset[str]) -> None:
+    encoding = headers.get(name, "").strip().lower()
+    if encoding and encoding not in plain:
+        raise UnsupportedEncoding(
+            f"{name} {encoding[:40]!r} is not taken: send the bytes that shall be stored"
         )
 
 
@@ -38,7 +53,11 @@ async def chunks(request: web.Request, idle_s: float) -> AsyncIterator[bytes]:
 async def part_chunks(part: aiohttp.BodyPartReader, idle_s: float) -> AsyncIterator[bytes]:
     """One file of a form, likewise."""
     while not part.at_eof():
-        if chunk := await _timed(part.read_chunk(PART_CHUNK_BYTES), idle_s):
+        try:
+            chunk = await _timed(part.read_chunk(PART_CHUNK_BYTES), idle_s)
+        except (ValueError, AssertionError) as error:
+            raise IncompleteBody(f"the form is cut short or malformed: {error}") from None
+        if chunk:
             yield chunk
 
 
