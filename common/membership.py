@@ -14,6 +14,7 @@ from common.errors import BadRequest
 
 REPORT_PATH = "/-/cluster/report"
 HEARTBEAT_S = 2.0
+MAX_WORD = 255  # characters of a name, a zone, a URL
 
 
 class _JsonMessage:
@@ -63,8 +64,11 @@ class NodeReport(_JsonMessage):
         sizes = (self.capacity_bytes, self.used_bytes, self.free_bytes, self.shards)
         if not all(re.fullmatch("[0-9a-f]{32}", name) for name in ids):
             raise BadRequest("NodeReport: ids have 32 hex digits")
-        if not 0 < self.data_port < 65_536 or min(sizes) < 0:
+        if not 0 < self.data_port < 65_536 or min(sizes) < 0 or max(sizes) >= 1 << 63:
             raise BadRequest("NodeReport: a port or a size is out of range")
+        words = (self.name, self.zone, self.http_url, self.data_host)
+        if not all(word.isprintable() and 0 < len(word) <= MAX_WORD for word in words):
+            raise BadRequest(f"NodeReport: names have 1 to {MAX_WORD} printable characters")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,18 @@ def bytes_setting(help: str, default: int) -> Any:
     return setting(help, default, parse_bytes)
 
 
+def seconds_setting(help: str, default: float) -> Any:
+    """A setting in seconds, with a fraction if need be."""
+    return setting(help, default, _parse_seconds)
+
+
+def _parse_seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise BadSetting(f"not a number of seconds: {text!r}")
+    return value
+
+
 def flag_setting(help: str) -> Any:
     """A setting that is off unless its flag is given."""
     return setting(help, False, _parse_bool)
@@ -74,6 +86,8 @@ def make_settings(kind: type[T], *sources: Mapping[str, Any]) -> T:
 
 
 def _convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    if isinstance(value, list | dict):
+        raise BadSetting(f"{field.name}: one value is needed, not {value!r}")
     try:
         return field.metadata["parse"](str(value))
     except (ValueError, BadSetting) as error:

@@ -43,8 +43,13 @@ def shard_info_from_json(line: bytes) -> ShardInfo:
 
 
 def _is_plausible(info: ShardInfo) -> bool:
-    counts = (info.k, info.n, info.segment_bytes, info.payload_bytes)
-    return (
-        all(type(count) is int and count >= 0 for count in counts)
-        and len(info.checksum) == DIGEST_BYTES
+    """Whether every number fits the record header that it must have come from."""
+    bounded = (
+        (info.k, 1 << 8),
+        (info.n, 1 << 8),
+        (int(info.encoding), 1 << 8),
+        (info.payload_bytes, 1 << 32),
+        (info.segment_bytes, 1 << 64),
     )
+    whole = all(type(number) is int and 0 <= number < bound for number, bound in bounded)
+    return whole and 1 <= info.k <= info.n and len(info.checksum) == DIGEST_BYTES

@@ -11,11 +11,13 @@ from types import TracebackType
 from typing import Self
 
 from common.errors import Overloaded
-from common.units import KIB
+from common.units import KIB, MIB
 
-POOLED_BYTES = (
-    256 * KIB
-)  # from here on a buffer is pooled, in sizes a sixteenth of a power of two apart
+# Beyond the budget, for small buffers alone: slow large transfers, which may hold the whole budget
+# for a while, must not keep small requests out.
+SMALL_RESERVE_BYTES = 16 * MIB
+# From here on a buffer is pooled, in sizes a sixteenth of a power of two apart.
+POOLED_BYTES = 256 * KIB
 
 
 class StripeBuffer:
@@ -72,7 +74,7 @@ class StripeBuffers:
     async def acquire(self, size_bytes: int, wait_s: float) -> StripeBuffer:
         """Raises Overloaded if there is no room within `wait_s`."""
         size_bytes = self._rounded(size_bytes)
-        if not self._waiting and self._fits(size_bytes):
+        if self._may_pass(size_bytes):
             return self._take(size_bytes)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (size_bytes, place)
@@ -91,9 +93,7 @@ class StripeBuffers:
     def try_acquire(self, size_bytes: int) -> StripeBuffer | None:
         """A buffer if there is room now and nobody waits."""
         size_bytes = self._rounded(size_bytes)
-        if self._waiting or not self._fits(size_bytes):
-            return None
-        return self._take(size_bytes)
+        return self._take(size_bytes) if self._may_pass(size_bytes) else None
 
     def take_back(self, size_bytes: int, memory: memoryview | None) -> None:
         """For StripeBuffer: the other half of `_take`."""
@@ -109,6 +109,12 @@ class StripeBuffers:
             return max(1, size_bytes)
         step = (1 << (size_bytes - 1).bit_length()) // 16
         return -(-size_bytes // step) * step
+
+    def _may_pass(self, size_bytes: int) -> bool:
+        """Without waiting: there is room, and nobody waits or it is small."""
+        if size_bytes < POOLED_BYTES:
+            return self.used_bytes + size_bytes <= self.budget_bytes + SMALL_RESERVE_BYTES
+        return not self._waiting and self._fits(size_bytes)
 
     def _fits(self, size_bytes: int) -> bool:
         return self.used_bytes + size_bytes <= self.budget_bytes or self.used_bytes == 0

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from common.errors import BadSetting
-from common.settings import bytes_setting, flag_setting, setting
+from common.settings import bytes_setting, flag_setting, seconds_setting, setting
 from common.units import GIB, KIB, MIB
 
 DATA_SHARDS = 6
@@ -39,13 +39,17 @@ class Config:
     cache_bytes: int = bytes_setting("memory for verified hot segments", 32 * MIB)
     cache_segment_bytes: int = bytes_setting("largest segment that is cached", 256 * KIB)
 
-    admission_wait_s: float = setting("how long a request waits for memory", 5.0, float)
-    body_idle_s: float = setting("an upload that sends nothing for so long is ended", 60.0, float)
-    write_timeout_s: float = setting("deadline of one append to a node", 15.0, float)
-    read_timeout_s: float = setting("deadline of one read from a node", 6.0, float)
-    straggler_s: float = setting("how long an acknowledgement waits for the last shard", 2.0, float)
-    suspect_after_s: float = setting("silence after which a node is suspect", 10.0, float)
-    lost_after_s: float = setting("silence after which a node is lost", 900.0, float)
+    admission_wait_s: float = seconds_setting("how long a request waits for memory", 5.0)
+    body_idle_s: float = seconds_setting(
+        "a transfer in which the client does nothing for so long is ended", 30.0
+    )
+    write_timeout_s: float = seconds_setting("deadline of one append to a node", 15.0)
+    read_timeout_s: float = seconds_setting("deadline of one read from a node", 6.0)
+    straggler_s: float = seconds_setting(
+        "how long an acknowledgement waits for the last shard", 2.0
+    )
+    suspect_after_s: float = seconds_setting("silence after which a node is suspect", 10.0)
+    lost_after_s: float = seconds_setting("silence after which a node is lost", 900.0)
     grace_s: int = setting("how long deleted content keeps its space", 3600, int)
 
     def __post_init__(self) -> None:
@@ -60,6 +64,8 @@ class Config:
             raise BadSetting(f"segment_bytes must be {DATA_SHARDS} to {MAX_SEGMENT_BYTES}")
         if self.buffer_bytes < 2 * self.segment_bytes * ALL_SHARDS // DATA_SHARDS:
             raise BadSetting("buffer_bytes must hold two segments with their parity")
+        if not 0 <= self.port < 65_536:
+            raise BadSetting("port must be 0 to 65535")
         for name in ("max_upload_bytes", "segments_in_flight", "write_timeout_s", "read_timeout_s"):
             if getattr(self, name) <= 0:
                 raise BadSetting(f"{name} must be greater than 0")

@@ -102,6 +102,7 @@ class Coordinator:
             shutdown_timeout=SHUTDOWN_S,
             read_bufsize=READ_BUFFER_BYTES,
             lingering_time=LINGER_S,
+            auto_decompress=False,
         )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)

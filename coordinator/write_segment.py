@@ -11,15 +11,15 @@ class Filling:
     """A segment that is being cut: a buffer and how much of it is filled. Once `handed_over`, the
     buffer is somebody else's."""
 
-    __slots__ = ("_room_bytes", "buffer", "handed_over", "size_bytes")
+    __slots__ = ("buffer", "handed_over", "room_bytes", "size_bytes")
 
     def __init__(self, buffer: StripeBuffer, room_bytes: int) -> None:
-        self.buffer, self._room_bytes, self.size_bytes = buffer, room_bytes, 0
+        self.buffer, self.room_bytes, self.size_bytes = buffer, room_bytes, 0
         self.handed_over = False
 
     def take(self, data: memoryview) -> memoryview:
         """Copy what fits; the rest, which belongs to the next segment."""
-        fits = min(len(data), self._room_bytes - self.size_bytes)
+        fits = min(len(data), self.room_bytes - self.size_bytes)
         self.buffer.memory[self.size_bytes : self.size_bytes + fits] = data[:fits]
         self.size_bytes += fits
         return data[fits:]

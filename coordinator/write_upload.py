@@ -21,12 +21,16 @@ from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
+from common.units import KIB
 from coordinator.buffers import StripeBuffer
 from coordinator.durability import Durability, durability_of
 from coordinator.metadata import NewContent, ShardsOnNode, StoredSegment
 from coordinator.services import Services
 from coordinator.write_segment import Filling, encode_stripe
 from coordinator.write_stripe import StripeWrite
+
+# What an upload of unknown length gets at first: one that only pretends to be large gets no more.
+FIRST_ROOM_BYTES = 64 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,8 @@ class Upload:
         """Cut the body into segments and start a task for each. The content's hash, if it has
         more than one segment."""
         config = self.services.config
-        room_bytes = config.segment_bytes
-        if declared_bytes is not None:
-            room_bytes = min(room_bytes, declared_bytes)
+        room_bytes = FIRST_ROOM_BYTES if declared_bytes is None else declared_bytes
+        room_bytes = min(room_bytes, config.segment_bytes)
         filling = Filling(await self._buffer(room_bytes), room_bytes)
         content_hash: blake3 | None = None
         try:
@@ -79,6 +82,9 @@ class Upload:
                 self._count(len(chunk), declared_bytes)
                 rest = memoryview(chunk)
                 while rest := filling.take(rest):
+                    if filling.room_bytes < config.segment_bytes:
+                        filling = await self._enlarged(filling)
+                        continue
                     content_hash = content_hash or blake3()
                     self._start_segment(group, filling, content_hash)
                     filling = Filling(await self._next_buffer(), config.segment_bytes)
@@ -90,6 +96,14 @@ class Upload:
                 filling.buffer.release()
             raise
         return content_hash
+
+    async def _enlarged(self, small: Filling) -> Filling:
+        """A full segment's room, now that the upload turns out to be larger than the first."""
+        segment_bytes = self.services.config.segment_bytes
+        large = Filling(await self._buffer(segment_bytes), segment_bytes)
+        large.take(small.buffer.memory[: small.size_bytes])
+        small.buffer.release()
+        return large
 
     def _count(self, chunk_bytes: int, declared_bytes: int | None) -> None:
         self._size_bytes += chunk_bytes

@@ -258,6 +258,16 @@ async def test_a_form_with_several_files(http: aiohttp.ClientSession) -> None:
         assert await get(http, id_of(data)) == data
 
 
+async def test_a_second_encoding_does_not_slip_past_the_first(cluster: LocalCluster) -> None:
+    for names in (("identity", "gzip"), ("gzip", "identity"), ("gzip",)):
+        encodings = "".join(f"Content-Encoding: {name}\r\n" for name in names)
+        head = f"PUT /v1/blobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{encodings}"
+        reader, writer = await raw(cluster, f"{head}\r\n3\r\nabc\r\n0\r\n\r\n".encode())
+        assert (await reader.readline()).split()[1] == b"415"
+        writer.close()
+        await writer.wait_closed()
+
+
 def form(*parts: str, end: str = "--x--\r\n") -> bytes:
     return ("".join(f"--x\r\n{part}\r\n" for part in parts) + end).encode()
 

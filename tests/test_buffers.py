@@ -63,7 +63,7 @@ async def test_waiters_are_served_in_order_and_count_once() -> None:
         buffer.release()
 
     async with asyncio.TaskGroup() as group:
-        for number, size_bytes in enumerate((9 * MIB, 1 * KIB, 5 * MIB)):
+        for number, size_bytes in enumerate((9 * MIB, 1 * MIB, 5 * MIB)):
             group.create_task(wait(number, size_bytes))
         await asyncio.sleep(0)
         held.release()
@@ -101,4 +101,17 @@ async def test_releasing_twice_is_harmless() -> None:
     buffer.release()
     buffer.release()
     buffer.abandon()
+    assert buffers.used_bytes == 0
+
+
+async def test_small_requests_pass_large_ones_that_fill_the_budget() -> None:
+    buffers = StripeBuffers(20 * MIB)
+    held = [await buffers.acquire(9 * MIB, LONG_S) for _ in range(2)]
+    waiting = asyncio.create_task(buffers.acquire(9 * MIB, LONG_S))
+    await asyncio.sleep(0)
+    small = await buffers.acquire(100 * KIB, SHORT_S)
+    small.release()
+    for buffer in held:
+        buffer.release()
+    (await waiting).release()
     assert buffers.used_bytes == 0

@@ -46,7 +46,7 @@ def test_an_answer_has_these_bytes() -> None:
     assert ReportAnswer.from_json(b' {"number": 3, "cluster_id": "ab"}\n') == answer
 
 
-@given(st.text(), st.integers(0), st.booleans())
+@given(st.from_regex(r"[a-zé日]{1,40}", fullmatch=True), st.integers(0, 2**63 - 1), st.booleans())
 def test_reports_come_back(text: str, number: int, flag: bool) -> None:
     report = replace(REPORT, zone=text, used_bytes=number, read_only=flag)
     assert NodeReport.from_json(report.to_json()) == report
@@ -105,12 +105,20 @@ def test_a_node_that_joined_reports_its_cluster() -> None:
 @pytest.mark.parametrize(
     "change",
     [{"data_port": port} for port in (0, -1, 65_536)]
-    + [{name: -1} for name in ("capacity_bytes", "used_bytes", "free_bytes", "shards")],
+    + [{name: -1} for name in ("capacity_bytes", "used_bytes", "free_bytes", "shards")]
+    + [{"capacity_bytes": 1 << 63}],
     ids=str,
 )
 def test_a_number_out_of_range_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(BadRequest, match="a port or a size is out of range"):
         NodeReport.from_json(json.dumps(asdict(REPORT) | change).encode())
+
+
+@pytest.mark.parametrize("field", ["name", "zone", "http_url", "data_host"])
+@pytest.mark.parametrize("word", ["", "\udcff", "two\nlines", "x" * 256])
+def test_a_name_that_cannot_be_shown_is_refused(field: str, word: str) -> None:
+    with pytest.raises(BadRequest, match="printable"):
+        NodeReport.from_json(json.dumps(asdict(REPORT) | {field: word}).encode())
 
 
 @pytest.mark.parametrize("port", [1, 65_535])

@@ -292,3 +292,24 @@ async def test_sqlite_is_durable(tmp_path: Path) -> None:
     assert sql.row("PRAGMA synchronous") == (2,)
     assert sql.row("PRAGMA journal_mode") == ("wal",)
     sql.database.close()
+
+
+async def test_a_lost_segment_is_healed_by_a_new_upload(metadata: Metadata) -> None:
+    """Dedup must not refer to what is known to be unreadable."""
+    lost = segment(metadata)
+    await metadata.commit_content(single(lost))
+    await metadata.queue_repair(RepairNotice(lost.id, lost.generation, 6, "three are bad"))
+    assert await metadata.find_segment(lost.id) is not None  # six are enough
+    await metadata.queue_repair(RepairNotice(lost.id, lost.generation, 5, "four are bad"))
+    assert await metadata.find_segment(lost.id) is None
+    again = replace(lost, generation=metadata.new_generation(), layout=NINE[::-1])
+    assert not await metadata.commit_content(single(again))
+    manifest = await metadata.find_content(ContentId(lost.id))
+    assert manifest is not None
+    assert manifest.segments == (again,)
+    deleted = {a for row in await metadata.due_deletes(99) for a in row.shards.addresses}
+    assert deleted == {lost.address(i) for i in range(9)}
+    assert (await metadata.counts())["repair_queue"] == 0
+    known = await metadata.find_segment(lost.id)
+    assert known is not None
+    assert known.stored == again

@@ -18,6 +18,7 @@ from coordinator.http.ranges import ByteRange, matches_etag, parse_range
         ("bytes=-100", (0, 100)),
         ("bytes=-5000", (0, 100)),
         ("bytes= 3 - 4", (3, 5)),
+        ("BYTES=3-4", (3, 5)),
     ],
 )
 def test_single_ranges(header: str, expected: tuple[int, int]) -> None:
@@ -26,7 +27,18 @@ def test_single_ranges(header: str, expected: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "bytes=", "bytes=-", "bytes=5-4", "bytes=a-b", "items=0-1", "bytes=0-1,3-4", "0-1"],
+    [
+        None,
+        "",
+        "bytes=",
+        "bytes=-",
+        "bytes=5-4",
+        "bytes=a-b",
+        "bytes=٣-٤",
+        "items=0-1",
+        "bytes=0-1,3-4",
+        "0-1",
+    ],
 )
 def test_what_is_not_a_single_range_means_everything(header: str | None) -> None:
     assert parse_range(header, 100) is None

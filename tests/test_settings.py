@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import pytest
 
 from common.errors import BadSetting
-from common.settings import bytes_setting, flag_setting, make_settings, parse_flags, setting
+from common.settings import (
+    bytes_setting,
+    flag_setting,
+    make_settings,
+    parse_flags,
+    seconds_setting,
+    setting,
+)
 from common.units import GIB, MIB
 
 
@@ -115,6 +122,8 @@ def test_a_required_setting() -> None:
         ("segment_bytes", "six", "segment_bytes: not a size: 'six'"),
         ("segment_bytes", "9" * 400, "segment_bytes: "),
         ("timeout_s", "soon", "timeout_s: "),
+        ("port", ["1"], "port: one value is needed"),
+        ("data", {"a": 1}, "data: one value is needed"),
         ("allow_strangers", "yes", "allow_strangers: not true or false: 'yes'"),
         ("allow_strangers", 1, "allow_strangers: not true or false: '1'"),
     ],
@@ -137,3 +146,22 @@ def test_help_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
         "--allow-strangers let anyone in",
     ):
         assert words in shown
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Has a setting in seconds."""
+
+    wait_s: float = seconds_setting("how long", 1.5)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "-inf", "1s", ""])
+def test_what_is_not_a_number_of_seconds(text: str) -> None:
+    with pytest.raises(BadSetting, match="wait_s: "):
+        make_settings(Waits, {"wait_s": text})
+
+
+def test_seconds() -> None:
+    assert make_settings(Waits).wait_s == 1.5
+    assert make_settings(Waits, {"wait_s": "0.25"}).wait_s == 0.25
+    assert make_settings(Waits, {"wait_s": 0}).wait_s == 0.0

@@ -142,3 +142,24 @@ def test_any_bytes_are_a_listing_or_a_protocol_error(data: bytes, start: int, en
         assert len(str(error)) < 1000
         return
     assert shard_info_to_json(info) == line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"k": 0},
+        {"k": 10},
+        {"n": 256},
+        {"n": 10**12},
+        {"encoding": 4096},
+        {"payload_bytes": 1 << 32},
+        {"segment_bytes": 1 << 64},
+        {"k": True},
+    ],
+    ids=str,
+)
+def test_numbers_that_fit_no_record_header_are_refused(change: dict[str, object]) -> None:
+    """A rebuild would make lists as long as n says."""
+    line = json.dumps(json.loads(LINE) | change).encode()
+    with pytest.raises(ProtocolError, match="not a shard listing"):
+        shard_info_from_json(line)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from common.errors import BadRequest, NotFound, SixfoldError
 from common.ids import ContentId
@@ -146,7 +147,7 @@ class BlobHandlers:
                 return web.Response(status=status, headers=headers, body=body)
             headers["Content-Length"] = str(end - start)
             response = web.StreamResponse(status=status, headers=headers)
-            await _stream(request, response, pieces)
+            await _stream(request, response, pieces, self._config.body_idle_s)
             return response
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
@@ -157,7 +158,10 @@ class BlobHandlers:
 
 
 async def _stream(
-    request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[Piece]
+    request: web.Request,
+    response: web.StreamResponse,
+    pieces: AsyncIterator[Piece],
+    idle_s: float,
 ) -> None:
     """Send the pieces. Once the headers are out, a failure cuts the connection: a clean end would
     be a lie."""
@@ -170,7 +174,7 @@ async def _stream(
     try:
         await response.prepare(request)
         async for piece in pieces:
-            await _send_piece(response, piece)
+            await _send_piece(response, piece, idle_s)
         await response.write_eof()
     except (SixfoldError, OSError) as error:
         transport.abort()
@@ -181,10 +185,13 @@ async def _stream(
         raise
 
 
-async def _send_piece(response: web.StreamResponse, piece: Piece) -> None:
+async def _send_piece(response: web.StreamResponse, piece: Piece, idle_s: float) -> None:
+    """Raises TimeoutError, an OSError, for a client that does not take it in time: it must not
+    hold the memory for as long as it likes."""
     try:
-        await response.write(piece.data)
-        await response.drain()
+        async with asyncio.timeout(idle_s):
+            await response.write(piece.data)
+            await response.drain()
     except BaseException:
         piece.abandon()
         raise
@@ -203,7 +210,7 @@ async def _files(request: web.Request) -> AsyncIterator[aiohttp.BodyPartReader]:
         async for part in reader:
             if isinstance(part, aiohttp.BodyPartReader) and part.filename is not None:
                 yield part
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, HttpProcessingError) as error:
         raise BadRequest(f"not a well-formed form: {error}") from None
 
 

@@ -1,10 +1,12 @@
 """Request bodies as they arrive: bounded, timed, and honest about how they ended."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDictProxy
 
 from common.errors import BodyTimeout, IncompleteBody, TooLarge, UnsupportedEncoding
 from common.units import KIB, format_bytes
@@ -36,12 +38,13 @@ def check_part_headers(part: aiohttp.BodyPartReader) -> None:
     _check_encoding(part.headers, "Content-Transfer-Encoding", TRANSPARENT)
 
 
-def _check_encoding(headers: Mapping[str, str], name: str, plain: frozenset[str]) -> None:
-    encoding = headers.get(name, "").strip().lower()
-    if encoding and encoding not in plain:
-        raise UnsupportedEncoding(
-            f"{name} {encoding[:40]!r} is not taken: send the bytes that shall be stored"
-        )
+def _check_encoding(headers: CIMultiDictProxy[str], name: str, plain: frozenset[str]) -> None:
+    for value in headers.getall(name, ()):  # a second header must not slip past the first
+        encoding = value.strip().lower()
+        if encoding and encoding not in plain:
+            raise UnsupportedEncoding(
+                f"{name} {encoding[:40]!r} is not taken: send the bytes that shall be stored"
+            )
 
 
 async def chunks(request: web.Request, idle_s: float) -> AsyncIterator[bytes]:
@@ -55,7 +58,7 @@ async def part_chunks(part: aiohttp.BodyPartReader, idle_s: float) -> AsyncItera
     while not part.at_eof():
         try:
             chunk = await _timed(part.read_chunk(PART_CHUNK_BYTES), idle_s)
-        except (ValueError, AssertionError) as error:
+        except (ValueError, AssertionError, HttpProcessingError) as error:
             raise IncompleteBody(f"the form is cut short or malformed: {error}") from None
         if chunk:
             yield chunk

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from common.errors import RangeNotSatisfiable
 
-_SINGLE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_SINGLE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def parse_range(header: str | None, size_bytes: int) -> ByteRange | None:
     """The part that is asked for; None for all of it, which is also the answer to what is not
     understood and to several ranges. Raises RangeNotSatisfiable for one that lies outside."""
     match = _SINGLE.fullmatch(header.replace(" ", "")) if header else None
-    if match is None or match.group(0) == "bytes=-":
+    if match is None or match.groups() == ("", ""):
         return None
     first, last = match.groups()
     if not first:

@@ -14,7 +14,7 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
     StoredSegment,
 )
-from coordinator.metadata.writes import unpack_layout
+from coordinator.metadata.writes import UNREADABLE, unpack_layout
 
 _SEGMENT_COLUMNS = "s.id, s.size_bytes, s.encoding, s.k, s.n, s.generation, l.nodes, s.checksums"
 
@@ -30,9 +30,10 @@ def _segment(row: Sequence[Any]) -> StoredSegment:
 def known_segments(
     sql: Sql, ids: Iterable[SegmentId], fresh_s: int
 ) -> dict[SegmentId, KnownSegment]:
+    """Those that a PUT may refer to: not what a read has found to be lost."""
     rows = sql.rows_in(
         f"SELECT s.touched_at > {{now}} - {int(fresh_s)}, {_SEGMENT_COLUMNS} FROM segment s "
-        "JOIN layout l ON l.id = s.layout WHERE s.id IN ({keys})",
+        f"JOIN layout l ON l.id = s.layout WHERE s.id IN ({{keys}}) AND NOT EXISTS ({UNREADABLE})",
         set(ids),
     )
     known = (KnownSegment(_segment(row[1:]), bool(row[0])) for row in rows)

@@ -2,7 +2,7 @@
 checks first and writes after: what raises a SixfoldError has written nothing."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.errors import SegmentGone, SessionLost
 from common.ids import ContentId, SegmentId, ShardAddress
@@ -18,6 +18,13 @@ from coordinator.metadata.rows import (
 )
 
 DEFAULT_ACCOUNT = 0
+
+
+# Of segment s it is known that fewer than k good shards are left.
+UNREADABLE = (
+    "SELECT 1 FROM repair_queue r WHERE r.segment = s.id AND r.generation = s.generation "
+    "AND r.survivors < s.k"
+)
 
 
 def pack_layout(layout: Sequence[int]) -> bytes:
@@ -145,10 +152,31 @@ def touch_segment(sql: Sql, segment: SegmentId) -> None:
 
 
 def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
-    """Insert a segment. If someone else was first, theirs stands and our shards are deleted."""
-    if not insert_segment(sql, layouts, segment):
+    """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
+    unless theirs is known to be lost."""
+    if insert_segment(sql, layouts, segment):
+        return
+    lost = sql.row(f"SELECT 1 FROM segment s WHERE s.id = ? AND EXISTS ({UNREADABLE})", segment.id)
+    if lost:
+        _replace_segment(sql, layouts, segment)
+    else:
         touch_segment(sql, segment.id)
         add_deletes(sql, shards_of(segment), 0)
+
+
+def _replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
+    """Whoever still has the bytes heals all contents that need them."""
+    found = sql.row(
+        "SELECT s.generation, l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
+        "WHERE s.id = ?",
+        segment.id,
+    )
+    assert found is not None
+    old = replace(segment, generation=found[0], layout=unpack_layout(found[1]))
+    add_deletes(sql, shards_of(old), 0)
+    sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
+    sql.run("DELETE FROM segment WHERE id = ?", segment.id)
+    insert_segment(sql, layouts, segment)
 
 
 def insert_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
