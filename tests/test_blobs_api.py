@@ -7,14 +7,19 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
+from typing import cast
 
 import aiohttp
 import pytest
+from aiohttp import web
 from blake3 import blake3
 
 from common.auth import HEADER, ClusterSecret
 from common.membership import REPORT_PATH, NodeReport
 from common.units import KIB, MIB
+from coordinator.buffers import StripeBuffers
+from coordinator.http.blobs import _send_piece
+from coordinator.read_path import Piece
 from tests.local_cluster import LocalCluster
 
 SEGMENT = 6 * MIB
@@ -268,6 +273,34 @@ async def test_a_second_encoding_does_not_slip_past_the_first(cluster: LocalClus
         await writer.wait_closed()
 
 
+async def test_uploads_that_only_pretend_to_be_large_keep_nobody_out(
+    cluster: LocalCluster, http: aiohttp.ClientSession
+) -> None:
+    """More of them than there are full buffers, each stalled after one byte."""
+    head = b"PUT /v1/blobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+    stalled = [await raw(cluster, head) for _ in range(40)]
+    await put(http, content(10_000_000, "while others stall"))
+    for _, writer in stalled:
+        writer.transport.abort()
+
+
+class StuckResponse:
+    """A client that takes nothing."""
+
+    async def write(self, data: bytes) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_reader_that_takes_nothing_gives_its_memory_back() -> None:
+    buffers = StripeBuffers(20 * MIB)
+    buffer = await buffers.acquire(9 * MIB, 1.0)
+    with pytest.raises(TimeoutError):
+        await _send_piece(
+            cast(web.StreamResponse, StuckResponse()), Piece(buffer.memory, buffer), 0.01
+        )
+    assert buffers.used_bytes == 0
+
+
 def form(*parts: str, end: str = "--x--\r\n") -> bytes:
     return ("".join(f"--x\r\n{part}\r\n" for part in parts) + end).encode()
 
@@ -282,6 +315,7 @@ A_FILE = 'Content-Disposition: form-data; name="f"; filename="a"\r\n'
         (b"garbage", 400, "bad_request"),
         (form('Content-Disposition: form-data; name="f"\r\n\r\nno file'), 400, "bad_request"),
         (form(A_FILE + "\r\ncut short", end=""), 400, "incomplete_body"),
+        (form("a line without a colon\r\n\r\nx"), 400, "bad_request"),
         (form(A_FILE, end=""), 400, "incomplete_body"),
         (form(A_FILE + "Content-Encoding: gzip\r\n\r\nx"), 415, "unsupported_encoding"),
         (
