@@ -6,8 +6,9 @@ their shards in ring order, which spreads the reading of data shards.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 from common.ids import SegmentId
@@ -76,7 +77,8 @@ def _shares(by_fill: Sequence[Target], chosen: Mapping[int, Target], n: int) -> 
     return {number: each + (at < rest) for at, number in enumerate(order)}
 
 
-def survives(layout: Iterable[int], k: int) -> int:
+@lru_cache(4096)  # a cluster has few layouts beside its segments
+def survives(layout: tuple[int, ...], k: int) -> int:
     """How many nodes of a layout, whichever, may be lost so that k shards are left; -1 if fewer
     than k shards are there now. Node 0 stands for a shard that is not."""
     per_node = sorted(Counter(node for node in layout if node).values(), reverse=True)

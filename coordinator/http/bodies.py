@@ -49,8 +49,20 @@ def _check_encoding(headers: CIMultiDictProxy[str], name: str, plain: frozenset[
 
 async def chunks(request: web.Request, idle_s: float) -> AsyncIterator[bytes]:
     """The body. Raises IncompleteBody if it ends early, BodyTimeout if it stalls."""
-    while chunk := await _timed(request.content.readany(), idle_s):
+    content = request.content
+    while True:
+        chunk = _at_hand(content) or await _timed(content.readany(), idle_s)
+        if not chunk:
+            return
         yield chunk
+
+
+def _at_hand(content: aiohttp.StreamReader) -> bytes:
+    """What has arrived already: it needs no clock."""
+    try:
+        return content.read_nowait()
+    except (aiohttp.ClientError, ConnectionError, web.RequestPayloadError) as error:
+        raise IncompleteBody(f"the body ended early: {error}") from None
 
 
 async def part_chunks(part: aiohttp.BodyPartReader, idle_s: float) -> AsyncIterator[bytes]:

@@ -18,6 +18,7 @@ SQLITE_PRAGMAS = {
     "synchronous": "full",
     "foreign_keys": 1,
     "busy_timeout": 30_000,
+    "temp_store": "memory",  # else every insert of many rows opens a file of its own
     "cache_size": -32_768,  # KiB, for each of the two threads
     "wal_autocheckpoint": 4_000,
 }
