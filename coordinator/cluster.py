@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import aiohttp
 
@@ -59,10 +60,12 @@ class Cluster:
         members = self.membership
         found = candidates(
             members.ring,
-            lambda number: members.target(number, shard_bytes),
-            lambda: members.zone_sizes(shard_bytes),
-            segment, k, n,
-        )  # fmt: skip
+            partial(members.target, shard_bytes),
+            partial(members.zone_sizes, shard_bytes),
+            segment,
+            k,
+            n,
+        )
         if len(found) >= needed:
             return place(found, k, n)
         active = members.count(NodeState.ACTIVE)

@@ -138,7 +138,7 @@ class Membership:
             )
         return self._ring
 
-    def target(self, number: int, shard_bytes: int) -> Target | None:
+    def target(self, shard_bytes: int, number: int) -> Target | None:
         """That node, if it can take a shard of that size now."""
         node = self.nodes.get(number)
         if (
@@ -151,7 +151,7 @@ class Membership:
 
     def targets(self, shard_bytes: int) -> dict[int, Target]:
         """All nodes that can. It looks at every node: not for each placement."""
-        judged = {number: self.target(number, shard_bytes) for number in self.nodes}
+        judged = {number: self.target(shard_bytes, number) for number in self.nodes}
         return {number: target for number, target in judged.items() if target}
 
     def zone_sizes(self, shard_bytes: int) -> Mapping[str, int]:
