@@ -70,7 +70,7 @@ def local_cluster(
 def kill_nodes(directory: Path, names: Sequence[str]) -> None:
     """`sixfold local kill`."""
     command = [sys.executable, "-m", "sixfold", "local", "kill", *names, "--dir", str(directory)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @contextmanager

@@ -52,6 +52,11 @@ class NineFiles:
         self._pools = [ThreadPoolExecutor(1) for _ in range(N)]
         self._end = 0
 
+    def empty(self) -> None:
+        self._end = 0
+        for file in self._files:
+            os.ftruncate(file, 0)
+
     async def write(self, stripe: memoryview) -> int:
         """Durable on return: the offset."""
         offset, self._end = self._end, self._end + SHARD_BYTES
@@ -228,8 +233,11 @@ class Floor:
         return buffer
 
     async def mode(self, request: web.Request) -> web.Response:
-        """`lost/3` or `dedup/1`: from now on."""
+        """`lost/3` or `dedup/1`, from now on; `empty/1` forgets the large contents."""
         name, value = request.match_info["name"], int(request.match_info["value"])
+        if name == "empty":
+            self._large.clear()
+            self._files.empty()
         self.lost = value if name == "lost" else self.lost
         self.dedup = bool(value) if name == "dedup" else self.dedup
         return web.Response()

@@ -6,6 +6,7 @@ measured and shown, since it shares the machine with what it measures.
 
 import asyncio
 import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.large import WrongAnswer
-from bench.pattern import STAMP_BYTES, small
+from bench.pattern import STAMP_BYTES
+from bench.pattern import small as content
 
 # Gives the next request and what its answer's body must end with (empty: any).
 NextRequest = Callable[[], tuple[bytes, bytes]]
@@ -40,7 +42,7 @@ class Outcome:
 def puts(first_seed: int, size_bytes: int) -> NextRequest:
     """PUTs of ever new contents."""
     head = f"PUT /v1/blobs HTTP/1.1\r\nHost: bench\r\nContent-Length: {size_bytes}\r\n\r\n".encode()
-    rest = small(0, size_bytes)[STAMP_BYTES:]
+    rest = content(0, size_bytes)[STAMP_BYTES:]
     seed = first_seed
 
     def following() -> tuple[bytes, bytes]:
@@ -54,7 +56,7 @@ def puts(first_seed: int, size_bytes: int) -> NextRequest:
 def gets(ids: list[str], size_bytes: int) -> NextRequest:
     """GETs of these contents, round and round: more of them than a cache holds always miss it."""
     requests = [f"GET /v1/blobs/{id_} HTTP/1.1\r\nHost: bench\r\n\r\n".encode() for id_ in ids]
-    rest = small(0, size_bytes)[STAMP_BYTES:]
+    rest = content(0, size_bytes)[STAMP_BYTES:]
     at = -1
 
     def following() -> tuple[bytes, bytes]:
@@ -113,16 +115,22 @@ def _content_length(received: bytes, end: int) -> int:
     return int(received[at + 16 : received.find(b"\r\n", at)])
 
 
-def run(url: str, clients: int, following: NextRequest, duration_s: float, count: int) -> Outcome:
-    """Ask until `count` answers have come or `duration_s` is over. Raises WrongAnswer."""
-    return uvloop.run(_run(url, clients, following, duration_s, count))
+def run(
+    url: str,
+    clients: int,
+    following: NextRequest,
+    duration_s: float = float("inf"),
+    answers: int = sys.maxsize,
+) -> Outcome:
+    """Ask until so many answers have come or `duration_s` is over. Raises WrongAnswer."""
+    return uvloop.run(_run(url, clients, following, duration_s, answers))
 
 
 async def _run(
-    url: str, clients: int, following: NextRequest, duration_s: float, count: int
+    url: str, clients: int, following: NextRequest, duration_s: float, answers: int
 ) -> Outcome:
     parts, loop = urlsplit(url), asyncio.get_running_loop()
-    left, until_s = count, time.perf_counter() + duration_s
+    left, until_s = answers, time.perf_counter() + duration_s
 
     def stop() -> bool:
         nonlocal left
