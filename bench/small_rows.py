@@ -1,7 +1,6 @@
 """The rows of small contents: rates and latencies of PUT and GET, and the client's own cost."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,15 +20,9 @@ HOT_OBJECTS = 200
 CHECKED = 256  # of what a PUT row has stored, so many are read back and compared
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
-    """Contents to read, of one size."""
-
-    ids: list[str]
-    size_bytes: int
-
-    def requests(self) -> small.NextRequest:
-        return small.gets(self.ids, self.size_bytes)
+# The requests of each side, by URL. A side always goes on where it stopped: began each round anew,
+# the cache would hold what comes first.
+Reads = dict[str, small.NextRequest]
 
 
 def small_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure]:
@@ -44,23 +37,25 @@ def _rows(bed: Bed, rounds: int, size_kib: int, duration_s: float) -> Iterator[F
         name = f"PUT {size_kib} KiB, {_clients(clients)}"
         put = partial(_put, bed, name, size_bytes, clients, duration_s)
         yield from compare(rounds, _units(name), put, bed)
-    cold = Reads(_fill(bed, size_bytes), size_bytes)
+    ids = _fill(bed, size_bytes)
+    cold, hot = _reads(bed, ids, size_bytes), _reads(bed, ids[:HOT_OBJECTS], size_bytes)
     for clients in CLIENTS:
         yield from _get_rows(bed, rounds, f"GET {size_kib} KiB", cold, clients, duration_s)
-    hot = Reads(cold.ids[:HOT_OBJECTS], size_bytes)
     yield from _get_rows(bed, rounds, f"cached GET {size_kib} KiB", hot, CLIENTS[-1], duration_s)
+
+
+def _reads(bed: Bed, ids: list[str], size_bytes: int) -> Reads:
+    return {side.url: small.gets(ids, size_bytes) for side in (bed.floor, bed.sixfold)}
 
 
 def _get_rows(
     bed: Bed, rounds: int, name: str, reads: Reads, clients: int, duration_s: float
 ) -> Iterator[Figure]:
     name = f"{name}, {_clients(clients)}"
-    # Each side goes on where its last round ended: or the cache would hold what comes first.
-    asked = {side.url: reads.requests() for side in (bed.floor, bed.sixfold)}
 
     def get(servers: Servers) -> Sample:
         cpu_s = servers.cpu_s()
-        outcome = small.run(servers.url, clients, asked[servers.url], duration_s)
+        outcome = small.run(servers.url, clients, reads[servers.url], duration_s)
         return _sample(name, outcome, servers.cpu_s() - cpu_s)
 
     yield from compare(rounds, _units(name), get, bed)
