@@ -125,18 +125,16 @@ class Metadata:
 
     async def collect(self, limit: int) -> int:
         """Remove contents that nobody pins and that are past the grace period; how many."""
-        candidates = await self._read(partial(reads.unpinned_contents, limit=limit))
+        candidates = await self._read(
+            partial(reads.collectable, grace_s=self._grace_s, limit=limit)
+        )
         removed = 0
         for content in candidates:
             removed += await self._write(partial(self._collect_one, content=content))
         return removed
 
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
-        manifest = reads.manifests(sql, [content], pinned=False).get(content)
-        if manifest is None:
-            return False
-        lists = reads.segment_list_of(sql, content)
-        return writes.collect(sql, manifest, lists, self._grace_s)
+        return writes.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
 
     async def add_node(self, node_id: str, name: str, zone: str) -> NodeRow:
         return await self._write(partial(writes.add_node, node_id=node_id, name=name, zone=zone))
