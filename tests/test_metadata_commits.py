@@ -89,7 +89,9 @@ def test_a_group_leaves_what_one_after_another_leaves(tmp_path: Path, seed: int)
             found = commit_contents(*together, uploads)
         with alone[0].database.atomic():
             expected = [commit_content(*alone, new) for new in uploads]
-        assert sorted(map(repr, found)) == sorted(map(repr, expected))  # of two that are equal either may be the first
+        assert sorted(map(repr, found)) == sorted(
+            map(repr, expected)
+        )  # of two that are equal either may be the first
         assert contents(together[0])["content"] == contents(alone[0])["content"]
         assert contents(together[0])["pin"] == contents(alone[0])["pin"]
         everything |= {shard for new in uploads for shard in written_by(new)}

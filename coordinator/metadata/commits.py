@@ -31,14 +31,9 @@ _SEGMENTS = (
     "checksums, touched_at) VALUES {rows} ON CONFLICT DO NOTHING",
     "(?, ?, ?, ?, ?, ?, ?, ?, ?, {now})",
 )
-_CONTENTS = (
-    "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
-    "VALUES {rows} ON CONFLICT DO NOTHING",
-    "(?, ?, 1, NULL, {now})",
-)
 _PINS = (
-    "INSERT INTO pin (content, account) VALUES {rows} ON CONFLICT DO NOTHING",
-    f"(?, {DEFAULT_ACCOUNT})",
+    "INSERT INTO pin (content, account, created_at) VALUES {rows} ON CONFLICT DO NOTHING",
+    f"(?, {DEFAULT_ACCOUNT}, {{now}})",
 )
 
 
@@ -85,8 +80,7 @@ def _insert(sql: Sql, layouts: Layouts, uploads: Sequence[NewContent]) -> set[in
     if inserted < len(uploads):
         ours = _ours(sql, segments)
         uploads = [new for new in uploads if new.id in ours]
-    # A segment that was not there belonged to no content: none of these rows can be there.
-    _insert_rows(sql, _CONTENTS, [(new.id, new.size_bytes) for new in uploads])
+    # A segment that was not there belonged to no content: none of these pins can be there.
     _insert_rows(sql, _PINS, [(new.id,) for new in uploads])
     return {id(new) for new in uploads}
 
