@@ -83,7 +83,6 @@ class _Client(asyncio.Protocol):
     def ask(self) -> None:
         if self._stop():
             self.done.set_result(None)
-            self._transport.close()
             return
         request, self._expected = self._following()
         self._began_s = time.perf_counter()
@@ -101,6 +100,10 @@ class _Client(asyncio.Protocol):
             return
         self.latencies_s.append(time.perf_counter() - self._began_s)
         self.ask()
+
+    def end(self) -> None:
+        self.done.cancel()
+        self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(f"connection lost: {exc}")
@@ -146,7 +149,11 @@ async def _run(
     cpu_s, began_s = _own_cpu_s(), time.perf_counter()
     for protocol in protocols:
         protocol.ask()
-    await asyncio.gather(*(protocol.done for protocol in protocols))
+    try:
+        await asyncio.gather(*(protocol.done for protocol in protocols))
+    finally:
+        for protocol in protocols:
+            protocol.end()
     elapsed_s = time.perf_counter() - began_s
     latencies_s = sorted(each for protocol in protocols for each in protocol.latencies_s)
     return Outcome(latencies_s, elapsed_s, _own_cpu_s() - cpu_s)
