@@ -34,7 +34,10 @@ def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> None:
 
 
 def restore_single_contents(sql: Sql) -> int:
-    """Each plain segment that no list mentions is a content of its own; how many there are."""
+    """Each plain segment that no list mentions is a content of its own; how many there are.
+
+    Ends all sessions: their numbers may be among those whose generations were found.
+    """
     orphans = (
         "FROM segment s WHERE s.encoding = ? AND NOT EXISTS "
         "(SELECT 1 FROM content_segment cs WHERE cs.segment = s.id) AND NOT EXISTS "
@@ -42,6 +45,7 @@ def restore_single_contents(sql: Sql) -> int:
     )
     plain = int(Encoding.PLAIN)
     sql.run(f"INSERT INTO pin (content, account) SELECT s.id, {DEFAULT_ACCOUNT} {orphans}", plain)
+    sql.run("UPDATE session SET expires_at = {now} - 1")
     return sql.run(
         "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
         f"SELECT s.id, s.size_bytes, 1, NULL, {{now}} {orphans}",

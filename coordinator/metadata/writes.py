@@ -86,7 +86,7 @@ def open_session(sql: Sql, lease_s: int) -> int:
 def renew_session(sql: Sql, session: int, lease_s: int) -> None:
     """Raises SessionLost if the lease has run out: it must not be revived, since others may have
     acted on its end."""
-    _check_session(sql, session)
+    check_session(sql, session)
     sql.run("UPDATE session SET expires_at = {now} + ? WHERE number = ?", lease_s, session)
 
 
@@ -94,7 +94,7 @@ def close_session(sql: Sql, session: int) -> None:
     sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number = ?", session)
 
 
-def _check_session(sql: Sql, session: int) -> None:
+def check_session(sql: Sql, session: int) -> None:
     if not sql.row("SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}", session):
         raise SessionLost("this coordinator's lease in the database has run out; try again")
 
@@ -114,7 +114,7 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
 
     Raises SessionLost, and SegmentGone if a segment that the upload relied on is gone.
     """
-    _check_session(sql, session)
+    check_session(sql, session)
     written = {segment.id for segment in new.written}
     _check_reused(sql, [s for s in new.segments if s.id not in written])
     for segment in new.written:
