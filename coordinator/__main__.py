@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from common.auth import ClusterSecret
 from common.errors import BadSetting, SixfoldError
+from common.interpreter import calm_the_collector
 from common.settings import make_settings, parse_flags
 from coordinator.config import Config
 from coordinator.server import Coordinator
@@ -68,6 +69,7 @@ def main() -> None:
         secret = read_secret(config.secret_file)
         if config.workers > 1 and not as_worker:
             sys.exit(asyncio.run(supervise(config)))
+        calm_the_collector()
         uvloop.run(serve(config, secret, as_worker))
     except SixfoldError as error:
         sys.exit(_report(str(error), error.exit_code))

@@ -5,7 +5,8 @@ A node reports to one process; the others find its report in the database within
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 OVERLAP_S = 2  # a report that is committed late may bear a time before the last look
+ZONES_FRESH_S = 1.0
 
 
 class NodeState(StrEnum):
@@ -66,6 +68,8 @@ class Membership:
     _started_at_s: float = 0.0
     _looked_s: int = 0  # by the database's clock
     _ring: Ring | None = None
+    _zone_sizes: Mapping[str, int] = field(default_factory=dict)
+    _zones_counted_at_s: float = float("-inf")
 
     async def load(self) -> None:
         """Read the registered nodes and their last reports; their silence counts from now."""
@@ -163,13 +167,28 @@ class Membership:
             )
         return self._ring
 
+    def target(self, shard_bytes: int, number: int) -> Target | None:
+        """That node, if it can take a shard of that size now."""
+        node = self.nodes.get(number)
+        if (
+            node is None
+            or self.state(node) is not NodeState.ACTIVE
+            or not self._has_room(node, shard_bytes)
+        ):
+            return None
+        return Target(number, node.row.zone, node.fill())
+
     def targets(self, shard_bytes: int) -> dict[int, Target]:
-        """The nodes that can take a shard of that size now."""
-        return {
-            node.number: Target(node.number, node.row.zone, node.fill())
-            for node in self.nodes.values()
-            if self.state(node) is NodeState.ACTIVE and self._has_room(node, shard_bytes)
-        }
+        """All nodes that can. It looks at every node: not for each placement."""
+        judged = {number: self.target(shard_bytes, number) for number in self.nodes}
+        return {number: target for number, target in judged.items() if target}
+
+    def zone_sizes(self, shard_bytes: int) -> Mapping[str, int]:
+        """How many targets each zone has; up to a second old, since it looks at every node."""
+        if self.clock() - self._zones_counted_at_s >= ZONES_FRESH_S:
+            self._zones_counted_at_s = self.clock()
+            self._zone_sizes = Counter(t.zone for t in self.targets(shard_bytes).values())
+        return self._zone_sizes
 
     @staticmethod
     def _has_room(node: Node, shard_bytes: int) -> bool:
