@@ -72,6 +72,18 @@ def parse_flags(
     return given, given.pop("config", None)
 
 
+def as_flags(settings: Any) -> list[str]:
+    """The arguments that make the same settings in another process."""
+    flags: list[str] = []
+    for field in dataclasses.fields(settings):
+        flag, value = "--" + field.name.replace("_", "-"), getattr(settings, field.name)
+        if field.metadata["parse"] is not _parse_bool:
+            flags += [flag, str(value)]
+        elif value:
+            flags.append(flag)
+    return flags
+
+
 def make_settings(kind: type[T], *sources: Mapping[str, Any]) -> T:
     """Build `kind` from the sources, later ones first in rank. Raises BadSetting."""
     merged = {name: value for source in sources for name, value in source.items()}

@@ -26,6 +26,9 @@ def up(
     nodes: Annotated[int, typer.Option(min=LEAST_NODES, help="How many storage nodes")] = 9,
     dir: Dir = DEFAULT_DIR,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8600,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many coordinator processes share the port")
+    ] = 1,
     adopt_cluster: Annotated[
         str,
         typer.Option(
@@ -38,8 +41,10 @@ def up(
     """Run a cluster on this machine until Ctrl-C. Its data stays for the next time."""
     from sixfold.up import run_up  # imports the client
 
-    adopt = ["--adopt-cluster", adopt_cluster] if adopt_cluster else []
-    run_up(dir, nodes, port, adopt, globals_of(context).console(as_json))
+    options = ["--workers", str(workers)]
+    if adopt_cluster:
+        options += ["--adopt-cluster", adopt_cluster]
+    run_up(dir, nodes, port, options, globals_of(context).console(as_json))
 
 
 @local_app.command()

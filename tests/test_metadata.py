@@ -28,6 +28,7 @@ from coordinator.metadata import (
 )
 from coordinator.metadata.database import MIGRATIONS, open_database
 from coordinator.metadata.store import SESSION_LEASE_S
+from tests.reports import incoming
 
 GRACE_S = 3600
 NINE = tuple(range(1, 10))
@@ -228,7 +229,7 @@ async def test_generations_never_repeat(tmp_path: Path) -> None:
 async def test_everything_is_there_after_opening_again(tmp_path: Path) -> None:
     first = open_metadata(tmp_path, "", GRACE_S)
     await first.start()
-    stored, node = segment(first), await first.add_node("ab" * 16, "node-1", "east")
+    stored, (node, _) = segment(first), await first.save_report(incoming(1))
     await first.commit_content(single(stored))
     await first.close()
     again = open_metadata(tmp_path, "", GRACE_S)
@@ -242,11 +243,12 @@ async def test_everything_is_there_after_opening_again(tmp_path: Path) -> None:
 
 
 async def test_a_node_keeps_its_number(metadata: Metadata) -> None:
-    first = await metadata.add_node("ab" * 16, "node-1", "east")
-    other = await metadata.add_node("cd" * 16, "node-2", "east")
-    moved = await metadata.add_node("ab" * 16, "node-1", "west")
+    first, _ = await metadata.save_report(incoming(1))
+    other, _ = await metadata.save_report(incoming(2))
+    moved, _ = await metadata.save_report(incoming(1, zone="west"))
     assert (first.number, moved.zone) == (moved.number, "west")
     assert other.number != first.number
+    assert moved in await metadata.nodes()
 
 
 async def test_repair_notices_replace_each_other(metadata: Metadata) -> None:

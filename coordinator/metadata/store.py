@@ -4,17 +4,18 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import SixfoldError, Unavailable
+from common.errors import SessionLost, SixfoldError, Unavailable
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
-from coordinator.metadata import reads, restoring, writes
+from coordinator.metadata import reads, restoring, sharing, writes
 from coordinator.metadata.batching import BatchThread
 from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Clock, Sql, open_database
@@ -27,8 +28,10 @@ from coordinator.metadata.rows import (
     OutboxRow,
     RepairNotice,
     ShardsOnNode,
+    SharedReport,
     StoredSegment,
 )
+from coordinator.metadata.sharing import IncomingReport
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,6 +55,7 @@ class Metadata:
             "metadata-reader", self._query
         )
         self.session = 0
+        self._session_lost = asyncio.Event()
         self.cluster_id = ""
         self._counter = itertools.count(1)
 
@@ -68,9 +72,13 @@ class Metadata:
         self._sql.database.close()
 
     async def keep_session(self) -> None:
-        """Renew the lease for ever; a lease that was lost is replaced by a new session."""
+        """Renew the lease for ever; a lease that was lost is replaced by a new session, at once
+        if a commit has found that out."""
         while True:
-            await asyncio.sleep(SESSION_RENEW_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SESSION_RENEW_S):
+                    await self._session_lost.wait()
+            self._session_lost.clear()
             try:
                 await self._write(
                     partial(writes.renew_session, session=self.session, lease_s=SESSION_LEASE_S)
@@ -112,7 +120,11 @@ class Metadata:
 
     async def commit_content(self, new: NewContent) -> bool:
         """Durable and visible on return; True if it was not visible before."""
-        visible: bool = await self._writer.ask(new)
+        try:
+            visible: bool = await self._writer.ask(new)
+        except SessionLost:
+            self._session_lost.set()
+            raise
         return visible
 
     async def touch_segment(self, segment: SegmentId) -> None:
@@ -136,9 +148,6 @@ class Metadata:
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
         return writes.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
 
-    async def add_node(self, node_id: str, name: str, zone: str) -> NodeRow:
-        return await self._write(partial(writes.add_node, node_id=node_id, name=name, zone=zone))
-
     async def add_deletes(self, deletes: Sequence[ShardsOnNode], delay_s: int = 0) -> None:
         await self._write(partial(writes.add_deletes, deletes=deletes, delay_s=delay_s))
 
@@ -147,6 +156,31 @@ class Metadata:
 
     async def queue_repair(self, notice: RepairNotice) -> None:
         await self._write(partial(writes.queue_repair, notice=notice))
+
+    # Between the processes of a cluster
+
+    async def save_report(self, incoming: IncomingReport) -> tuple[NodeRow, int]:
+        """Keep a node's report for all processes: the node, and the report's version.
+
+        Raises Unauthorized for a replay, Conflict for a second process of a living node.
+        """
+        return await self._write(partial(sharing.save_report, incoming=incoming))
+
+    async def reports_since(
+        self, since_s: int, known: Mapping[int, int]
+    ) -> tuple[int, list[SharedReport]]:
+        """The database's time, and the reports since `since_s` of other versions than `known`
+        holds by node number."""
+        return await self._read(partial(sharing.reports_since, since_s=since_s, known=known))
+
+    async def take_lease(self, name: str, lease_s: int) -> int | None:
+        """Take or renew the lease of a job: its epoch, None while another process holds it."""
+        return await self._write(
+            partial(sharing.take_lease, name=name, session=self.session, lease_s=lease_s)
+        )
+
+    async def give_back_lease(self, name: str) -> None:
+        await self._write(partial(sharing.give_back_lease, name=name, session=self.session))
 
     # Rebuilding
 
@@ -209,6 +243,8 @@ class Metadata:
         """All in one transaction; if the database refuses that, each in its own."""
         try:
             return self._commit_together(batch)
+        except Unavailable as error:  # it was not our turn: it would not be for each alone
+            return [error] * len(batch)
         except Exception as error:
             self._layouts.forget()
             if len(batch) == 1:
@@ -218,7 +254,7 @@ class Metadata:
     def _commit_together(self, batch: list[Change]) -> list[Any]:
         """First the new contents, with few statements; then all else, one after another."""
         uploads = [change for change in batch if isinstance(change, NewContent)]
-        with self._sql.database.atomic():
+        with self._sql.transaction():
             outcomes = iter(commit_contents(self._sql, self._layouts, self.session, uploads))
             return [
                 next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
