@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import tomllib
@@ -51,6 +52,7 @@ def read_secret(path: str) -> ClusterSecret:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("aiohttp.server").addFilter(_without_trace)
+    os.umask(0o077)  # SQLite gives no choice of mode
     try:
         config = read_config(sys.argv[1:])
         uvloop.run(serve(config, read_secret(config.secret_file)))

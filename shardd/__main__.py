@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import resource
 import signal
 import sys
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    os.umask(0o077)  # SQLite gives no choice of mode
     try:
         flags, path = parse_flags(Config, "shardd", arguments)
         config = make_settings(Config, _read_file(path), flags)

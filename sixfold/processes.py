@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from common.errors import SixfoldError, Unavailable
-from sixfold.local import ServerProcess
+from sixfold.local import PRIVATE_FILE, ServerProcess
 from sixfold.servers import server_environment
 
 POLL_S = 0.05
@@ -133,6 +133,7 @@ class StartedServer:
 
 def start_server(process: ServerProcess) -> StartedServer:
     """In a session of its own: a Ctrl-C on the terminal is for `sixfold up` to act upon."""
+    Path(process.log).touch(PRIVATE_FILE)
     with Path(process.log).open("ab") as log:
         log_offset = log.seek(0, os.SEEK_END)
         child = subprocess.Popen(

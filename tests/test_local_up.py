@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from sixfold.processes import servers_in
 from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
+from tests.private_files import open_to_others
 
 UP = (sys.executable, "-m", "sixfold", "up", "--port", "0")
 DATA = bytes(range(256)) * 30_000
@@ -58,6 +59,11 @@ def test_up_describes_what_it_runs(cluster: LocalCluster) -> None:
         assert process["url"].startswith("http://127.0.0.1:")
         os.kill(process["pid"], 0)
     assert set(statuses(cluster.directory).values()) == {"running"}
+
+
+def test_what_it_writes_is_for_its_user_alone(cluster: LocalCluster) -> None:
+    assert (cluster.directory / "node-1" / "index.db").exists()
+    assert open_to_others(cluster.directory) == []
 
 
 def test_command_against_the_real_thing(cluster: LocalCluster, tmp_path: Path) -> None:

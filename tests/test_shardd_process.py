@@ -17,6 +17,7 @@ from common.ids import ShardAddress
 from common.shards import ShardRecord
 from shardd.identity import DataDirectory
 from shardd.store import VolumeStore
+from tests.private_files import open_to_others, usual_umask
 from tests.stores import SECRET
 from tests.test_shardd_heartbeat import Coordinator, serving
 
@@ -30,7 +31,7 @@ async def shardd(tmp_path: Path, *flags: str) -> AsyncIterator[asyncio.subproces
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "shardd", "--data", str(tmp_path / "data"),
         "--secret-file", str(secret_file), *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=usual_umask,
     )  # fmt: skip
     try:
         yield process
@@ -59,6 +60,7 @@ async def test_a_life(tmp_path: Path, coordinator: Coordinator) -> None:
         assert match is not None
         async with http.get(match[1].decode() + "/-/ready") as answer:
             assert answer.status == 200
+        assert open_to_others(tmp_path / "data") == []
         process.send_signal(signal.SIGTERM)
         out, err = await output(process)
     assert (process.returncode, out) == (0, b"")
