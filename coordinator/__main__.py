@@ -1,6 +1,7 @@
 """`python -m coordinator`: read the settings once, serve until told to stop."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ import uvloop
 from aiohttp.http_exceptions import HttpProcessingError
 
 from common.auth import ClusterSecret
-from common.errors import BadSetting, SixfoldError
+from common.errors import BadSetting, Conflict, SixfoldError
 from common.settings import make_settings, parse_flags
 from coordinator.config import Config
 from coordinator.server import Coordinator
@@ -55,11 +56,22 @@ def main() -> None:
     os.umask(0o077)  # SQLite gives no choice of mode
     try:
         config = read_config(sys.argv[1:])
-        uvloop.run(serve(config, read_secret(config.secret_file)))
+        _run(config, read_secret(config.secret_file))
     except SixfoldError as error:
         sys.exit(_report(str(error), error.exit_code))
     except OSError as error:
         sys.exit(_report(str(error), 1))
+
+
+def _run(config: Config, secret: ClusterSecret) -> None:
+    """Raises Conflict if the port is in use."""
+    try:
+        uvloop.run(serve(config, secret))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        reason = "address already in use; choose another with --port"
+        raise Conflict(f"port {config.port}: {reason}") from None
 
 
 def _without_trace(record: logging.LogRecord) -> bool:

@@ -1,6 +1,7 @@
 """`python -m shardd --join URL --data DIR --secret-file F`: run a storage node."""
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -13,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from common.errors import BadSetting, SixfoldError
+from common.errors import BadSetting, Conflict, SixfoldError
 from common.settings import make_settings, parse_flags
 from shardd.config import Config, read_secret
 from shardd.node import running, serve
@@ -36,8 +37,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"shardd: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"shardd: {error}", file=sys.stderr)
-        return SixfoldError.exit_code
+        in_use = error.errno == errno.EADDRINUSE
+        print(f"shardd: {error.strerror if in_use else error}", file=sys.stderr)
+        return Conflict.exit_code if in_use else SixfoldError.exit_code
     return 0
 
 

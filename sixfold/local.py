@@ -8,6 +8,7 @@ DIR/lock            held by `sixfold up` while it runs; holds its pid
 DIR/cluster.lock    held by whoever changes cluster.json
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from common.errors import Conflict, Corrupt, NotFound
+from common.errors import BadSetting, Conflict, Corrupt, NotFound
 
 SECRET_BYTES = 32
 PRIVATE_FILE, PRIVATE_DIR = 0o600, 0o700
@@ -77,6 +78,16 @@ class LocalDirectory:
         return self.logs / f"{name}.log"
 
     def create(self) -> None:
+        """Raises BadSetting if the path cannot be a directory for us."""
+        try:
+            self.path.mkdir(PRIVATE_DIR, parents=True, exist_ok=True)
+            _private(self.path / "lock")
+        except FileExistsError:
+            raise BadSetting(f"--dir {self.path}: {os.strerror(errno.ENOTDIR)}") from None
+        except OSError as error:
+            raise BadSetting(f"--dir {self.path}: {error.strerror}") from None
+
+    def fill(self) -> None:
         """Make what is missing of what every process needs."""
         self.logs.mkdir(PRIVATE_DIR, exist_ok=True)
         if not self.secret.exists():
@@ -94,7 +105,7 @@ class LocalDirectory:
             return LocalCluster(
                 **{**said, "processes": [ServerProcess(**entry) for entry in said["processes"]]}
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             hint = f"start it with sixfold up --dir {self.path}"
             raise NotFound(f"no local cluster runs in {self.path}: {hint}") from None
         except (ValueError, LookupError, TypeError):
@@ -129,7 +140,7 @@ class LocalDirectory:
         try:
             with (self.path / "lock").open() as file:
                 return None if _try_lock(file.fileno()) else int(file.read())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 
 

@@ -41,9 +41,9 @@ def run_up(
 ) -> None:
     """Returns after a clean stop. Raises Conflict if something stands in the way."""
     directory = LocalDirectory(path)
-    directory.path.mkdir(PRIVATE_DIR, parents=True, exist_ok=True)
+    directory.create()
     with directory.owned():
-        directory.create()
+        directory.fill()
         _refuse_leftovers(directory)
         _refuse_used_port(port)
         asyncio.run(_serve_until_told(_Up(directory, nodes, port, coordinator_options, console)))

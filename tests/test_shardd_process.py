@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,6 +102,23 @@ async def test_wrong_settings(tmp_path: Path) -> None:
         code, line = await _fails(tmp_path, *flags)
         assert code == 2
         assert message in line
+
+
+async def test_a_data_directory_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, message in (("file", "File exists"), ("file/below", "Not a directory")):
+        code, line = await _fails(tmp_path, "--join", "http://x", "--data", str(tmp_path / path))
+        assert (code, line) == (2, f"shardd: data {tmp_path / path}: {message}")
+
+
+async def test_ports_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for flag in ("--port", "--data-port"):
+            code, line = await _fails(tmp_path, "--join", "http://x", flag, port)
+            assert code == Conflict.exit_code
+            assert line.startswith("shardd: ")
+            assert line.endswith(f"{port}): address already in use")
 
 
 async def test_refusals_have_their_exit_codes(tmp_path: Path, coordinator: Coordinator) -> None:
