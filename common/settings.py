@@ -102,7 +102,10 @@ def _convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
         raise BadSetting(f"{field.name}: one value is needed, not {value!r}")
     try:
         return field.metadata["parse"](str(value))
-    except (ValueError, BadSetting) as error:
+    except ValueError:
+        kind = "whole number" if field.metadata["parse"] is int else "number"
+        raise BadSetting(f"{field.name}: not a {kind}: {value!r}") from None
+    except BadSetting as error:
         raise BadSetting(f"{field.name}: {error}") from None
 
 

@@ -1,10 +1,14 @@
 """`python -m coordinator`: read the settings once, serve until told to stop."""
 
 import asyncio
+import errno
 import logging
+import os
 import signal
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import uvloop
 from aiohttp.http_exceptions import HttpProcessingError
 
 from common.auth import ClusterSecret
-from common.errors import BadSetting, SixfoldError
+from common.errors import BadSetting, Conflict, SixfoldError
 from common.interpreter import calm_the_collector
 from common.settings import make_settings, parse_flags
 from coordinator.config import Config
@@ -64,17 +68,31 @@ def main() -> None:
     who = "%(process)d %(name)s" if as_worker else "%(name)s"
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {who} %(message)s")
     logging.getLogger("aiohttp.server").addFilter(_without_trace)
+    os.umask(0o077)  # SQLite gives no choice of mode
     try:
         config = read_config(sys.argv[1 + as_worker :])
         secret = read_secret(config.secret_file)
-        if config.workers > 1 and not as_worker:
-            sys.exit(asyncio.run(supervise(config)))
         calm_the_collector()
-        uvloop.run(serve(config, secret, as_worker))
+        with _port_in_use_is_a_conflict(config.port):
+            if config.workers > 1 and not as_worker:
+                sys.exit(asyncio.run(supervise(config)))
+            uvloop.run(serve(config, secret, as_worker))
     except SixfoldError as error:
         sys.exit(_report(str(error), error.exit_code))
     except OSError as error:
         sys.exit(_report(str(error), 1))
+
+
+@contextmanager
+def _port_in_use_is_a_conflict(port: int) -> Iterator[None]:
+    """Raises Conflict."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        reason = "address already in use; choose another with --port"
+        raise Conflict(f"port {port}: {reason}") from None
 
 
 def _without_trace(record: logging.LogRecord) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import SessionLost, SixfoldError, Unavailable
+from common.errors import BadSetting, SessionLost, SixfoldError, Unavailable
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
 from coordinator.metadata import reads, restoring, sharing, writes
@@ -277,7 +277,15 @@ def open_metadata(
     data: Path, url: str, grace_s: int, clock: Clock = time.time, cluster_id: str = ""
 ) -> Metadata:
     """`url` may be empty: then the database is `metadata.db` in `data`. With `cluster_id`, a new
-    database belongs to that cluster, and an old one must."""
-    data.mkdir(parents=True, exist_ok=True)
-    sql = open_database(url or f"sqlite:///{data / 'metadata.db'}", clock, cluster_id)
+    database belongs to that cluster, and an old one must. Raises BadSetting if the directory or
+    the database cannot be used."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(f"data {data}: {error.strerror}") from None
+    url = url or f"sqlite:///{data / 'metadata.db'}"
+    try:
+        sql = open_database(url, clock, cluster_id)
+    except PeeweeException as error:
+        raise BadSetting(f"database {url}: {error}") from None
     return Metadata(sql, grace_s)
