@@ -82,7 +82,7 @@ def connections(url: str, supervisor: int, count: int = 2) -> Iterator[list["Wor
             stack.callback(connection.close)
             with suppress(OSError):  # of a worker that has just been killed
                 connection.connect()
-                connection.auto_open = 0  # type: ignore[attr-defined]  # never to another worker
+                connection.auto_open = 0  # never to another worker
                 worker = Worker(connection)
                 assert worker.get("/-/live") == (200, {"live": True})
                 pid = worker_at(connection, workers_of(supervisor))
@@ -256,7 +256,7 @@ def test_a_second_coordinator_on_the_port_is_refused(
         port = str(urlsplit(url_of(running)).port)
         with coordinator(tmp_path / "b", "--port", port, "--workers", second) as refused:
             out, said = refused.communicate(timeout=DEADLINE_S)
-        assert (refused.returncode, out) == (1, "")
+        assert (refused.returncode, out) == (5, "")
         assert "in use" in said.splitlines()[-1]
 
 

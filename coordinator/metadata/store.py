@@ -288,4 +288,6 @@ def open_metadata(
         sql = open_database(url, clock, cluster_id)
     except PeeweeException as error:
         raise BadSetting(f"database {url}: {error}") from None
+    except OSError as error:
+        raise BadSetting(f"database {url}: unable to open: {error.strerror}") from None
     return Metadata(sql, grace_s)
