@@ -82,7 +82,7 @@ def connections(url: str, supervisor: int, count: int = 2) -> Iterator[list["Wor
             stack.callback(connection.close)
             with suppress(OSError):  # of a worker that has just been killed
                 connection.connect()
-                connection.auto_open = 0  # type: ignore[attr-defined]  # never to another worker
+                connection.auto_open = 0  # never to another worker
                 worker = Worker(connection)
                 assert worker.get("/-/live") == (200, {"live": True})
                 pid = worker_at(connection, workers_of(supervisor))
