@@ -16,6 +16,7 @@ from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
 from coordinator.metadata import reads, restoring, writes
 from coordinator.metadata.batching import BatchThread
+from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.database import Clock, Sql, open_database
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
@@ -45,6 +46,7 @@ class Metadata:
     def __init__(self, sql: Sql, grace_s: int) -> None:
         self._sql, self._grace_s = sql, grace_s
         self._layouts = writes.Layouts(sql)
+        self._checkpoints = Checkpointer(sql)
         self._writer = BatchThread[Callable[[Sql], Any], Any]("metadata-writer", self._commit)
         self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
             "metadata-reader", self._query
@@ -63,6 +65,7 @@ class Metadata:
             await self._write(partial(writes.close_session, session=self.session))
         await self._writer.close()
         await self._reader.close()
+        await asyncio.to_thread(self._checkpoints.close)
         self._sql.database.close()
 
     async def keep_session(self) -> None:
@@ -222,6 +225,7 @@ class Metadata:
                     answers.append(change(self._sql))
                 except SixfoldError as error:  # it refused before it wrote anything
                     answers.append(error)
+        self._checkpoints.committed(self._sql.rows_changed)
         return answers
 
 
