@@ -23,7 +23,7 @@ SQLITE_PRAGMAS = {
     "temp_store": "memory",  # else every insert of many rows opens a file of its own
     "cache_size": -32_768,  # KiB, for each of the two threads
     "mmap_size": 1 << 40,  # as much as SQLite allows: a page not cached costs a sixth of a read()
-    "wal_autocheckpoint": 16_000,  # pages, 64 MB: pages changed again in it are written back once
+    "wal_autocheckpoint": 8_000,  # pages; before that, Checkpointer does it beside the commits
 }
 
 
@@ -64,6 +64,12 @@ class Sql:
     def _execute(self, text: str, values: tuple[Any, ...]) -> Any:
         database: Any = self.database  # its stubs leave execute_sql untyped
         return database.execute_sql(self._dialect(text), values)
+
+    @property
+    def rows_changed(self) -> int:
+        """By this thread's connection since it was opened."""
+        database: Any = self.database
+        return int(database.connection().total_changes)
 
     def rows_in(self, text: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
         """`text` contains ``{keys}`` where the list of keys goes."""

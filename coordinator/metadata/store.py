@@ -17,6 +17,7 @@ from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
 from coordinator.metadata import reads, restoring, sharing, writes
 from coordinator.metadata.batching import BatchThread
+from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Clock, Sql, open_database
 from coordinator.metadata.rows import (
@@ -50,6 +51,7 @@ class Metadata:
     def __init__(self, sql: Sql, grace_s: int) -> None:
         self._sql, self._grace_s = sql, grace_s
         self._layouts = writes.Layouts(sql)
+        self._checkpoints = Checkpointer(sql)
         self._writer = BatchThread[Change, Any]("metadata-writer", self._commit)
         self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
             "metadata-reader", self._query
@@ -69,6 +71,7 @@ class Metadata:
             await self._write(partial(writes.close_session, session=self.session))
         await self._writer.close()
         await self._reader.close()
+        await asyncio.to_thread(self._checkpoints.close)
         self._sql.database.close()
 
     async def keep_session(self) -> None:
@@ -256,10 +259,12 @@ class Metadata:
         uploads = [change for change in batch if isinstance(change, NewContent)]
         with self._sql.transaction():
             outcomes = iter(commit_contents(self._sql, self._layouts, self.session, uploads))
-            return [
+            answers = [
                 next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
                 for change in batch
             ]
+        self._checkpoints.committed(self._sql.rows_changed)
+        return answers
 
     def _refusable(self, change: Callable[[Sql], Any]) -> Any:
         try:
