@@ -1,34 +1,12 @@
 """`make load`: a cluster of its own, locust against it, rates and percentiles."""
 
 import argparse
-import json
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-READY = "ready"
-STOP_S = 60
-
-
-@contextmanager
-def local_cluster(directory: Path, nodes: int) -> Iterator[str]:
-    """Runs `sixfold up` while the block does; gives its URL."""
-    command = [sys.executable, "-m", "sixfold", "up", "--nodes", str(nodes)]
-    command += ["--dir", str(directory), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            if READY not in (line.strip() for line in process.stdout):
-                raise SystemExit(f"sixfold up ended with {process.wait()}")
-            url: str = json.loads((directory / "cluster.json").read_text())["url"]
-            yield url
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(STOP_S)
+from bench.cluster import local_cluster
 
 
 def run_locust(url: str, users: int, duration: str) -> int:
@@ -50,9 +28,9 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="sixfold-load-") as temporary,
-        local_cluster(options.dir or Path(temporary), options.nodes) as url,
+        local_cluster(options.dir or Path(temporary), options.nodes) as servers,
     ):
-        code = run_locust(url, options.users, options.duration)
+        code = run_locust(servers.url, options.users, options.duration)
     sys.exit(code)
 
 

@@ -2,7 +2,7 @@
 
 A figure is the median of a few rounds, with the least and the greatest of them. Where the machine
 itself sets a bound, `floor` is what it does without us (a bare copy, a bare fdatasync), in the
-same unit, and `fraction` the part of that which we reach: 1 is all of it, for rates and times.
+same unit, and `fraction` the value divided by it: below 1 for rates, above 1 for times.
 """
 
 import json
@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 ROUNDS = 5
-TIMES = frozenset({"ns", "µs", "ms", "s"})  # of these less is better; of all else more
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,8 @@ class Row:
         """The median of `figures`, one per round, which are positive and finite."""
         if not figures or not all(math.isfinite(figure) and figure > 0 for figure in figures):
             raise ValueError(f"{name}: not figures of a measurement: {list(figures)}")
-        value, fraction = median(figures), None
-        if floor is not None:
-            fraction = floor / value if unit in TIMES else value / floor
+        value = median(figures)
+        fraction = None if floor is None else value / floor
         return cls(name, value, unit, floor, fraction, min(figures), max(figures))
 
 
@@ -58,11 +56,11 @@ def measure(
 def print_table(rows: Iterable[Row], console: Console | None = None) -> None:
     """To standard output, unless `console` says otherwise."""
     table = Table("name")
-    for heading in ("median", "unit", "min", "max", "floor", "of floor"):
+    for heading in ("median", "unit", "min", "max", "floor", "× floor"):
         table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
     for row in rows:
         floor = "" if row.floor is None else _shown(row.floor)
-        fraction = "" if row.fraction is None else f"{row.fraction:.0%}"
+        fraction = "" if row.fraction is None else f"{row.fraction:.2f}"
         table.add_row(
             row.name, _shown(row.value), row.unit, _shown(row.min), _shown(row.max), floor, fraction
         )

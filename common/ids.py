@@ -2,8 +2,7 @@
 
 import re
 import struct
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from common.errors import MalformedId
 
@@ -45,13 +44,16 @@ class SegmentId(Blake3Id):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ShardAddress:
-    """One shard of one act of writing a segment. Text form ``<64 hex>.<16 hex>.<index>``."""
+class ShardAddress(NamedTuple):
+    """One shard of one act of writing a segment. Text form ``<64 hex>.<16 hex>.<index>``.
+
+    A tuple, as are the values made of it (common/shards.py): nine come and go with every small
+    object, and a frozen dataclass takes three times as long to make.
+    """
 
     segment: SegmentId
     generation: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of an address
 
     @property
     def key(self) -> bytes:

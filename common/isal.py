@@ -7,6 +7,7 @@ gf_invert_matrix, gf_mul.
 
 import ctypes
 import importlib.util
+import struct
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -105,5 +106,6 @@ class IsalMatrix:
         return self._generator[number * self._k : (number + 1) * self._k]
 
 
-def _pointers(base: int, shard_bytes: int, rows: Sequence[int]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(rows))(*(base + row * shard_bytes for row in rows))
+def _pointers(base: int, shard_bytes: int, rows: Sequence[int]) -> bytes:
+    """An array of pointers, packed: quicker to make than one of ctypes."""
+    return struct.pack(f"{len(rows)}P", *[base + row * shard_bytes for row in rows])

@@ -24,8 +24,8 @@ Little-endian; the payload follows at once.
 
 import struct
 import zlib
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from common.errors import Corrupt
 from common.hashing import blake3_digest
@@ -38,6 +38,8 @@ FORMAT_VERSION = 1
 
 _FIELDS = struct.Struct("<4sBBBBBB2xIQQQ32s32s20x")
 _CRC = struct.Struct("<I")
+_CRC_AT = _FIELDS.size
+_ALL_FIELDS = struct.Struct(_FIELDS.format + "I")
 _EMPTY_CHECKSUM = blake3_digest(b"")
 
 
@@ -46,8 +48,7 @@ class RecordKind(IntEnum):
     TOMBSTONE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class RecordHeader:
+class RecordHeader(NamedTuple):
     kind: RecordKind
     sequence: int
     info: ShardInfo
@@ -90,18 +91,19 @@ def unpack_header(data: bytes | bytearray | memoryview) -> RecordHeader:
     """Parse the first 128 bytes of `data`. Raises Corrupt if they are not a valid header."""
     if len(data) < HEADER_BYTES:
         raise Corrupt(f"record header cut short: {len(data)} of {HEADER_BYTES} bytes")
-    fields = bytes(data[: _FIELDS.size])
-    if _CRC.unpack_from(data, _FIELDS.size)[0] != zlib.crc32(fields):
-        raise Corrupt("record header fails its CRC")
     (
         magic, version, kind, index, k, n, encoding, payload_bytes,
-        sequence, generation, segment_bytes, segment, checksum,
-    ) = _FIELDS.unpack(fields)  # fmt: skip
+        sequence, generation, segment_bytes, segment, checksum, crc,
+    ) = _ALL_FIELDS.unpack_from(data)  # fmt: skip
+    if crc != zlib.crc32(data[:_CRC_AT]):
+        raise Corrupt("record header fails its CRC")
     if magic != MAGIC or version != FORMAT_VERSION or kind not in _KINDS:
         raise Corrupt(f"not a record header: magic {magic!r}, version {version}, kind {kind}")
     address = ShardAddress(SegmentId(segment), generation, index)
-    info = ShardInfo(address, k, n, segment_bytes, Encoding(encoding), payload_bytes, checksum)
-    return RecordHeader(RecordKind(kind), sequence, info)
+    info = ShardInfo(address, k, n, segment_bytes, _ENCODINGS[encoding], payload_bytes, checksum)
+    return RecordHeader(_KINDS[kind], sequence, info)
 
 
-_KINDS = frozenset(RecordKind)
+# Looked up, since calling an enum costs more than all the rest of unpacking.
+_KINDS = {int(kind): kind for kind in RecordKind}
+_ENCODINGS = tuple(map(Encoding, range(256)))

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from common.hashing import blake3_digest
 from common.ids import ShardAddress
@@ -20,8 +20,7 @@ class Encoding(IntFlag):
     SEGMENT_LIST = 4  # the bytes are a segment list (common/segment_list.py), not content
 
 
-@dataclass(frozen=True, slots=True)
-class ShardInfo:
+class ShardInfo(NamedTuple):
     """All that is known of a shard without its payload. `segment_bytes` is the size of the whole
     segment before padding; `checksum` the BLAKE3-256 of the payload."""
 
@@ -34,8 +33,7 @@ class ShardInfo:
     checksum: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ShardRecord:
+class ShardRecord(NamedTuple):
     """A shard with its payload. Stores keep no reference to the payload after their answer."""
 
     info: ShardInfo

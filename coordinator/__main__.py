@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from common.auth import ClusterSecret
 from common.errors import BadSetting, SixfoldError
+from common.interpreter import calm_the_collector
 from common.settings import make_settings, parse_flags
 from coordinator.config import Config
 from coordinator.server import Coordinator
@@ -53,7 +54,9 @@ def main() -> None:
     logging.getLogger("aiohttp.server").addFilter(_without_trace)
     try:
         config = read_config(sys.argv[1:])
-        uvloop.run(serve(config, read_secret(config.secret_file)))
+        secret = read_secret(config.secret_file)
+        calm_the_collector()
+        uvloop.run(serve(config, secret))
     except SixfoldError as error:
         sys.exit(_report(str(error), error.exit_code))
     except OSError as error:

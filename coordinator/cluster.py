@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import aiohttp
 
@@ -14,7 +15,7 @@ from coordinator.lanes import LaneLimits
 from coordinator.links import Link
 from coordinator.membership import Membership, Node, NodeState
 from coordinator.metadata import Metadata
-from coordinator.placement import Placement, place
+from coordinator.placement import Placement, candidates, place
 from coordinator.remote_store import RemoteStore
 
 
@@ -56,13 +57,21 @@ class Cluster:
         few of them have room: nothing is written then.
         """
         needed = -(-n // (n - k))
-        targets = self.membership.targets(shard_bytes)
-        if len(targets) >= needed:
-            return place(self.membership.ring, targets, segment, k, n)
-        active = self.membership.count(NodeState.ACTIVE)
+        members = self.membership
+        found = candidates(
+            members.ring,
+            partial(members.target, shard_bytes),
+            partial(members.zone_sizes, shard_bytes),
+            segment,
+            k,
+            n,
+        )
+        if len(found) >= needed:
+            return place(found, k, n)
+        active = members.count(NodeState.ACTIVE)
         if active >= needed:
             raise StorageFull(
-                f"{len(targets)} of {active} storage nodes have room, {needed} are needed"
+                f"{len(found)} of {active} storage nodes have room, {needed} are needed"
             )
         raise Undurable(f"{active} storage nodes are active, {needed} are needed")
 

@@ -35,7 +35,7 @@ class Config:
     segment_bytes: int = bytes_setting("largest segment", 6 * MIB)
     max_upload_bytes: int = bytes_setting("largest upload", 10 * GIB)
     buffer_bytes: int = bytes_setting("memory for all transfers together", 160 * MIB)
-    segments_in_flight: int = setting("segments of one transfer handled at once", 3, int)
+    segments_in_flight: int = setting("segments of one transfer handled at once", 5, int)
     cache_bytes: int = bytes_setting("memory for verified hot segments", 32 * MIB)
     cache_segment_bytes: int = bytes_setting("largest segment that is cached", 256 * KIB)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.rows import NO_NODE
@@ -22,8 +23,14 @@ class Durability:
 
 def durability_of(segments: Iterable[StoredSegment]) -> Durability:
     """`segments` is not empty: empty content has one segment of no bytes."""
-    each = (
-        (survives(s.layout, s.k), len(s.layout) - s.layout.count(NO_NODE), s.n) for s in segments
-    )
-    tolerated, shards, wanted = min(each)
-    return Durability(shards, wanted, tolerated)
+    return min((_of_layout(s.layout, s.k) for s in segments), key=_safety)
+
+
+def _safety(found: Durability) -> tuple[int, int]:
+    return found.survives, found.shards
+
+
+@lru_cache(4096)  # a cluster has few layouts beside its segments
+def _of_layout(layout: tuple[int, ...], k: int) -> Durability:
+    shards = len(layout) - layout.count(NO_NODE)
+    return Durability(shards, len(layout), survives(layout, k))

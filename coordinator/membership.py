@@ -1,7 +1,8 @@
 """The nodes of the cluster as this coordinator sees them: who reported when, who is reachable."""
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ from coordinator.ring import Ring, RingNode
 
 log = logging.getLogger(__name__)
 
+ZONES_FRESH_S = 1.0
 MAX_NODE_NUMBER = 65_535  # layouts hold node numbers in two bytes
 
 
@@ -58,6 +60,8 @@ class Membership:
     nodes: dict[int, Node] = field(default_factory=dict)
     _started_at_s: float = 0.0
     _ring: Ring | None = None
+    _zone_sizes: Mapping[str, int] = field(default_factory=dict)
+    _zones_counted_at_s: float = float("-inf")
 
     async def load(self) -> None:
         """Read the registered nodes; their silence counts from now."""
@@ -134,13 +138,28 @@ class Membership:
             )
         return self._ring
 
+    def target(self, shard_bytes: int, number: int) -> Target | None:
+        """That node, if it can take a shard of that size now."""
+        node = self.nodes.get(number)
+        if (
+            node is None
+            or self.state(node) is not NodeState.ACTIVE
+            or not self._has_room(node, shard_bytes)
+        ):
+            return None
+        return Target(number, node.row.zone, node.fill())
+
     def targets(self, shard_bytes: int) -> dict[int, Target]:
-        """The nodes that can take a shard of that size now."""
-        return {
-            node.number: Target(node.number, node.row.zone, node.fill())
-            for node in self.nodes.values()
-            if self.state(node) is NodeState.ACTIVE and self._has_room(node, shard_bytes)
-        }
+        """All nodes that can. It looks at every node: not for each placement."""
+        judged = {number: self.target(shard_bytes, number) for number in self.nodes}
+        return {number: target for number, target in judged.items() if target}
+
+    def zone_sizes(self, shard_bytes: int) -> Mapping[str, int]:
+        """How many targets each zone has; up to a second old, since it looks at every node."""
+        if self.clock() - self._zones_counted_at_s >= ZONES_FRESH_S:
+            self._zones_counted_at_s = self.clock()
+            self._zone_sizes = Counter(t.zone for t in self.targets(shard_bytes).values())
+        return self._zone_sizes
 
     @staticmethod
     def _has_room(node: Node, shard_bytes: int) -> bool:

@@ -6,8 +6,9 @@ their shards in ring order, which spreads the reading of data shards.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 from common.ids import SegmentId
@@ -33,13 +34,50 @@ class Placement:
     spares: tuple[int, ...]
 
 
-def place(
-    ring: Ring, targets: Mapping[int, Target], segment: SegmentId, k: int, n: int
-) -> Placement:
-    """At most one shard per node where there are n targets, evenly doubled up where there are
-    fewer. `targets` is never empty."""
-    available = (targets[number] for number in ring.walk(segment) if number in targets)
-    candidates = list(islice(available, CANDIDATES_PER_SHARD * n))
+def candidates(
+    ring: Ring,
+    target: Callable[[int], Target | None],
+    zone_sizes: Callable[[], Mapping[str, int]],
+    segment: SegmentId,
+    k: int,
+    n: int,
+) -> list[Target]:
+    """The first 3 n targets in ring order, or all there are; and, where these crowd into few
+    zones, as many from other zones as it takes to spread the shards over them.
+
+    `target` judges a node, and only nodes that the walk comes to are judged. `zone_sizes`, how
+    many targets each zone has, says when a search in other zones is over.
+    """
+    walk = (found for number in ring.walk(segment) if (found := target(number)) is not None)
+    first = list(islice(walk, CANDIDATES_PER_SHARD * n))
+    in_zone = Counter(found.zone for found in first)
+    if len(first) < CANDIDATES_PER_SHARD * n or _takes(in_zone, n - k) >= n:
+        return first
+    limit = _zone_limit(zone_sizes(), k, n)
+    missing = n - _takes(in_zone, limit)
+    while missing > 0 and (other := next(walk, None)):
+        if in_zone[other.zone] < limit:
+            first.append(other)
+            in_zone[other.zone] += 1
+            missing -= 1
+    return first
+
+
+def _takes(zone_sizes: Mapping[str, int], limit: int) -> int:
+    """How many shards go into these zones if each takes `limit` at most, one on each node."""
+    return sum(min(size, limit) for size in zone_sizes.values())
+
+
+def _zone_limit(zone_sizes: Mapping[str, int], k: int, n: int) -> int:
+    """The most shards that a zone must take: n - k, so that losing it loses nothing, or more
+    where the zones are too few or too small."""
+    enough = min(n, sum(zone_sizes.values()))
+    return next(limit for limit in range(n - k, n + 1) if _takes(zone_sizes, limit) >= enough)
+
+
+def place(candidates: Sequence[Target], k: int, n: int) -> Placement:
+    """At most one shard per node where there are n candidates, evenly doubled up where there are
+    fewer. `candidates`, in ring order, are never empty."""
     by_fill = sorted(candidates, key=lambda target: target.fill)  # stable: ties keep ring order
     chosen = _spread_over_zones(by_fill, min(n, len(by_fill)), n, n - k)
     shares = _shares(by_fill, chosen, n)
@@ -76,7 +114,8 @@ def _shares(by_fill: Sequence[Target], chosen: Mapping[int, Target], n: int) -> 
     return {number: each + (at < rest) for at, number in enumerate(order)}
 
 
-def survives(layout: Iterable[int], k: int) -> int:
+@lru_cache(4096)  # a cluster has few layouts beside its segments
+def survives(layout: tuple[int, ...], k: int) -> int:
     """How many nodes of a layout, whichever, may be lost so that k shards are left; -1 if fewer
     than k shards are there now. Node 0 stands for a shard that is not."""
     per_node = sorted(Counter(node for node in layout if node).values(), reverse=True)

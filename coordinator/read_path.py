@@ -95,10 +95,19 @@ class ReadPath:
                 if isinstance(outcome, Piece):
                     outcome.release()
 
+    async def read_small(self, manifest: Manifest, start: int, end: int) -> bytes:
+        """The bytes [start, end), few enough to leave in one write. Raises as `open`."""
+        slices = slices_of(manifest.segments, start, end)
+        wait_s = self._config.admission_wait_s
+        return b"".join([await self._read_out(part, wait_s) for part in slices])
+
     async def read_segment(self, segment: StoredSegment) -> bytes:
         """The verified plain bytes of one segment. Raises Unreadable or Overloaded."""
-        whole = Slice(segment, 0, segment.size_bytes)
-        piece = await self._fetch(whole, LATER_SEGMENT_WAIT_S)
+        return await self._read_out(Slice(segment, 0, segment.size_bytes), LATER_SEGMENT_WAIT_S)
+
+    async def _read_out(self, part: Slice, wait_s: float) -> bytes:
+        """A copy of one verified slice, or the cache's own bytes."""
+        piece = await self._fetch(part, wait_s)
         plain = bytes(piece.data)
         piece.release()
         return plain
@@ -140,7 +149,8 @@ class ReadPath:
         if cached is not None:
             if buffer is not None:
                 buffer.release()
-            return Piece(memoryview(cached)[part.start : part.end], None)
+            whole = part.end - part.start == len(cached)
+            return Piece(cached if whole else memoryview(cached)[part.start : part.end], None)
         buffer = buffer or await self._buffers.acquire(self._stripe_bytes(segment), wait_s)
         try:
             await self._read(part, buffer)

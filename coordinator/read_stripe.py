@@ -62,7 +62,6 @@ class StripeRead:
                 await self._next_answers()
                 await self._verify()
                 self._make_up()
-            await self._complete()
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
@@ -151,34 +150,28 @@ class StripeRead:
         self._wake = self._loop.create_future()
 
     async def _verify(self) -> None:
-        """Hold what arrived against the checksums, all of it in one hop."""
+        """Hold what arrived against the checksums, and compute what is missing if that suffices,
+        all in one hop."""
         if not self._suffice(self._good | self._arrived) and self._open:
             return
         rows, self._arrived = self._arrived, set()
         total_bytes = self._segment.shard_bytes * len(rows)
-        verdicts = await self._offload.run(
-            total_bytes,
-            lambda: {
-                row: blake3_digest(self._rows[row]) == self._segment.checksum(row) for row in rows
-            },
-        )
-        for row, intact in verdicts.items():
-            if intact:
-                self._good.add(row)
-            else:
-                self._give_up_on(row, "fails its checksum", bad=True)
+        intact = await self._offload.run(total_bytes, lambda: self._verify_and_recover(rows))
+        self._good |= intact
+        for row in rows - intact:
+            self._give_up_on(row, "fails its checksum", bad=True)
 
-    async def _complete(self) -> None:
-        """Compute the wanted shards that did not come."""
-        missing = sorted(self._wanted - self._good)
-        if missing:
-            have = sorted(self._good)[: self._segment.k]
-            await self._offload.run(
-                self._segment.size_bytes,
-                lambda: self._codec.recover_in_place(
-                    self._stripe, self._segment.size_bytes, have, missing
-                ),
+    def _verify_and_recover(self, rows: set[int]) -> set[int]:
+        """Which of `rows` are intact. Runs on a thread."""
+        segment = self._segment
+        intact = {row for row in rows if blake3_digest(self._rows[row]) == segment.checksum(row)}
+        good = self._good | intact
+        missing = self._wanted - good
+        if missing and len(good) >= segment.k:
+            self._codec.recover_in_place(
+                self._stripe, segment.size_bytes, sorted(good)[: segment.k], sorted(missing)
             )
+        return intact
 
     def _hedge_slow(self) -> None:
         """What is still open is slow: ask elsewhere too, within the allowance."""

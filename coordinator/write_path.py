@@ -36,7 +36,7 @@ class WritePath:
         try:
             return await upload.run(body, declared_bytes, expected)
         except BaseException as error:
-            self._discard(upload.leftovers)
+            self._discard(upload.leftovers())
             if isinstance(error, BaseExceptionGroup):
                 raise _first_cause(error) from None
             raise

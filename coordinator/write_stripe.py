@@ -9,10 +9,12 @@ whoever called sees to it that it is deleted.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.errors import SixfoldError, StorageFull, Undurable
+from common.ids import SegmentId, ShardAddress
 from common.shards import ShardRecord
 from coordinator.cluster import Cluster
 from coordinator.metadata import ShardsOnNode
@@ -26,7 +28,25 @@ class StripeResult:
 
     layout: tuple[int, ...]
     unconfirmed: tuple[ShardsOnNode, ...]
-    errors: tuple[str, ...]
+
+
+class Written(NamedTuple):
+    """What one act of writing a segment has left on nodes: shards by index, and others perhaps.
+    Knows no payloads, whose memory is in other use by then."""
+
+    segment: SegmentId
+    generation: int
+    durable: Mapping[int, int]
+    unconfirmed: Sequence[ShardsOnNode]
+
+    def shards(self) -> list[ShardsOnNode]:
+        return [
+            *(
+                ShardsOnNode(node, (ShardAddress(self.segment, self.generation, index),))
+                for index, node in self.durable.items()
+            ),
+            *self.unconfirmed,
+        ]
 
 
 class StripeWrite:
@@ -61,9 +81,7 @@ class StripeWrite:
         finally:
             self._stop()
         layout = tuple(self._durable.get(i, NO_NODE) for i in range(len(self._records)))
-        names = {node: self._cluster.node_name(node) for node in self._failed}
-        errors = tuple(f"{names[node]}: {error}" for node, error in self._failed.items())
-        return StripeResult(layout, tuple(self._unconfirmed), errors)
+        return StripeResult(layout, tuple(self._unconfirmed))
 
     @property
     def all_arrived(self) -> bool:
@@ -85,13 +103,10 @@ class StripeWrite:
             f"on {len(set(layout))} nodes" + (f" ({causes})" if causes else "")
         )
 
-    def written(self) -> list[ShardsOnNode]:
+    def written(self) -> Written:
         """All that may lie on nodes: what to delete if the upload fails."""
-        confirmed = [
-            ShardsOnNode(node, (self._records[index].address,))
-            for index, node in self._durable.items()
-        ]
-        return confirmed + self._unconfirmed
+        segment, generation, _ = self._records[0].address
+        return Written(segment, generation, self._durable, self._unconfirmed)
 
     def _send(self, index: int, node: int) -> None:
         try:
@@ -140,8 +155,10 @@ class StripeWrite:
             return
         if not self._open:
             self._decided.set_result(None)
-        elif self._patience is None and is_quorum(
-            self._durable.values(), len(self._records), self._k
+        elif (
+            self._patience is None
+            and len(self._durable) >= len(self._records) - 1  # else not worth looking closer
+            and is_quorum(self._durable.values(), len(self._records), self._k)
         ):
             loop = asyncio.get_running_loop()
             self._patience = loop.call_later(self._straggler_s, self._decided.set_result, None)
@@ -160,5 +177,5 @@ class StripeWrite:
 
 def is_quorum(layout: Iterable[int], n: int, k: int) -> bool:
     """Whether these nodes, one per durable shard, make a segment durable enough."""
-    nodes = list(layout)
+    nodes = tuple(layout)
     return len(nodes) >= n - 1 and survives(nodes, k) >= 1

@@ -1,6 +1,5 @@
 """One upload: segments are cut as the bytes arrive; each is hashed, looked up (dedup), encoded and
-written in a task of its own, a few at a time; the transaction that makes the content visible comes
-last.
+written, a few at a time; the transaction that makes the content visible comes last.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ from coordinator.durability import Durability, durability_of
 from coordinator.metadata import NewContent, ShardsOnNode, StoredSegment
 from coordinator.services import Services
 from coordinator.write_segment import Filling, encode_stripe
-from coordinator.write_stripe import StripeWrite
+from coordinator.write_stripe import StripeWrite, Written
 
 # What an upload of unknown length gets at first: one that only pretends to be large gets no more.
 FIRST_ROOM_BYTES = 64 * KIB
@@ -45,10 +44,10 @@ class Stored:
 
 @dataclass(slots=True)
 class Upload:
-    """The state of one upload. `leftovers` is what must be deleted if it fails from here."""
+    """The state of one upload. `writes` are what must be undone if it fails from here."""
 
     services: Services
-    leftovers: list[ShardsOnNode] = field(default_factory=list)
+    writes: list[Written] = field(default_factory=list)
     written: dict[SegmentId, StoredSegment] = field(default_factory=dict)
     unconfirmed: list[ShardsOnNode] = field(default_factory=list)
     _segments: list[asyncio.Task[StoredSegment]] = field(default_factory=list)
@@ -56,46 +55,84 @@ class Upload:
     _hash_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _size_bytes: int = 0
 
+    def leftovers(self) -> list[ShardsOnNode]:
+        """All that may lie on nodes and must not stay."""
+        return [shards for write in self.writes for shards in write.shards()]
+
     async def run(
         self, body: AsyncIterator[bytes], declared_bytes: int | None, expected: ContentId | None
     ) -> Stored:
-        async with asyncio.TaskGroup() as group:
-            content_hash = await self._take_in(group, body, declared_bytes)
-        segments = [task.result() for task in self._segments]
-        id_ = ContentId(content_hash.digest() if content_hash else segments[0].id)
+        first, rest = await self._fill_first(body, declared_bytes)
+        if not rest:  # a content of one segment needs no tasks, and its hash is the segment's
+            segments = [await self._store_only(first)]
+            id_ = ContentId(segments[0].id)
+        else:
+            content_hash = blake3()
+            async with asyncio.TaskGroup() as group:
+                await self._take_in(group, first, rest, body, declared_bytes, content_hash)
+            segments = [task.result() for task in self._segments]
+            id_ = ContentId(content_hash.digest())
         if expected is not None and id_ != expected:
             raise IdMismatch(f"the bytes have the id {id_}, not {expected}")
         return await self._publish(id_, segments)
 
-    async def _take_in(
-        self, group: asyncio.TaskGroup, body: AsyncIterator[bytes], declared_bytes: int | None
-    ) -> blake3 | None:
-        """Cut the body into segments and start a task for each. The content's hash, if it has
-        more than one segment."""
+    async def _fill_first(
+        self, body: AsyncIterator[bytes], declared_bytes: int | None
+    ) -> tuple[Filling, memoryview]:
+        """The first segment, and what of the last chunk did not fit: nothing if it is the only
+        one."""
         config = self.services.config
         room_bytes = FIRST_ROOM_BYTES if declared_bytes is None else declared_bytes
         room_bytes = min(room_bytes, config.segment_bytes)
         filling = Filling(await self._buffer(room_bytes), room_bytes)
-        content_hash: blake3 | None = None
         try:
             async for chunk in body:
                 self._count(len(chunk), declared_bytes)
-                rest = memoryview(chunk)
-                while rest := filling.take(rest):
-                    if filling.room_bytes < config.segment_bytes:
-                        filling = await self._enlarged(filling)
-                        continue
-                    content_hash = content_hash or blake3()
+                rest = filling.take(memoryview(chunk))
+                if rest and filling.room_bytes < config.segment_bytes:
+                    filling = await self._enlarged(filling)
+                    rest = filling.take(rest)
+                if rest:
+                    return filling, rest
+            self._check_end(declared_bytes)
+        except BaseException:
+            filling.buffer.release()
+            raise
+        return filling, memoryview(b"")
+
+    async def _take_in(
+        self,
+        group: asyncio.TaskGroup,
+        filling: Filling,
+        rest: memoryview,
+        body: AsyncIterator[bytes],
+        declared_bytes: int | None,
+        content_hash: blake3,
+    ) -> None:
+        """Cut the rest of the body into segments and start a task for each, the first included,
+        which is full."""
+        segment_bytes = self.services.config.segment_bytes
+        try:
+            while True:
+                while rest:
                     self._start_segment(group, filling, content_hash)
-                    filling = Filling(await self._next_buffer(), config.segment_bytes)
-            if declared_bytes is not None and self._size_bytes < declared_bytes:
-                raise IncompleteBody(f"{self._size_bytes} of {declared_bytes} bytes arrived")
+                    filling = Filling(await self._next_buffer(), segment_bytes)
+                    rest = filling.take(rest)
+                chunk = await anext(body, None)
+                if chunk is None:
+                    break
+                self._count(len(chunk), declared_bytes)
+                rest = filling.take(memoryview(chunk))
+            self._check_end(declared_bytes)
             self._start_segment(group, filling, content_hash)
         except BaseException:
             if not filling.handed_over:
                 filling.buffer.release()
             raise
-        return content_hash
+
+    def _check_end(self, declared_bytes: int | None) -> None:
+        if declared_bytes is not None and self._size_bytes < declared_bytes:
+            raise IncompleteBody(f"{self._size_bytes} of {declared_bytes} bytes arrived")
 
     async def _enlarged(self, small: Filling) -> Filling:
         """A full segment's room, now that the upload turns out to be larger than the first."""
@@ -134,14 +171,23 @@ class Upload:
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
 
     def _start_segment(
-        self, group: asyncio.TaskGroup, filling: Filling, content_hash: blake3 | None
+        self, group: asyncio.TaskGroup, filling: Filling, content_hash: blake3
     ) -> None:
         filling.handed_over = True
         store = self._store_segment(filling.buffer, filling.size_bytes, content_hash)
         self._segments.append(group.create_task(store))
 
+    async def _store_only(self, filling: Filling) -> StoredSegment:
+        """Of a content that is one segment."""
+        with filling.buffer as buffer:
+            plain = buffer.memory[: filling.size_bytes]
+            id_ = SegmentId(
+                await self.services.offload.run(len(plain), lambda: blake3_digest(plain))
+            )
+            return await self._find_or_write(id_, buffer, len(plain), Encoding.PLAIN)
+
     async def _store_segment(
-        self, buffer: StripeBuffer, size_bytes: int, content_hash: blake3 | None
+        self, buffer: StripeBuffer, size_bytes: int, content_hash: blake3
     ) -> StoredSegment:
         """Hash, look up, and write unless it is there. Owns the buffer."""
         with buffer:
@@ -160,12 +206,11 @@ class Upload:
                     result.cancel()
             return result.result()
 
-    async def _hash(self, plain: memoryview, content_hash: blake3 | None) -> SegmentId:
+    async def _hash(self, plain: memoryview, content_hash: blake3) -> SegmentId:
         """The segment's id. The content's hash takes the segments in their order."""
 
         def both() -> bytes:
-            if content_hash is not None:
-                content_hash.update(plain)
+            content_hash.update(plain)
             return blake3_digest(plain)
 
         async with self._hash_turn:
@@ -199,7 +244,7 @@ class Upload:
         try:
             result = await write.run()
         finally:
-            self.leftovers += write.written()
+            self.writes.append(write.written())
             if not write.all_arrived:
                 buffer.abandon()
         if shortfall := write.shortfall():
@@ -224,11 +269,11 @@ class Upload:
             self.unconfirmed,
         )
         # Once COMMIT is on its way, its fate may be unknown: then nothing may be cleaned up.
-        self.leftovers, leftovers = [], self.leftovers
+        writes, self.writes = self.writes, []
         try:
             was_new = await self.services.metadata.commit_content(new)
         except (SessionLost, SegmentGone):
-            self.leftovers = leftovers  # refused: not a trace of it is in the database
+            self.writes = writes  # refused: not a trace of it is in the database
             raise
         return Stored(id_, self._size_bytes, durability_of(segments), was_new)
 

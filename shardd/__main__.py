@@ -13,6 +13,7 @@ from typing import Any
 import uvloop
 
 from common.errors import BadSetting, SixfoldError
+from common.interpreter import calm_the_collector
 from common.settings import make_settings, parse_flags
 from shardd.config import Config, read_secret
 from shardd.node import running, serve
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         flags, path = parse_flags(Config, "shardd", arguments)
         config = make_settings(Config, _read_file(path), flags)
         _raise_descriptor_limit()
+        calm_the_collector()
         uvloop.run(_run(config))
     except SixfoldError as error:
         print(f"shardd: {error}", file=sys.stderr)

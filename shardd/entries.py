@@ -10,6 +10,8 @@ from common.ids import ShardAddress
 from common.record import RecordHeader, RecordKind
 from common.shards import Encoding, ShardInfo
 
+_SHARD = RecordKind.SHARD
+
 
 class Location(NamedTuple):
     """Where the latest record of an address starts. A tombstone's is not live."""
@@ -37,10 +39,11 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, header: RecordHeader, volume: int, offset: int) -> "Entry":
-        info, live = header.info, header.kind is RecordKind.SHARD
+        kind, sequence, info = header
+        address, k, n, segment_bytes, encoding, payload_bytes, checksum = info
         return cls(
-            info.address.key, volume, offset, info.payload_bytes, live, header.sequence,
-            info.k, info.n, info.segment_bytes, int(info.encoding), info.checksum,
+            address.key, volume, offset, payload_bytes, kind is _SHARD, sequence,
+            k, n, segment_bytes, int(encoding), checksum,
         )  # fmt: skip
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from common.errors import BadRequest, Corrupt, SixfoldError
 from common.ids import ShardAddress
@@ -20,46 +21,51 @@ from shardd.entries import Entry
 from shardd.volume import Volume, VolumeClass, is_plausible
 from shardd.volumes import VolumeSet
 
+_SHARD = RecordKind.SHARD
 _PADDING = bytes(VolumeClass.SMALL.alignment)
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """A shard to store. A large one's payload lies in its buffer, where the header has room."""
 
     record: ShardRecord
     buffer: AlignedBuffer | None = None
 
 
-@dataclass(slots=True, eq=False)
 class WriteJob:
     """Stored as a whole or not at all, and answered once; `error` is the answer if not None."""
 
-    appends: Sequence[Incoming] = ()
-    deletes: Sequence[ShardAddress] = ()
-    request: int = 0  # the lane's
-    error: SixfoldError | None = None
-    size_bytes: int = field(init=False)  # what it may take on disk
+    __slots__ = ("appends", "deletes", "error", "payload_bytes", "request", "size_bytes")
 
-    def __post_init__(self) -> None:
-        sizes = (len(incoming.record.payload) for incoming in self.appends)
-        appended = sum(VolumeClass.of(size).span(size) for size in sizes)
-        self.size_bytes = appended + HEADER_BYTES * len(self.deletes)
+    def __init__(
+        self,
+        appends: Sequence[Incoming] = (),
+        deletes: Sequence[ShardAddress] = (),
+        request: int = 0,
+    ) -> None:
+        """`request` is the lane's number for it."""
+        self.appends, self.deletes, self.request = appends, deletes, request
+        self.error: SixfoldError | None = None
+        self.payload_bytes = 0
+        self.size_bytes = HEADER_BYTES * len(deletes)  # what it may take on disk
+        for incoming in appends:
+            payload_bytes = len(incoming.record.payload)
+            self.payload_bytes += payload_bytes
+            self.size_bytes += VolumeClass.of(payload_bytes).span(payload_bytes)
 
     def verify(self) -> None:
         """Raises Corrupt for a payload that is not what its checksum says."""
-        for incoming in self.appends:
-            record = incoming.record
-            if not is_plausible(RecordHeader(RecordKind.SHARD, 0, record.info)):
+        for record, _ in self.appends:
+            if not is_plausible(record.info):
                 raise BadRequest(f"{record.address}: no shard has such a size")
             if not record.is_intact():
                 raise Corrupt(f"{record.address}: the payload does not match its checksum")
 
     def release(self) -> None:
         """Give the buffers back."""
-        for incoming in self.appends:
-            if incoming.buffer is not None:
-                incoming.buffer.release()
+        for _, buffer in self.appends:
+            if buffer is not None:
+                buffer.release()
 
 
 @dataclass(slots=True, eq=False)
@@ -86,15 +92,12 @@ class Group:
         self._volumes, self._catalog = volumes, catalog
         self._batches: dict[VolumeClass, _Batch] = {kind: _Batch() for kind in VolumeClass}
         self._appended: set[ShardAddress] = set()
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(batch.size_bytes for batch in self._batches.values())
+        self.size_bytes = 0
 
     def add(self, job: WriteJob) -> None:
         """Give the job's records their sequence numbers and places. Raises Unavailable if the
         index cannot say what there is to delete."""
-        present = self._present(job.deletes)
+        present = self._present(job.deletes) if job.deletes else ()
         self.jobs.append(job)
         for incoming in job.appends:
             self._add_shard(incoming)
@@ -103,8 +106,6 @@ class Group:
 
     def _present(self, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
         """Only these need a tombstone, so a delete that is repeated costs nothing."""
-        if not addresses:
-            return []
         found = self._catalog.find([address.key for address in addresses])
         pairs = zip(addresses, found, strict=True)
         return [a for a, location in pairs if location is not None or a in self._appended]
@@ -115,7 +116,7 @@ class Group:
 
     def _add_shard(self, incoming: Incoming) -> None:
         record, size = incoming.record, len(incoming.record.payload)
-        header = RecordHeader(RecordKind.SHARD, self._sequence(), record.info)
+        header = RecordHeader(_SHARD, self._sequence(), record.info)
         volume_class = VolumeClass.of(size)
         span = volume_class.span(size)
         pieces: list[Buffer]
@@ -127,11 +128,13 @@ class Group:
             incoming.buffer.view[:HEADER_BYTES] = pack_header(header)
             pieces = [incoming.buffer.padded(size)]
         self._batches[volume_class].add(header, pieces, span)
+        self.size_bytes += span
         self._appended.add(record.address)
 
     def _add_tombstone(self, address: ShardAddress) -> None:
         packed = tombstone_header(address, self._sequence())
         self._batches[VolumeClass.SMALL].add(unpack_header(packed), [packed], HEADER_BYTES)
+        self.size_bytes += HEADER_BYTES
         self._appended.discard(address)
 
     def write(self) -> None:

@@ -14,6 +14,8 @@ from shardd.reader import RawRecord
 from shardd.service import Connection, LaneLimits, Window
 from shardd.store import VolumeStore
 
+# Globals: looking an enum's member up on its class costs as much as parsing a frame.
+_READ, _RECORD = FrameKind.READ, FrameKind.RECORD
 _READS_AT_ONCE = 64
 _SEND_BYTES = MIB  # about so much of small answers is joined and sent at a time
 
@@ -35,13 +37,13 @@ class ReadService:
     ) -> None:
         if payload:
             raise ProtocolError(f"{kind_name(kind)} with a payload on a read lane")
-        if kind == FrameKind.PING:
-            self._lane.answer(pack_frame(FrameKind.OK, request))
-        elif kind != FrameKind.READ or len(meta) != KEY_BYTES:
-            raise ProtocolError(f"{kind_name(kind)} with {len(meta)} bytes on a read lane")
-        else:
+        if kind == _READ and len(meta) == KEY_BYTES:
             self._window.enter()
             self._waiting.append((request, bytes(meta)))
+        elif kind == FrameKind.PING:
+            self._lane.answer(pack_frame(FrameKind.OK, request))
+        else:
+            raise ProtocolError(f"{kind_name(kind)} with {len(meta)} bytes on a read lane")
 
     def turn_ended(self) -> None:
         self._serve()
@@ -133,4 +135,4 @@ class ReadService:
 
 def _frame(request: int, record: RawRecord) -> bytes:
     """All of the RECORD frame but its meta and payload, which lie together in the record."""
-    return FRAME.pack(len(record.payload), request, HEADER_BYTES, FrameKind.RECORD)
+    return FRAME.pack(len(record.payload), request, HEADER_BYTES, _RECORD)

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _THREADS = 4
+_SHARD = RecordKind.SHARD
 _CRC = struct.Struct("<I")
 
 
@@ -151,7 +152,7 @@ def _is_of(key: bytes, data: memoryview) -> bool:
     fields in place (common/record.py): this is done for every read."""
     generation, index = key[32:40], key[40]
     return (
-        data[5] == RecordKind.SHARD
+        data[5] == _SHARD
         and data[6] == index
         and data[40:72] == key[:32]
         and bytes(data[24:32]) == generation[::-1]

@@ -146,7 +146,7 @@ class _Scan:
             header = unpack_header(await self._window.view(offset, HEADER_BYTES))
         except Corrupt:
             return None
-        return header if is_plausible(header) else None
+        return header if is_plausible(header.info, header.sequence) else None
 
     async def _payload_matches(self, offset: int, header: RecordHeader) -> bool:
         info = header.info

@@ -17,6 +17,9 @@ from shardd.group import Incoming, WriteJob
 from shardd.service import Connection, LaneLimits, Window
 from shardd.store import VolumeStore
 
+# Globals: looking an enum's member up on its class costs as much as parsing a frame.
+_APPEND, _OK, _SHARD = FrameKind.APPEND, FrameKind.OK, RecordKind.SHARD
+
 
 class WriteService:
     """Takes APPEND, DELETE and PING."""
@@ -29,7 +32,7 @@ class WriteService:
         self._closed = False
 
     def payload_place(self, kind: int, payload_bytes: int) -> memoryview:
-        if kind != FrameKind.APPEND:
+        if kind != _APPEND:
             raise ProtocolError(f"{kind_name(kind)} with a payload")
         hold = object()
         buffer = self._store.write_buffers.lend(payload_bytes, lambda: self._lane.resume(hold))
@@ -41,36 +44,37 @@ class WriteService:
     def request(
         self, kind: int, request: int, meta: memoryview | bytes, payload: memoryview
     ) -> None:
-        if kind == FrameKind.APPEND:
+        if kind == _APPEND:
             self._append(request, meta, payload)
         elif payload:
             raise ProtocolError(f"{kind_name(kind)} with a payload")
         elif kind == FrameKind.DELETE:
             self._delete(request, meta)
         elif kind == FrameKind.PING:
-            self._lane.answer(pack_frame(FrameKind.OK, request))
+            self._lane.answer(pack_frame(_OK, request))
         else:
             raise ProtocolError(f"{kind_name(kind)} on a write lane")
 
     def _append(self, request: int, meta: memoryview | bytes, payload: memoryview) -> None:
-        self._window.enter(len(payload))
+        payload_bytes = len(payload)
+        self._window.enter(payload_bytes)
         buffer = None
-        if len(payload) >= LARGE_PAYLOAD_BYTES:
+        if payload_bytes >= LARGE_PAYLOAD_BYTES:
             buffer, self._receiving = self._receiving, None
         kept = payload if buffer is not None else bytes(payload)
         try:
             if len(meta) != HEADER_BYTES:
                 raise ProtocolError(f"APPEND with a meta of {len(meta)} bytes")
             header = unpack_header(meta)
-            if header.kind is not RecordKind.SHARD:
+            if header.kind is not _SHARD:
                 raise Corrupt("APPEND of what is not a shard")
         except SixfoldError as error:
             if buffer is not None:
                 buffer.release()
-            self._refuse(request, error, len(payload))
+            self._refuse(request, error, payload_bytes)
             return
-        record = ShardRecord(header.info, kept)
-        self._jobs.append(WriteJob(appends=(Incoming(record, buffer),), request=request))
+        incoming = Incoming(ShardRecord(header.info, kept), buffer)
+        self._jobs.append(WriteJob((incoming,), request=request))
 
     def _delete(self, request: int, meta: memoryview | bytes) -> None:
         self._window.enter()
@@ -97,15 +101,14 @@ class WriteService:
 
     def _answered(self, jobs: Sequence[WriteJob]) -> None:
         for job in jobs:
-            payload_bytes = sum(len(incoming.record.payload) for incoming in job.appends)
             job.release()
             if self._closed:
                 continue
             if job.error is not None:
-                self._refuse(job.request, job.error, payload_bytes)
+                self._refuse(job.request, job.error, job.payload_bytes)
             else:
-                self._window.leave(payload_bytes)
-                self._lane.answer(pack_frame(FrameKind.OK, job.request))
+                self._window.leave(job.payload_bytes)
+                self._lane.answer(pack_frame(_OK, job.request))
 
     def writable(self) -> None:
         pass

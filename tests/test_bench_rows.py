@@ -20,9 +20,9 @@ def test_a_row_is_the_median_with_the_extremes() -> None:
     assert Row("walk", 1_234_567.0, "ops/s", None, None, 1_234_567.0, 1_234_567.0) == PLAIN
 
 
-def test_the_fraction_of_the_floor_is_one_at_best_for_rates_and_for_times() -> None:
+def test_the_fraction_is_of_the_floor() -> None:
     assert RATE.fraction == 0.5
-    assert TIME.fraction == 0.25
+    assert TIME.fraction == 4.0
 
 
 @pytest.mark.parametrize("figures", [[], [0.0], [1.0, -1.0], [math.nan], [math.inf, 1.0]])
@@ -47,14 +47,14 @@ def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
     assert [list(row) for row in json.loads(path.read_text())] == [keys] * 3
 
 
-def test_the_table_shows_three_digits_and_the_part_of_the_floor() -> None:
+def test_the_table_shows_three_digits_and_the_fraction() -> None:
     console = Console(file=io.StringIO(), width=100)
     print_table([RATE, TIME, PLAIN], console)
     assert isinstance(console.file, io.StringIO)
     shown = [line.strip("│ ") for line in console.file.getvalue().splitlines()]
     cells = [[cell.strip() for cell in line.split("│")] for line in shown]
-    assert ["copy", "4.00", "GB/s", "3.00", "5.00", "8.00", "50%"] in cells
-    assert ["sync", "200", "µs", "100", "1,230", "50.0", "25%"] in cells
+    assert ["copy", "4.00", "GB/s", "3.00", "5.00", "8.00", "0.50"] in cells
+    assert ["sync", "200", "µs", "100", "1,230", "50.0", "4.00"] in cells
     assert any(
         line[:5] == ["walk", "1,230,000", "ops/s", "1,230,000", "1,230,000"] for line in cells
     )

@@ -162,6 +162,16 @@ async def test_what_was_sent_counts_until_the_next_report(membership: Membership
     assert membership.targets(1)[number].fill == pytest.approx(0.5)
 
 
+async def test_zones_are_counted_again_after_a_second(membership: Membership, clock: Clock) -> None:
+    for number, zone in ((1, "a"), (2, "a"), (3, "b"), (4, "c")):
+        await join(membership, number, zone=zone, free_bytes=5 if zone == "c" else 900)
+    assert membership.zone_sizes(10) == {"a": 2, "b": 1}
+    membership.nodes[1].reachable = False
+    assert membership.zone_sizes(10) == {"a": 2, "b": 1}
+    clock.now_s += 1
+    assert membership.zone_sizes(10) == {"a": 1, "b": 1}
+
+
 async def test_placement_needs_three_nodes_with_room(
     metadata: Metadata, clock: Clock, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from common.hashing import blake3_digest
 from common.ids import SegmentId
-from coordinator.placement import Target, place, survives
+from coordinator.placement import Placement, Target, candidates, place, survives
 from coordinator.ring import VNODES, Ring, RingNode, vnode_count
 from coordinator.write_stripe import is_quorum
 
@@ -27,6 +28,11 @@ def ring_of(numbers: range, capacity_bytes: int = 1 << 40) -> Ring:
 
 def targets_of(numbers: range, zones: int = 1) -> dict[int, Target]:
     return {n: Target(n, f"zone-{n % zones}", 0.5) for n in numbers}
+
+
+def place_in(ring: Ring, targets: dict[int, Target], id_: SegmentId) -> Placement:
+    zones = Counter(target.zone for target in targets.values())
+    return place(candidates(ring, targets.get, lambda: zones, id_, K, N), K, N)
 
 
 def test_walk_visits_every_node_once_and_always_in_the_same_order() -> None:
@@ -56,7 +62,7 @@ def test_vnodes_follow_capacity() -> None:
 def test_shards_are_spread_evenly(nodes: int) -> None:
     numbers = range(1, nodes + 1)
     for number in range(20):
-        placement = place(ring_of(numbers), targets_of(numbers), segment(number), K, N)
+        placement = place_in(ring_of(numbers), targets_of(numbers), segment(number))
         counts = Counter(placement.layout)
         assert len(placement.layout) == N
         assert len(counts) == min(nodes, N)
@@ -68,7 +74,7 @@ def test_shards_are_spread_evenly(nodes: int) -> None:
 def test_the_least_filled_are_chosen() -> None:
     numbers = range(1, 13)
     targets = {n: Target(n, "a", 0.1 if n in (3, 7, 11) else 0.5 + n / 100) for n in numbers}
-    placement = place(ring_of(numbers), targets, segment(1), K, N)
+    placement = place_in(ring_of(numbers), targets, segment(1))
     assert {3, 7, 11} < set(placement.layout)
     assert set(placement.spares) == {10, 9, 12}
     assert placement.spares[0] == 9  # the emptier spare first
@@ -77,7 +83,7 @@ def test_the_least_filled_are_chosen() -> None:
 def test_nodes_that_are_not_targets_get_nothing() -> None:
     numbers = range(1, 13)
     targets = {n: t for n, t in targets_of(numbers).items() if n not in (2, 4)}
-    placement = place(ring_of(numbers), targets, segment(5), K, N)
+    placement = place_in(ring_of(numbers), targets, segment(5))
     assert {2, 4}.isdisjoint(placement.layout + placement.spares)
 
 
@@ -86,20 +92,83 @@ def test_losing_one_zone_loses_no_segment(zones: int, nodes: int) -> None:
     numbers = range(1, nodes + 1)
     targets = targets_of(numbers, zones)
     for number in range(100):
-        layout = place(ring_of(numbers), targets, segment(number), K, N).layout
+        layout = place_in(ring_of(numbers), targets, segment(number)).layout
         assert max(Counter(targets[n].zone for n in layout).values()) <= N - K
 
 
 def test_two_zones_share_as_evenly_as_they_can() -> None:
     numbers = range(1, 21)
     targets = targets_of(numbers, 2)
-    layout = place(ring_of(numbers), targets, segment(3), K, N).layout
+    layout = place_in(ring_of(numbers), targets, segment(3)).layout
     assert max(Counter(targets[n].zone for n in layout).values()) == 5
+
+
+def crowded(ring: Ring, id_: SegmentId, near: str, far: str) -> dict[int, Target]:
+    """Targets whose first 27 in ring order have the zones of `near` in turn, the rest `far`."""
+    order = list(ring.walk(id_))
+    return {
+        number: Target(number, near[at % len(near)] if at < 27 else far[at % len(far)], 0.5)
+        for at, number in enumerate(order)
+    }
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "most"),
+    [
+        ("a", "bc", 3),
+        ("ab", "c", 3),
+        ("ab", "cde", 3),
+        ("a", "b", 5),
+        ("ab", "ab", 5),
+        ("a", "a", 9),
+    ],
+)
+def test_zones_are_spread_where_the_first_candidates_crowd(near: str, far: str, most: int) -> None:
+    ring = ring_of(range(1, 101))
+    for number in range(5):
+        targets = crowded(ring, segment(number), near, far)
+        layout = place_in(ring, targets, segment(number)).layout
+        assert len(set(layout)) == N
+        assert max(Counter(targets[n].zone for n in layout).values()) == most
+
+
+def test_one_node_alone_in_its_zone_is_found_and_the_rest_shared() -> None:
+    ring = ring_of(range(1, 101))
+    targets = crowded(ring, segment(1), "a", "ab")
+    last = list(ring.walk(segment(1)))[-1]
+    targets = {n: replace(t, zone="z" if n == last else t.zone) for n, t in targets.items()}
+    layout = place_in(ring, targets, segment(1)).layout
+    assert Counter(targets[n].zone for n in layout) == {"a": 4, "b": 4, "z": 1}
+
+
+def test_zone_sizes_that_are_out_of_date_cost_only_time() -> None:
+    ring = ring_of(range(1, 101))
+    targets = {n: t for n, t in targets_of(range(1, 101), 3).items() if t.zone != "zone-0"}
+    for sizes in ({"zone-0": 33, "zone-1": 33, "zone-2": 33}, {"zone-1": 2}, {}):
+        found = candidates(ring, targets.get, sizes.copy, segment(1), K, N)
+        layout = place(found, K, N).layout
+        assert max(Counter(targets[n].zone for n in layout).values()) == 5
+
+
+def test_only_nodes_on_the_way_are_judged() -> None:
+    targets, judged = targets_of(range(1, 1001), 20), []
+
+    def judge(number: int) -> Target | None:
+        judged.append(number)
+        return targets[number] if number % 10 else None
+
+    ring = ring_of(range(1, 1001))
+    for number in range(20):
+        judged.clear()
+        found = candidates(ring, judge, dict, segment(number), K, N)
+        assert len(found) == 27
+        assert judged == list(itertools.islice(ring.walk(segment(number)), len(judged)))
+        assert len(judged) < 50
 
 
 def test_a_zone_too_small_for_its_share_leaves_the_rest_to_others() -> None:
     targets = {n: Target(n, "small" if n == 1 else f"zone-{n % 2}", 0.5) for n in range(1, 12)}
-    layout = place(ring_of(range(1, 12)), targets, segment(3), K, N).layout
+    layout = place_in(ring_of(range(1, 12)), targets, segment(3)).layout
     assert len(set(layout)) == N
 
 
@@ -108,7 +177,7 @@ def test_data_shards_are_spread_over_nodes() -> None:
     numbers = range(1, 10)
     held: Counter[int] = Counter()
     for number in range(3000):
-        held.update(place(ring_of(numbers), targets_of(numbers), segment(number), K, N).layout[:K])
+        held.update(place_in(ring_of(numbers), targets_of(numbers), segment(number)).layout[:K])
     assert min(held.values()) > 0.7 * 2000
     assert max(held.values()) < 1.3 * 2000
 
@@ -123,7 +192,7 @@ def test_a_long_run_fills_nodes_evenly_and_late_ones_catch_up() -> None:
         for number in range(rounds):
             targets = {n: Target(n, "a", u / capacity) for n, u in used.items()}
             size = sizes.choice((700, 11_000, 180_000))
-            for node in place(ring, targets, segment(seed * 10**6 + number), K, N).layout:
+            for node in place_in(ring, targets, segment(seed * 10**6 + number)).layout:
                 used[node] += size
 
     fill(300, 1)
@@ -155,7 +224,7 @@ def test_a_long_run_fills_nodes_evenly_and_late_ones_catch_up() -> None:
     ],
 )
 def test_survives(layout: list[int], expected: int) -> None:
-    assert survives(layout, K) == expected
+    assert survives(tuple(layout), K) == expected
 
 
 @given(st.lists(st.integers(0, 7), min_size=9, max_size=9))
@@ -170,7 +239,7 @@ def test_survives_is_what_trying_every_loss_gives(layout: list[int]) -> None:
         if min(left) < K:
             break
         tolerated = lost
-    assert survives(layout, K) == tolerated
+    assert survives(tuple(layout), K) == tolerated
 
 
 @pytest.mark.parametrize(

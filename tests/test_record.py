@@ -2,7 +2,6 @@
 
 import struct
 import zlib
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -102,8 +101,8 @@ def test_a_tombstone_has_these_bytes() -> None:
 
 
 def test_on_the_wire_the_sequence_number_is_zero() -> None:
-    assert shard_header(INFO) == pack_header(replace(HEADER, sequence=0))
-    assert shard_header(INFO, 3) == pack_header(replace(HEADER, sequence=3))
+    assert shard_header(INFO) == pack_header(HEADER._replace(sequence=0))
+    assert shard_header(INFO, 3) == pack_header(HEADER._replace(sequence=3))
 
 
 @given(headers)

@@ -541,7 +541,7 @@ async def test_a_peer_that_goes_away_before_its_answers(node: ServedNode) -> Non
     shards = [make_shard(200 * KIB, seed) for seed in range(3)]
     await node.store.append(shards)
     for request, shard in enumerate(shards):
-        writer.append(request, replace(shard, payload=shard.payload))
+        writer.append(request, shard._replace(payload=shard.payload))
         reader.send(FrameKind.READ, request, shard.address.key)
     await writer.next()
     writer.transport.abort()

@@ -1,7 +1,6 @@
 """The listing of shards as lines of JSON: their bytes, and what is refused."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -30,7 +29,7 @@ def test_a_listed_shard_has_these_bytes() -> None:
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 7), st.integers(0, 255))
 def test_listed_shards_come_back(generation: int, size: int, flags: int, index: int) -> None:
     address = ShardAddress(INFO.address.segment, generation, index)
-    info = replace(INFO, address=address, segment_bytes=size, encoding=Encoding(flags))
+    info = INFO._replace(address=address, segment_bytes=size, encoding=Encoding(flags))
     line = shard_info_to_json(info)
     assert b"\n" not in line
     assert shard_info_from_json(line) == info

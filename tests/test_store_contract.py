@@ -4,7 +4,6 @@ To add an implementation, write an async context manager that yields it and name
 """
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -111,7 +110,7 @@ async def test_one_append_of_many_sizes(store: ShardStore) -> None:
 async def test_info_survives_in_every_field(store: ShardStore) -> None:
     shard = make_shard(100, generation=2**64 - 1, index=255, k=20, n=255)
     encoding = Encoding.COMPRESSED | Encoding.ENCRYPTED | Encoding.SEGMENT_LIST
-    info = dataclasses.replace(shard.info, encoding=encoding, segment_bytes=2**40)
+    info = shard.info._replace(encoding=encoding, segment_bytes=2**40)
     await store.append([ShardRecord(info, shard.payload)])
     (found,) = await store.read([shard.address])
     assert isinstance(found, ShardRecord)
@@ -145,7 +144,7 @@ async def test_generations_and_indexes_are_different_shards(store: ShardStore) -
 @pytest.mark.parametrize(("old", "new"), [(10, 20), (10, 100 * KIB), (100 * KIB, 10)])
 async def test_the_last_append_of_an_address_wins(store: ShardStore, old: int, new: int) -> None:
     first, other = make_shard(old, 1), make_shard(new, 2)
-    second = ShardRecord(dataclasses.replace(other.info, address=first.address), other.payload)
+    second = ShardRecord(other.info._replace(address=first.address), other.payload)
     await store.append([first])
     await store.append([second])
     assert await _holds(store, second)
@@ -202,7 +201,7 @@ async def test_the_list_is_in_order_and_starts_after(store: ShardStore) -> None:
     assert await _addresses(store) == expected
     for at in (0, 13, 29):
         assert await _addresses(store, expected[at]) == expected[at + 1 :]
-    between = dataclasses.replace(expected[7], index=expected[7].index + 1)
+    between = expected[7]._replace(index=expected[7].index + 1)
     assert await _addresses(store, between) == expected[8:]
 
 

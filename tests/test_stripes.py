@@ -202,7 +202,7 @@ async def test_too_few_nodes_is_an_error_that_names_them(dead: range) -> None:
     shortfall = write.shortfall()
     assert isinstance(shortfall, Undurable)
     assert all(f"node-{number}" in str(shortfall) for number in dead)
-    assert {s.node for s in write.written()} >= set(dead)
+    assert {s.node for s in write.written().shards()} >= set(dead)
 
 
 async def test_full_nodes_are_told_from_dead_ones() -> None:
@@ -224,7 +224,7 @@ async def test_a_cancelled_write_names_all_it_may_have_written() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert {s.node for s in write.written()} == set(range(1, 10))
+    assert {s.node for s in write.written().shards()} == set(range(1, 10))
     assert all(nodes[number].abandoned == 1 for number in (7, 8, 9))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import aiohttp
 from aiohttp import web
@@ -141,10 +142,10 @@ class BlobHandlers:
         if part is not None:
             headers["Content-Range"] = part.content_range
         start, end = (part.start, part.end) if part else (0, manifest.size_bytes)
+        if end - start <= SMALL_ANSWER_BYTES:
+            body = await self._reads.read_small(manifest, start, end)
+            return web.Response(status=status, headers=headers, body=body)
         async with self._reads.open(manifest, start, end) as pieces:
-            if end - start <= SMALL_ANSWER_BYTES:
-                body = b"".join([_taken(piece) async for piece in pieces])
-                return web.Response(status=status, headers=headers, body=body)
             headers["Content-Length"] = str(end - start)
             response = web.StreamResponse(status=status, headers=headers)
             await _stream(request, response, pieces, self._config.body_idle_s)
@@ -198,12 +199,6 @@ async def _send_piece(response: web.StreamResponse, piece: Piece, idle_s: float)
     piece.release()
 
 
-def _taken(piece: Piece) -> bytes:
-    data = bytes(piece.data)
-    piece.release()
-    return data
-
-
 async def _files(request: web.Request) -> AsyncIterator[aiohttp.BodyPartReader]:
     try:
         reader = await request.multipart()
@@ -231,14 +226,18 @@ def _described(stored: Stored) -> dict[str, object]:
     }
 
 
+@lru_cache
+def _iso_date(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat()
+
+
 def _headers(manifest: Manifest) -> dict[str, str]:
-    created = datetime.fromtimestamp(manifest.created_at_s, UTC)
     return {
         "ETag": _etag(manifest.id),
         "Cache-Control": IMMUTABLE,
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
-        "Sixfold-Created": created.isoformat(),
+        "Sixfold-Created": _iso_date(manifest.created_at_s),
         "Sixfold-Segments": str(len(manifest.segments)),
         "Sixfold-Durability": str(durability_of(manifest.segments)),
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -49,8 +50,26 @@ def _check_encoding(headers: CIMultiDictProxy[str], name: str, plain: frozenset[
 
 async def chunks(request: web.Request, idle_s: float) -> AsyncIterator[bytes]:
     """The body. Raises IncompleteBody if it ends early, BodyTimeout if it stalls."""
-    while chunk := await _timed(request.content.readany(), idle_s):
+    content = request.content
+    if early := _at_hand(content):
+        yield early
+    # In chunked encoding a piece may be a byte: only then it pays to join what has come.
+    following = content.readany if request.content_length is None else partial(_piece, content)
+    while chunk := await _timed(following(), idle_s):
         yield chunk
+
+
+def _at_hand(content: aiohttp.StreamReader) -> bytes:
+    """What came with the headers, of a small body all. It needs no clock."""
+    try:
+        return content.read_nowait()
+    except (aiohttp.ClientError, ConnectionError, web.RequestPayloadError) as error:
+        raise IncompleteBody(f"the body ended early: {error}") from None
+
+
+async def _piece(content: aiohttp.StreamReader) -> bytes:
+    """The next piece as the socket gave it; empty at the end."""
+    return (await content.readchunk())[0]
 
 
 async def part_chunks(part: aiohttp.BodyPartReader, idle_s: float) -> AsyncIterator[bytes]:

@@ -1,4 +1,7 @@
-"""The tables. Times are whole seconds since 1970 by the database's clock."""
+"""The tables, as the migrations (database.py) make them: TABLES first, others later.
+
+Times are whole seconds since 1970 by the database's clock.
+"""
 
 from peewee import (
     AutoField,
@@ -46,14 +49,15 @@ class Node(Table):
 
 
 class Layout(Table):
-    """An ordered tuple of node numbers, two bytes each, big-endian. Shared by many segments."""
+    """An ordered tuple of node numbers, two bytes each, big-endian. Many segments may share one;
+    since version 2 it is not unique."""
 
     id = AutoField()
     nodes = BlobField(unique=True)
 
 
 class LayoutNode(Table):
-    """Finds the layouts that a node is part of."""
+    """Gone since version 2."""
 
     node = IntegerField()
     layout = IntegerField()
@@ -77,7 +81,8 @@ class Segment(Table):
 
 
 class Content(Table):
-    """`segment_list` names the segment that holds the list of a content of several segments."""
+    """Since version 2 only contents of several segments: a content of one is its segment.
+    `segment_list` names the segment that holds their list; since version 2 it has an index."""
 
     id = BlobField(primary_key=True)
     size_bytes = BigIntegerField()
@@ -87,7 +92,7 @@ class Content(Table):
 
 
 class ContentSegment(Table):
-    """Only for contents of several segments: others have the id of their segment."""
+    """The segments of a content, in order."""
 
     content = BlobField()
     position = IntegerField()
@@ -99,7 +104,8 @@ class ContentSegment(Table):
 
 
 class Pin(Table):
-    """An account keeps a content alive, and visible by its id."""
+    """An account keeps a content alive, and visible by its id. Since version 2 with a column
+    created_at."""
 
     content = BlobField()
     account = IntegerField()
@@ -126,6 +132,13 @@ class RepairQueue(Table):
     survivors = SmallIntegerField(index=True)
     reason = TextField()
     queued_at = BigIntegerField()
+
+
+class CollectQueue(Table):
+    """Contents that may have no pin any more: the collector looks at them, and at no others."""
+
+    content = BlobField(primary_key=True)
+    unpinned_at = BigIntegerField(index=True)
 
 
 TABLES = [

@@ -14,7 +14,7 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
     StoredSegment,
 )
-from coordinator.metadata.writes import UNREADABLE, unpack_layout
+from coordinator.metadata.writes import SEGMENTS_BEHIND, UNREADABLE, unpack_layout
 
 _SEGMENT_COLUMNS = "s.id, s.size_bytes, s.encoding, s.k, s.n, s.generation, l.nodes, s.checksums"
 
@@ -40,19 +40,22 @@ def known_segments(
     return {segment.stored.id: segment for segment in known}
 
 
-def manifests(sql: Sql, ids: Iterable[ContentId], pinned: bool = True) -> dict[ContentId, Manifest]:
-    """The visible contents among `ids`; with `pinned` false, also those nobody pins."""
-    visible = "AND EXISTS (SELECT 1 FROM pin p WHERE p.content = c.id)" if pinned else ""
+def manifests(sql: Sql, ids: Iterable[ContentId]) -> dict[ContentId, Manifest]:
+    """The visible contents among `ids`."""
     rows = sql.rows_in(
-        f"SELECT c.id, c.size_bytes, c.created_at, c.segment_count, {_SEGMENT_COLUMNS} "
-        "FROM content c LEFT JOIN segment s ON s.id = c.id AND c.segment_count = 1 "
-        f"LEFT JOIN layout l ON l.id = s.layout WHERE c.id IN ({{keys}}) {visible}",
+        f"SELECT p.content, p.created_at, c.size_bytes, {_SEGMENT_COLUMNS} FROM pin p "
+        "LEFT JOIN content c ON c.id = p.content LEFT JOIN segment s ON s.id = p.content "
+        "LEFT JOIN layout l ON l.id = s.layout WHERE p.content IN ({keys})",
         set(ids),
     )
     found = {}
-    for id_, size_bytes, created_at_s, count, *single in rows:
+    for id_, created_at_s, size_bytes, *single in rows:
         content = ContentId(id_)
-        segments = (_segment(single),) if count == 1 else _segments_of(sql, content)
+        if size_bytes is None:
+            segments: tuple[StoredSegment, ...] = (_segment(single),)
+            size_bytes = segments[0].size_bytes
+        else:
+            segments = _segments_of(sql, content)
         found[content] = Manifest(content, size_bytes, created_at_s, segments)
     return found
 
@@ -66,28 +69,30 @@ def _segments_of(sql: Sql, content: ContentId) -> tuple[StoredSegment, ...]:
     return tuple(map(_segment, rows))
 
 
-def segment_list_of(sql: Sql, content: ContentId) -> list[StoredSegment]:
-    """The segment that holds the segment list of a content; empty if it has none."""
+def segments_behind(sql: Sql, content: ContentId) -> list[StoredSegment]:
+    """All that are there for this content: its one or its several, and the list of those."""
     rows = sql.rows(
-        f"SELECT {_SEGMENT_COLUMNS} FROM content c JOIN segment s ON s.id = c.segment_list "
-        "JOIN layout l ON l.id = s.layout WHERE c.id = ?",
-        content,
-    )
+        f"SELECT {_SEGMENT_COLUMNS} FROM segment s JOIN layout l ON l.id = s.layout "
+        f"WHERE s.id IN ({SEGMENTS_BEHIND})",
+        content, content, content,
+    )  # fmt: skip
     return list(map(_segment, rows))
 
 
-def unpinned_contents(sql: Sql, limit: int) -> list[ContentId]:
+def collectable(sql: Sql, grace_s: int, limit: int) -> list[ContentId]:
+    """Contents whose grace period may be over, those unpinned first first."""
     rows = sql.rows(
-        "SELECT c.id FROM content c WHERE NOT EXISTS "
-        "(SELECT 1 FROM pin p WHERE p.content = c.id) LIMIT ?",
-        limit,
-    )
+        "SELECT content FROM collect_queue WHERE unpinned_at <= {now} - ? "
+        "ORDER BY unpinned_at LIMIT ?",
+        grace_s, limit,
+    )  # fmt: skip
     return [ContentId(id_) for (id_,) in rows]
 
 
 def due_deletes(sql: Sql, limit: int) -> list[OutboxRow]:
     rows = sql.rows(
-        "SELECT id, node, shard_keys FROM outbox WHERE not_before <= {now} ORDER BY id LIMIT ?",
+        "SELECT id, node, shard_keys FROM outbox WHERE not_before <= {now} "
+        "ORDER BY not_before, id LIMIT ?",  # as the index has them: no more than these are read
         limit,
     )
     return [OutboxRow(id_, ShardsOnNode(node, _addresses(keys))) for id_, node, keys in rows]
@@ -109,6 +114,8 @@ def cluster_id(sql: Sql) -> str:
 
 
 def counts(sql: Sql) -> dict[str, int]:
-    """How many rows the larger tables have."""
-    tables = ("content", "segment", "layout", "outbox", "repair_queue")
+    """How many rows the larger tables have. To count is to read: not for every request."""
+    tables = (
+        "segment", "layout", "content", "pin", "outbox", "repair_queue", "collect_queue",
+    )  # fmt: skip
     return {name: int((sql.row(f"SELECT count(*) FROM {name}") or (0,))[0]) for name in tables}

@@ -7,7 +7,7 @@ from common.segment_list import SegmentList
 from common.shards import Encoding
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import GENERATION_COUNTER_BITS, StoredSegment
-from coordinator.metadata.writes import DEFAULT_ACCOUNT, Layouts, insert_segment
+from coordinator.metadata.writes import DEFAULT_ACCOUNT, Layouts, insert_segment, pin
 
 
 def restore_segments(sql: Sql, layouts: Layouts, segments: Sequence[StoredSegment]) -> None:
@@ -30,20 +30,17 @@ def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> None:
             sql.run(
                 "INSERT INTO content_segment VALUES (?, ?, ?)", listed.content, position, segment
             )
-        sql.run("INSERT INTO pin (content, account) VALUES (?, ?)", listed.content, DEFAULT_ACCOUNT)
+        pin(sql, listed.content)
 
 
 def restore_single_contents(sql: Sql) -> int:
-    """Each plain segment that no list mentions is a content of its own; how many there are."""
-    orphans = (
-        "FROM segment s WHERE s.encoding = ? AND NOT EXISTS "
-        "(SELECT 1 FROM content_segment cs WHERE cs.segment = s.id) AND NOT EXISTS "
-        "(SELECT 1 FROM content c WHERE c.id = s.id)"
-    )
-    plain = int(Encoding.PLAIN)
-    sql.run(f"INSERT INTO pin (content, account) SELECT s.id, {DEFAULT_ACCOUNT} {orphans}", plain)
+    """Each plain segment that no list mentions is a content of its own, unless that was deleted
+    and only waits to be collected; how many there are."""
     return sql.run(
-        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
-        f"SELECT s.id, s.size_bytes, 1, NULL, {{now}} {orphans}",
-        plain,
+        f"INSERT INTO pin (content, account, created_at) SELECT s.id, {DEFAULT_ACCOUNT}, {{now}} "
+        "FROM segment s WHERE s.encoding = ? "
+        "AND NOT EXISTS (SELECT 1 FROM content_segment cs WHERE cs.segment = s.id) "
+        "AND NOT EXISTS (SELECT 1 FROM pin p WHERE p.content = s.id) "
+        "AND NOT EXISTS (SELECT 1 FROM collect_queue q WHERE q.content = s.id)",
+        int(Encoding.PLAIN),
     )

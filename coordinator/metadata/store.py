@@ -16,6 +16,7 @@ from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
 from coordinator.metadata import reads, restoring, writes
 from coordinator.metadata.batching import BatchThread
+from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Clock, Sql, open_database
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
@@ -31,6 +32,7 @@ from coordinator.metadata.rows import (
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Change = Callable[[Sql], Any] | NewContent
 
 SESSION_LEASE_S = 60
 SESSION_RENEW_S = 15
@@ -45,7 +47,7 @@ class Metadata:
     def __init__(self, sql: Sql, grace_s: int) -> None:
         self._sql, self._grace_s = sql, grace_s
         self._layouts = writes.Layouts(sql)
-        self._writer = BatchThread[Callable[[Sql], Any], Any]("metadata-writer", self._commit)
+        self._writer = BatchThread[Change, Any]("metadata-writer", self._commit)
         self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
             "metadata-reader", self._query
         )
@@ -110,9 +112,8 @@ class Metadata:
 
     async def commit_content(self, new: NewContent) -> bool:
         """Durable and visible on return; True if it was not visible before."""
-        return await self._write(
-            partial(writes.commit_content, layouts=self._layouts, session=self.session, new=new)
-        )
+        visible: bool = await self._writer.ask(new)
+        return visible
 
     async def touch_segment(self, segment: SegmentId) -> None:
         """Keep the collector away from it for another grace period."""
@@ -124,18 +125,16 @@ class Metadata:
 
     async def collect(self, limit: int) -> int:
         """Remove contents that nobody pins and that are past the grace period; how many."""
-        candidates = await self._read(partial(reads.unpinned_contents, limit=limit))
+        candidates = await self._read(
+            partial(reads.collectable, grace_s=self._grace_s, limit=limit)
+        )
         removed = 0
         for content in candidates:
             removed += await self._write(partial(self._collect_one, content=content))
         return removed
 
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
-        manifest = reads.manifests(sql, [content], pinned=False).get(content)
-        if manifest is None:
-            return False
-        lists = reads.segment_list_of(sql, content)
-        return writes.collect(sql, manifest, lists, self._grace_s)
+        return writes.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
 
     async def add_node(self, node_id: str, name: str, zone: str) -> NodeRow:
         return await self._write(partial(writes.add_node, node_id=node_id, name=name, zone=zone))
@@ -206,7 +205,7 @@ class Metadata:
         except PeeweeException as error:
             return _unavailable(error)
 
-    def _commit(self, batch: list[Callable[[Sql], Any]]) -> list[Any]:
+    def _commit(self, batch: list[Change]) -> list[Any]:
         """All in one transaction; if the database refuses that, each in its own."""
         try:
             return self._commit_together(batch)
@@ -216,15 +215,21 @@ class Metadata:
                 return [_unavailable(error) if isinstance(error, PeeweeException) else error]
             return [answer for change in batch for answer in self._commit([change])]
 
-    def _commit_together(self, batch: list[Callable[[Sql], Any]]) -> list[Any]:
-        answers: list[Any] = []
+    def _commit_together(self, batch: list[Change]) -> list[Any]:
+        """First the new contents, with few statements; then all else, one after another."""
+        uploads = [change for change in batch if isinstance(change, NewContent)]
         with self._sql.database.atomic():
-            for change in batch:
-                try:
-                    answers.append(change(self._sql))
-                except SixfoldError as error:  # it refused before it wrote anything
-                    answers.append(error)
-        return answers
+            outcomes = iter(commit_contents(self._sql, self._layouts, self.session, uploads))
+            return [
+                next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
+                for change in batch
+            ]
+
+    def _refusable(self, change: Callable[[Sql], Any]) -> Any:
+        try:
+            return change(self._sql)
+        except SixfoldError as error:  # it refused before it wrote anything
+            return error
 
 
 def _unavailable(error: PeeweeException) -> Unavailable:

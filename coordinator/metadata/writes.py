@@ -9,7 +9,6 @@ from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import (
     NO_NODE,
-    Manifest,
     NewContent,
     NodeRow,
     RepairNotice,
@@ -18,7 +17,13 @@ from coordinator.metadata.rows import (
 )
 
 DEFAULT_ACCOUNT = 0
+MAX_LAYOUTS = 8_192  # remembered
 
+# Given a content's id three times: the ids of its segments, and of the list of them.
+SEGMENTS_BEHIND = (
+    "SELECT ? UNION ALL SELECT segment FROM content_segment WHERE content = ? "
+    "UNION ALL SELECT segment_list FROM content WHERE id = ?"
+)
 
 # Of segment s it is known that fewer than k good shards are left.
 UNREADABLE = (
@@ -44,27 +49,27 @@ def signed(generation: int) -> int:
 
 @dataclass
 class Layouts:
-    """Interns layouts. Remembers what it has seen committed or read."""
+    """Interns layouts. On few nodes there are few; on many hardly one comes twice: so only the
+    latest are looked for, and these in memory."""
 
     sql: Sql
     _ids: dict[bytes, int] = field(default_factory=dict)
 
     def intern(self, layout: tuple[int, ...]) -> int:
         packed = pack_layout(layout)
+        if not self._ids or len(self._ids) >= MAX_LAYOUTS:
+            self._ids = self._latest()
         known = self._ids.get(packed)
-        if known is not None:
-            return known
-        self.sql.run("INSERT INTO layout (nodes) VALUES (?) ON CONFLICT DO NOTHING", packed)
-        found = self.sql.row("SELECT id FROM layout WHERE nodes = ?", packed)
-        assert found is not None
-        for node in set(layout) - {NO_NODE}:
-            self.sql.run(
-                "INSERT INTO layout_node (node, layout) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                node,
-                found[0],
-            )
-        self._ids[packed] = int(found[0])
-        return self._ids[packed]
+        if known is None:
+            known = self.sql.insert("INSERT INTO layout (nodes) VALUES (?)", packed)
+            self._ids[packed] = known
+        return known
+
+    def _latest(self) -> dict[bytes, int]:
+        rows = self.sql.rows(
+            "SELECT nodes, id FROM layout ORDER BY id DESC LIMIT ?", MAX_LAYOUTS // 2
+        )
+        return {bytes(nodes): int(id_) for nodes, id_ in rows}
 
     def forget(self) -> None:
         """After a rollback: what was interned in it may not exist."""
@@ -86,7 +91,7 @@ def open_session(sql: Sql, lease_s: int) -> int:
 def renew_session(sql: Sql, session: int, lease_s: int) -> None:
     """Raises SessionLost if the lease has run out: it must not be revived, since others may have
     acted on its end."""
-    _check_session(sql, session)
+    check_session(sql, session)
     sql.run("UPDATE session SET expires_at = {now} + ? WHERE number = ?", lease_s, session)
 
 
@@ -94,7 +99,8 @@ def close_session(sql: Sql, session: int) -> None:
     sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number = ?", session)
 
 
-def _check_session(sql: Sql, session: int) -> None:
+def check_session(sql: Sql, session: int) -> None:
+    """Raises SessionLost."""
     if not sql.row("SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}", session):
         raise SessionLost("this coordinator's lease in the database has run out; try again")
 
@@ -114,26 +120,35 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
 
     Raises SessionLost, and SegmentGone if a segment that the upload relied on is gone.
     """
-    _check_session(sql, session)
+    check_session(sql, session)
     written = {segment.id for segment in new.written}
     _check_reused(sql, [s for s in new.segments if s.id not in written])
     for segment in new.written:
         _put_segment(sql, layouts, segment)
     add_deletes(sql, new.unconfirmed, 0)
-    list_id = new.segment_list.id if new.segment_list else None
+    if len(new.segments) > 1:
+        _insert_content(sql, new)
+    return pin(sql, new.id)
+
+
+def _insert_content(sql: Sql, new: NewContent) -> None:
     added = sql.run(
         "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
         "VALUES (?, ?, ?, ?, {now}) ON CONFLICT DO NOTHING",
-        new.id, new.size_bytes, len(new.segments), list_id,
+        new.id, new.size_bytes, len(new.segments), new.segment_list and new.segment_list.id,
     )  # fmt: skip
-    if added and len(new.segments) > 1:
+    if added:
         for position, segment in enumerate(new.segments):
             sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", new.id, position, segment.id)
+
+
+def pin(sql: Sql, content: ContentId) -> bool:
+    """Make a content visible; True if it was not before."""
     pinned = sql.run(
-        "INSERT INTO pin (content, account) VALUES (?, ?) ON CONFLICT DO NOTHING",
-        new.id,
-        DEFAULT_ACCOUNT,
-    )
+        "INSERT INTO pin (content, account, created_at) VALUES (?, ?, {now}) "
+        "ON CONFLICT DO NOTHING",
+        content, DEFAULT_ACCOUNT,
+    )  # fmt: skip
     return pinned > 0
 
 
@@ -230,6 +245,12 @@ def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
 def unpin(sql: Sql, content: ContentId) -> bool:
     """Make a content invisible; its space is collected later. False if it was not visible."""
     gone = sql.run("DELETE FROM pin WHERE content = ? AND account = ?", content, DEFAULT_ACCOUNT)
+    if gone:
+        sql.run(
+            "INSERT INTO collect_queue (content, unpinned_at) VALUES (?, {now}) "
+            "ON CONFLICT (content) DO UPDATE SET unpinned_at = excluded.unpinned_at",
+            content,
+        )
     _touch_segments(sql, content)
     return gone > 0
 
@@ -237,36 +258,40 @@ def unpin(sql: Sql, content: ContentId) -> bool:
 def _touch_segments(sql: Sql, content: ContentId) -> None:
     """The grace period starts now: reads that have begun go on."""
     sql.run(
-        "UPDATE segment SET touched_at = {now} WHERE id = ? OR id IN "
-        "(SELECT segment FROM content_segment WHERE content = ?) OR id IN "
-        "(SELECT segment_list FROM content WHERE id = ?)",
+        f"UPDATE segment SET touched_at = {{now}} WHERE id IN ({SEGMENTS_BEHIND})",
         content, content, content,
     )  # fmt: skip
 
 
-def collect(sql: Sql, manifest: Manifest, lists: Sequence[StoredSegment], grace_s: int) -> bool:
+def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace_s: int) -> bool:
     """Remove a content that nobody pins, and those of its segments that nothing else needs.
 
-    False, and nothing done, if it was pinned again or a segment of it is younger than the grace.
+    False if it was pinned again, or a segment of it is younger than the grace: it waits for that.
     """
-    if sql.row("SELECT 1 FROM pin WHERE content = ?", manifest.id):
+    if sql.row("SELECT 1 FROM pin WHERE content = ?", content):
+        sql.run("DELETE FROM collect_queue WHERE content = ?", content)
         return False
-    segments = {segment.id: segment for segment in (*manifest.segments, *lists)}
+    segments = {segment.id: segment for segment in behind}
     young = sql.rows_in(
-        f"SELECT id FROM segment WHERE id IN ({{keys}}) AND touched_at > {{now}} - {int(grace_s)}",
+        "SELECT touched_at FROM segment WHERE id IN ({keys}) "
+        f"AND touched_at > {{now}} - {int(grace_s)}",
         segments,
     )
     if young:
+        (latest,) = max(young)
+        sql.run("UPDATE collect_queue SET unpinned_at = ? WHERE content = ?", latest, content)
         return False
-    sql.run("DELETE FROM content_segment WHERE content = ?", manifest.id)
-    sql.run("DELETE FROM content WHERE id = ?", manifest.id)
+    sql.run("DELETE FROM collect_queue WHERE content = ?", content)
+    sql.run("DELETE FROM content_segment WHERE content = ?", content)
+    sql.run("DELETE FROM content WHERE id = ?", content)
     for segment in segments.values():
         _remove_unreferenced(sql, segment)
     return True
 
 
 _REFERENCED = (
-    "SELECT 1 FROM content WHERE id = ? OR segment_list = ? "
+    "SELECT 1 FROM pin WHERE content = ? "
+    "UNION ALL SELECT 1 FROM content WHERE segment_list = ? "
     "UNION ALL SELECT 1 FROM content_segment WHERE segment = ? LIMIT 1"
 )
 

@@ -1,0 +1,69 @@
+"""The test bed: sixfold and its floor side by side, measured in turn, round by round.
+
+Machines are shared and noisy, so a figure means little and a ratio more: each round measures both
+within seconds, and the fraction is the median of the rounds' own ratios.
+"""
+
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+from bench.cluster import Servers, floor_server, local_cluster
+from bench.figures import Figure
+
+# What one round finds on one side: figures by name.
+Sample = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """Both sides, fresh and empty, and seeds for contents that nobody has stored yet."""
+
+    sixfold: Servers
+    floor: Servers
+    directory: Path
+    _seeds: Iterator[int] = field(default_factory=lambda: count(1 << 32, 1 << 32))
+
+    def new_seed(self) -> int:
+        """The first of 2³² seeds of which none was given out before."""
+        return next(self._seeds)
+
+    def floor_mode(self, name: str, value: int) -> None:
+        """As `bench.floor` understands it."""
+        request = urllib.request.Request(f"{self.floor.url}/mode/{name}/{value}", method="POST")
+        urllib.request.urlopen(request).close()
+
+    def without(self, nodes: Sequence[str]) -> "Bed":
+        """Once these have been killed."""
+        return replace(self, sixfold=self.sixfold.without(nodes))
+
+
+@contextmanager
+def fresh_bed(parent: Path | None, arguments: Sequence[str] = ()) -> Iterator[Bed]:
+    """`arguments` are for `sixfold up`. Everything is deleted afterwards."""
+    with (
+        TemporaryDirectory(prefix="sixfold-bench-", dir=parent) as temporary,
+        local_cluster(Path(temporary) / "cluster", arguments=arguments) as sixfold,
+        floor_server(Path(temporary) / "floor") as floor,
+    ):
+        yield Bed(sixfold, floor, Path(temporary) / "cluster")
+
+
+def compare(
+    rounds: int, units: dict[str, str], measure: Callable[[Servers], Sample], bed: Bed
+) -> list[Figure]:
+    """A figure for each of `units`, from so many rounds; `measure` gives a sample of one side."""
+    pairs = [(measure(bed.floor), measure(bed.sixfold)) for _ in range(rounds)]
+    return [_figure(name, unit, pairs) for name, unit in units.items()]
+
+
+def _figure(name: str, unit: str, pairs: Sequence[tuple[Sample, Sample]]) -> Figure:
+    values = [sixfold[name] for _, sixfold in pairs]
+    fraction = median(sixfold[name] / floor[name] for floor, sixfold in pairs)
+    floor_value = median(floor[name] for floor, _ in pairs)
+    return Figure(name, median(values), unit, floor_value, fraction, min(values), max(values))

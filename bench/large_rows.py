@@ -1,0 +1,101 @@
+"""The rows of large contents: PUT, GET, degraded GET, dedup PUT, and what they cost."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from bench import large
+from bench.bed import Bed, Sample, compare, fresh_bed
+from bench.cluster import Servers, kill_nodes
+from bench.figures import Figure, figure_of
+from bench.pattern import content_id
+from common.units import MIB
+
+GB = 10**9
+SIZES_MIB = (100, 800)
+CLIENTS = (1, 4)
+CROWD, CROWD_MIB = 16, 800
+
+
+def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure]:
+    """Each group of rows on a bed of its own, so that the disk never holds too much."""
+    for size_mib in SIZES_MIB[: 1 if quick else None]:
+        for clients in CLIENTS:
+            with fresh_bed(parent) as bed:
+                yield from _put_and_get(bed, rounds, size_mib, clients)
+    size_mib = SIZES_MIB[0 if quick else -1]
+    with fresh_bed(parent) as bed:
+        yield from _dedup_and_degraded(bed, rounds, size_mib)
+    with fresh_bed(parent) as bed:
+        yield _memory(bed, CROWD, SIZES_MIB[0] if quick else CROWD_MIB)
+
+
+def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator[Figure]:
+    size_bytes, label = size_mib * MIB, f"{size_mib} MiB, {_clients(clients)}"
+    seeds = [bed.new_seed() for _ in range(clients)]
+
+    def put(servers: Servers) -> Sample:
+        if servers is bed.floor:
+            bed.floor_mode("empty", 1)  # the next content takes the place of the last
+            seeds[:] = [bed.new_seed() for _ in range(clients)]  # the floor is measured first
+        puts = [partial(large.put, servers.url, seed, size_bytes) for seed in seeds]
+        return _timed(f"PUT {label}", servers, puts, clients * size_bytes)
+
+    def get(servers: Servers) -> Sample:
+        gets = [partial(large.get, servers.url, i, s, size_bytes) for i, s in ids.items()]
+        return _timed(f"GET {label}", servers, gets, clients * size_bytes)
+
+    yield from compare(rounds, _units(f"PUT {label}"), put, bed)
+    ids = {content_id(seed, size_bytes): seed for seed in seeds}
+    yield from compare(rounds, _units(f"GET {label}"), get, bed)
+
+
+def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Figure]:
+    size_bytes, seed = size_mib * MIB, bed.new_seed()
+    for servers in (bed.floor, bed.sixfold):
+        large.put(servers.url, seed, size_bytes)
+    id_ = content_id(seed, size_bytes)
+
+    def measure(name: str, servers: Servers) -> Sample:
+        transfer = (
+            partial(large.put, servers.url, seed, size_bytes)
+            if name.startswith("dedup")
+            else partial(large.get, servers.url, id_, seed, size_bytes)
+        )
+        return _timed(name, servers, [transfer], size_bytes)
+
+    bed.floor_mode("dedup", 1)
+    name = f"dedup PUT {size_mib} MiB, 1 client"
+    yield from compare(rounds, _units(name), partial(measure, name), bed)
+    for lost, killed in ((1, ["node-1"]), (3, ["node-2", "node-3"])):
+        kill_nodes(bed.directory, killed)
+        bed.floor_mode("lost", lost)
+        bed = bed.without(killed)
+        name = f"degraded GET {size_mib} MiB, {lost} of 9 nodes down"
+        yield from compare(rounds, _units(name), partial(measure, name), bed)
+
+
+def _memory(bed: Bed, uploads: int, size_mib: int) -> Figure:
+    """The coordinator's peak while many upload at once."""
+    seeds = [bed.new_seed() for _ in range(uploads)]
+    large.at_once([partial(large.put, bed.sixfold.url, seed, size_mib * MIB) for seed in seeds])
+    peak_bytes = bed.sixfold.peak_rss_bytes()["coordinator"]
+    name = f"coordinator's peak memory, {uploads} uploads of {size_mib} MiB at once"
+    return figure_of(name, "MiB", [peak_bytes / MIB])
+
+
+def _timed(
+    name: str, servers: Servers, transfers: Sequence[partial[None]], total_bytes: int
+) -> Sample:
+    cpu_s = servers.cpu_s()
+    elapsed_s = large.at_once(transfers)
+    cpu_s = servers.cpu_s() - cpu_s
+    return {name: total_bytes / 1e6 / elapsed_s, f"CPU, {name}": cpu_s / (total_bytes / GB)}
+
+
+def _units(name: str) -> dict[str, str]:
+    return {name: "MB/s", f"CPU, {name}": "s/GB"}
+
+
+def _clients(clients: int) -> str:
+    return "1 client" if clients == 1 else f"{clients} clients"

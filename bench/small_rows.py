@@ -1,0 +1,110 @@
+"""The rows of small contents: rates and latencies of PUT and GET, and the client's own cost."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from blake3 import blake3
+
+from bench import pattern, small
+from bench.bed import Bed, Sample, compare, fresh_bed
+from bench.cluster import Servers
+from bench.figures import Figure
+from common.units import KIB
+
+SIZES_KIB = (4, 64)
+CLIENTS = (1, 16, 64)
+DURATION_S = 1.5
+WORKING_SET_BYTES = 80 << 20  # more than the coordinator's cache of segments: every GET misses it
+HOT_OBJECTS = 200
+CHECKED = 256  # of what a PUT row has stored, so many are read back and compared
+
+
+# The requests of each side, by URL. A side always goes on where it stopped: began each round anew,
+# the cache would hold what comes first.
+Reads = dict[str, small.NextRequest]
+
+
+def small_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure]:
+    with fresh_bed(parent) as bed:
+        for size_kib in SIZES_KIB[: 1 if quick else None]:
+            yield from _rows(bed, rounds, size_kib, DURATION_S / (3 if quick else 1))
+
+
+def _rows(bed: Bed, rounds: int, size_kib: int, duration_s: float) -> Iterator[Figure]:
+    size_bytes = size_kib * KIB
+    for clients in CLIENTS:
+        name = f"PUT {size_kib} KiB, {_clients(clients)}"
+        put = partial(_put, bed, name, size_bytes, clients, duration_s)
+        yield from compare(rounds, _units(name), put, bed)
+    ids = _fill(bed, size_bytes)
+    cold, hot = _reads(bed, ids, size_bytes), _reads(bed, ids[:HOT_OBJECTS], size_bytes)
+    for clients in CLIENTS:
+        yield from _get_rows(bed, rounds, f"GET {size_kib} KiB", cold, clients, duration_s)
+    yield from _get_rows(bed, rounds, f"cached GET {size_kib} KiB", hot, CLIENTS[-1], duration_s)
+
+
+def _reads(bed: Bed, ids: list[str], size_bytes: int) -> Reads:
+    return {side.url: small.gets(ids, size_bytes) for side in (bed.floor, bed.sixfold)}
+
+
+def _get_rows(
+    bed: Bed, rounds: int, name: str, reads: Reads, clients: int, duration_s: float
+) -> Iterator[Figure]:
+    name = f"{name}, {_clients(clients)}"
+
+    def get(servers: Servers) -> Sample:
+        cpu_s = servers.cpu_s()
+        outcome = small.run(servers.url, clients, reads[servers.url], duration_s)
+        return _sample(name, outcome, servers.cpu_s() - cpu_s)
+
+    yield from compare(rounds, _units(name), get, bed)
+
+
+def _put(
+    bed: Bed, name: str, size_bytes: int, clients: int, duration_s: float, servers: Servers
+) -> Sample:
+    seed, cpu_s = bed.new_seed(), servers.cpu_s()
+    outcome = small.run(servers.url, clients, small.puts(seed, size_bytes), duration_s)
+    sample = _sample(name, outcome, servers.cpu_s() - cpu_s)
+    step = -(-len(outcome.latencies_s) // CHECKED)
+    ids = [_id(seed + 1 + n, size_bytes) for n in range(0, len(outcome.latencies_s), step)]
+    small.run(servers.url, 1, small.gets(ids, size_bytes), answers=len(ids))
+    return sample
+
+
+def _fill(bed: Bed, size_bytes: int) -> list[str]:
+    """The ids of a working set that both sides hold."""
+    seed, objects = bed.new_seed(), WORKING_SET_BYTES // size_bytes
+    for servers in (bed.floor, bed.sixfold):
+        small.run(servers.url, CLIENTS[-1], small.puts(seed, size_bytes), answers=objects)
+    return [_id(seed + 1 + n, size_bytes) for n in range(objects)]
+
+
+def _id(seed: int, size_bytes: int) -> str:
+    return blake3(pattern.small(seed, size_bytes)).hexdigest()
+
+
+def _sample(name: str, outcome: small.Outcome, cpu_s: float) -> Sample:
+    answers = len(outcome.latencies_s)
+    return {
+        name: outcome.rate,
+        f"p50, {name}": outcome.percentile_s(50) * 1e3,
+        f"p99, {name}": outcome.percentile_s(99) * 1e3,
+        f"CPU, {name}": cpu_s / answers * 1e6,
+        f"client's CPU, {name}": outcome.client_cpu_s / answers * 1e6,
+    }
+
+
+def _units(name: str) -> dict[str, str]:
+    return {
+        name: "1/s",
+        f"p50, {name}": "ms",
+        f"p99, {name}": "ms",
+        f"CPU, {name}": "us each",
+        f"client's CPU, {name}": "us each",
+    }
+
+
+def _clients(clients: int) -> str:
+    return "1 client" if clients == 1 else f"{clients} clients"

@@ -1,0 +1,126 @@
+"""Commits of new contents, many in one transaction with few statements.
+
+Most uploads are small and alike: one new segment, all its shards durable. Those of a group are
+inserted together, a statement per table, which costs a tenth of one by one; all others, and those
+that find a row of theirs taken, go through `commit_content`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from common.errors import SessionLost, SixfoldError
+from common.ids import ContentId
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import NO_NODE, NewContent, StoredSegment
+from coordinator.metadata.writes import (
+    DEFAULT_ACCOUNT,
+    Layouts,
+    check_session,
+    commit_content,
+    signed,
+)
+
+T = TypeVar("T")
+Outcome = bool | SixfoldError
+
+_ROWS_AT_ONCE = 32
+
+# Without RETURNING: SQLite hands rows out one by one, and each costs a turn of the GIL.
+_SEGMENTS = (
+    "INSERT INTO segment (id, size_bytes, stored_bytes, encoding, k, n, generation, layout, "
+    "checksums, touched_at) VALUES {rows} ON CONFLICT DO NOTHING",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, {now})",
+)
+_PINS = (
+    "INSERT INTO pin (content, account, created_at) VALUES {rows} ON CONFLICT DO NOTHING",
+    f"(?, {DEFAULT_ACCOUNT}, {{now}})",
+)
+
+
+def commit_contents(
+    sql: Sql, layouts: Layouts, session: int, uploads: Sequence[NewContent]
+) -> list[Outcome]:
+    """For each what `commit_content` gives, or the error that it raises; as if they had been
+    committed one after another."""
+    if not uploads:
+        return []
+    try:
+        check_session(sql, session)
+    except SessionLost as error:
+        return [SessionLost(str(error)) for _ in uploads]
+    alike = _alike(uploads)
+    done = _insert(sql, layouts, [new for new in uploads if id(new) in alike])
+    return [id(new) in done or _alone(sql, layouts, session, new) for new in uploads]
+
+
+def _alike(uploads: Sequence[NewContent]) -> set[int]:
+    """Those to insert together, by Python's `id`: of equal contents the first only."""
+    first: dict[ContentId, NewContent] = {}
+    for new in uploads:
+        if _is_plain(new):
+            first.setdefault(new.id, new)
+    return {id(new) for new in first.values()}
+
+
+def _is_plain(new: NewContent) -> bool:
+    """One segment, written by this upload, of which nothing is missing or in doubt."""
+    return (
+        len(new.segments) == len(new.written) == 1
+        and not new.unconfirmed
+        and new.segment_list is None
+        and NO_NODE not in new.segments[0].layout
+    )
+
+
+def _insert(sql: Sql, layouts: Layouts, uploads: Sequence[NewContent]) -> set[int]:
+    """Which of them, by Python's `id`, are visible now and were not before. Of the others, which
+    found their segment there, not a row was written."""
+    segments = [new.segments[0] for new in uploads]
+    inserted = _insert_rows(sql, _SEGMENTS, [_segment_row(layouts, each) for each in segments])
+    if inserted < len(uploads):
+        ours = _ours(sql, segments)
+        uploads = [new for new in uploads if new.id in ours]
+    # A segment that was not there belonged to no content: none of these pins can be there.
+    _insert_rows(sql, _PINS, [(new.id,) for new in uploads])
+    return {id(new) for new in uploads}
+
+
+def _ours(sql: Sql, segments: Sequence[StoredSegment]) -> set[bytes]:
+    """Those of which our generation stands in the database."""
+    generations = {segment.id: segment.generation for segment in segments}
+    rows = sql.rows_in("SELECT id, generation FROM segment WHERE id IN ({keys})", generations)
+    return {id_ for id_, generation in rows if generations[id_] == generation}
+
+
+def _segment_row(layouts: Layouts, segment: StoredSegment) -> tuple[Any, ...]:
+    size_bytes, layout = segment.size_bytes, layouts.intern(segment.layout)
+    return (
+        segment.id, size_bytes, size_bytes, int(segment.encoding), segment.k, segment.n,
+        signed(segment.generation), layout, segment.checksums,
+    )  # fmt: skip
+
+
+def _insert_rows(sql: Sql, statement: tuple[str, str], rows: Sequence[tuple[Any, ...]]) -> int:
+    """How many were not there already."""
+    text, row = statement
+    inserted = 0
+    for part in _parts(rows):
+        values = (value for each in part for value in each)
+        inserted += sql.run(text.replace("{rows}", ", ".join([row] * len(part))), *values)
+    return inserted
+
+
+def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Pieces whose lengths are powers of two: so few statements that all stay prepared."""
+    at = 0
+    while left := len(rows) - at:
+        length = min(_ROWS_AT_ONCE, 1 << (left.bit_length() - 1))
+        yield rows[at : at + length]
+        at += length
+
+
+def _alone(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> Outcome:
+    try:
+        return commit_content(sql, layouts, session, new)
+    except SixfoldError as error:
+        return error
