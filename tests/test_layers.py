@@ -26,7 +26,7 @@ DOORS = {
     "peewee": {"coordinator.metadata", "shardd.index"},
     "playhouse": {"coordinator.metadata", "shardd.index"},
     "typer": {"sixfold"},
-    "rich": {"sixfold"},
+    "rich": {"sixfold", "bench"},
     "locust": {"bench"},
 }
 # The core is pure: all that it may import from outside.
