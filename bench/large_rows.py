@@ -7,8 +7,8 @@ from pathlib import Path
 from bench import large
 from bench.bed import Bed, Sample, compare, fresh_bed
 from bench.cluster import Servers, kill_nodes
-from bench.figures import Figure, figure_of
 from bench.pattern import content_id
+from bench.rows import Row
 from common.units import MIB
 
 GB = 10**9
@@ -17,7 +17,7 @@ CLIENTS = (1, 4)
 CROWD, CROWD_MIB = 16, 800
 
 
-def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure]:
+def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Row]:
     """Each group of rows on a bed of its own, so that the disk never holds too much."""
     for size_mib in SIZES_MIB[: 1 if quick else None]:
         for clients in CLIENTS:
@@ -30,7 +30,7 @@ def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure
         yield _memory(bed, CROWD, SIZES_MIB[0] if quick else CROWD_MIB)
 
 
-def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator[Figure]:
+def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator[Row]:
     size_bytes, label = size_mib * MIB, f"{size_mib} MiB, {_clients(clients)}"
     seeds = [bed.new_seed() for _ in range(clients)]
 
@@ -50,7 +50,7 @@ def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator
     yield from compare(rounds, _units(f"GET {label}"), get, bed)
 
 
-def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Figure]:
+def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Row]:
     size_bytes, seed = size_mib * MIB, bed.new_seed()
     for servers in (bed.floor, bed.sixfold):
         large.put(servers.url, seed, size_bytes)
@@ -75,13 +75,13 @@ def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Figure
         yield from compare(rounds, _units(name), partial(measure, name), bed)
 
 
-def _memory(bed: Bed, uploads: int, size_mib: int) -> Figure:
+def _memory(bed: Bed, uploads: int, size_mib: int) -> Row:
     """The coordinator's peak while many upload at once."""
     seeds = [bed.new_seed() for _ in range(uploads)]
     large.at_once([partial(large.put, bed.sixfold.url, seed, size_mib * MIB) for seed in seeds])
     peak_bytes = bed.sixfold.peak_rss_bytes()["coordinator"]
     name = f"coordinator's peak memory, {uploads} uploads of {size_mib} MiB at once"
-    return figure_of(name, "MiB", [peak_bytes / MIB])
+    return Row.of(name, "MiB", [peak_bytes / MIB])
 
 
 def _timed(

@@ -9,7 +9,7 @@ from blake3 import blake3
 from bench import pattern, small
 from bench.bed import Bed, Sample, compare, fresh_bed
 from bench.cluster import Servers
-from bench.figures import Figure
+from bench.rows import Row
 from common.units import KIB
 
 SIZES_KIB = (4, 64)
@@ -25,13 +25,13 @@ CHECKED = 256  # of what a PUT row has stored, so many are read back and compare
 Reads = dict[str, small.NextRequest]
 
 
-def small_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure]:
+def small_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Row]:
     with fresh_bed(parent) as bed:
         for size_kib in SIZES_KIB[: 1 if quick else None]:
             yield from _rows(bed, rounds, size_kib, DURATION_S / (3 if quick else 1))
 
 
-def _rows(bed: Bed, rounds: int, size_kib: int, duration_s: float) -> Iterator[Figure]:
+def _rows(bed: Bed, rounds: int, size_kib: int, duration_s: float) -> Iterator[Row]:
     size_bytes = size_kib * KIB
     for clients in CLIENTS:
         name = f"PUT {size_kib} KiB, {_clients(clients)}"
@@ -50,7 +50,7 @@ def _reads(bed: Bed, ids: list[str], size_bytes: int) -> Reads:
 
 def _get_rows(
     bed: Bed, rounds: int, name: str, reads: Reads, clients: int, duration_s: float
-) -> Iterator[Figure]:
+) -> Iterator[Row]:
     name = f"{name}, {_clients(clients)}"
 
     def get(servers: Servers) -> Sample:
