@@ -24,7 +24,7 @@ from common.membership import REPORT_PATH
 from common.settings import as_flags
 from coordinator.__main__ import read_config
 from coordinator.supervisor import WORKER_FLAG
-from sixfold.processes import arguments_of, servers_in
+from sixfold.processes import arguments_of, servers_in, state_of
 from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
 from tests.reports import report_of
 
@@ -175,7 +175,11 @@ def test_a_worker_that_is_killed_is_replaced(cluster: LocalCluster) -> None:
 def test_kill_and_start_of_the_whole_coordinator(cluster: LocalCluster) -> None:
     old = workers_of(cluster.pid("coordinator"))
     cluster.local("pause", "coordinator")
+    family = [one for one in servers_in(cluster.directory) if one.name == "coordinator"]
+    assert [state_of(process) for process in family] == ["paused"] * 3
     cluster.local("resume", "coordinator")
+    assert [state_of(process) for process in family] == ["running"] * 3
+    cluster.local("pause", "coordinator")  # so that it cannot end by itself
     cluster.local("kill", "coordinator")
     assert not any(map(is_worker, old))
     cluster.local("start", "coordinator")  # on the port that it had
