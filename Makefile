@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PORT ?= 8600
 NODES ?= 9
+WORKERS ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,8 +20,8 @@ INPUTS := pyproject.toml deploy/constraints.txt
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: $(VENV)/installed ## Run a cluster here until Ctrl-C [PORT=8600] [NODES=9]
-	@exec $(BIN)/sixfold up --dir .sixfold --nodes $(NODES) --port $(PORT)
+up: $(VENV)/installed ## Run a cluster here until Ctrl-C [PORT=8600] [NODES=9] [WORKERS=1]
+	@exec $(BIN)/sixfold up --dir .sixfold --nodes $(NODES) --port $(PORT) --workers $(WORKERS)
 
 test: $(VENV)/installed-dev ## Lint, check types, run every test
 	$(BIN)/ruff check .

@@ -23,8 +23,8 @@ class Servers:
     pids: Mapping[str, int]
 
     def cpu_s(self) -> float:
-        """CPU seconds, user and system, of all processes since they began."""
-        return sum(map(_cpu_s, self.pids.values()))
+        """CPU seconds, user and system, of all processes and their children since they began."""
+        return sum(_cpu_s(pid) + sum(map(_cpu_s, _children(pid))) for pid in self.pids.values())
 
     def peak_rss_bytes(self) -> dict[str, int]:
         """The most memory that each process ever had resident."""
@@ -33,6 +33,10 @@ class Servers:
     def without(self, names: Sequence[str]) -> "Servers":
         left = {name: pid for name, pid in self.pids.items() if name not in names}
         return Servers(self.url, left)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _cpu_s(pid: int) -> float:
