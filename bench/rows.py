@@ -7,6 +7,7 @@ same unit, and `fraction` the value divided by it: below 1 for rates, above 1 fo
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROUNDS = 5
+WIDE = 140
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ def measure(
 
 def print_table(rows: Iterable[Row], console: Console | None = None) -> None:
     """To standard output, unless `console` says otherwise."""
-    table = Table("name")
+    table = Table()
+    table.add_column("name", no_wrap=True)
     for heading in ("median", "unit", "min", "max", "floor", "× floor"):
         table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
     for row in rows:
@@ -64,7 +67,9 @@ def print_table(rows: Iterable[Row], console: Console | None = None) -> None:
         table.add_row(
             row.name, _shown(row.value), row.unit, _shown(row.min), _shown(row.max), floor, fraction
         )
-    (console or Console()).print(table)
+    if console is None:  # a pipe or a file has no width
+        console = Console(width=None if sys.stdout.isatty() else WIDE)
+    console.print(table)
 
 
 def _shown(figure: float) -> str:
