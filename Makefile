@@ -15,7 +15,7 @@ INPUTS := pyproject.toml deploy/constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up test load bench compose-test clean
+.PHONY: help up test load bench bench-micro bench-scale compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ load: $(VENV)/installed-dev ## Load a cluster that it starts; print rates and pe
 
 bench: $(VENV)/installed-dev ## Measure beside a floor, about ten minutes; bench/results/latest.json
 	@exec $(BIN)/python -m bench.run
+
+bench-micro: $(VENV)/installed-dev ## Measure each piece by itself, a minute
+	@exec $(BIN)/python -m bench.micro
+
+bench-scale: $(VENV)/installed-dev ## Measure with a million segments and a thousand nodes
+	@exec $(BIN)/python -m bench.scale
 
 compose-test: ## Prove compose.yml with docker: store, stop three nodes, read back
 	@exec deploy/compose-test.sh

@@ -64,6 +64,8 @@ def compare(
 
 def _row(name: str, unit: str, pairs: Sequence[tuple[Sample, Sample]]) -> Row:
     values = [sixfold[name] for _, sixfold in pairs]
+    if name not in pairs[0][0]:  # the floor has nothing like it
+        return Row.of(name, unit, values)
     fraction = median(sixfold[name] / floor[name] for floor, sixfold in pairs)
     floor_value = median(floor[name] for floor, _ in pairs)
     return Row(name, median(values), unit, floor_value, fraction, min(values), max(values))

@@ -23,8 +23,14 @@ class Servers:
     pids: Mapping[str, int]
 
     def cpu_s(self) -> float:
-        """CPU seconds, user and system, of all processes and their children since they began."""
-        return sum(_cpu_s(pid) + sum(map(_cpu_s, _children(pid))) for pid in self.pids.values())
+        """CPU seconds, user and system, of all processes since they began."""
+        return sum(self.cpu_s_by_process().values())
+
+    def cpu_s_by_process(self) -> dict[str, float]:
+        """Of each with its children."""
+        return {
+            name: _cpu_s(pid) + sum(map(_cpu_s, _children(pid))) for name, pid in self.pids.items()
+        }
 
     def peak_rss_bytes(self) -> dict[str, int]:
         """The most memory that each process ever had resident."""

@@ -1,6 +1,6 @@
 """The rows of large contents: PUT, GET, degraded GET, dedup PUT, and what they cost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Row]:
     with fresh_bed(parent) as bed:
         yield from _dedup_and_degraded(bed, rounds, size_mib)
     with fresh_bed(parent) as bed:
-        yield _memory(bed, CROWD, SIZES_MIB[0] if quick else CROWD_MIB)
+        yield from _memory(bed, CROWD, SIZES_MIB[0] if quick else CROWD_MIB)
 
 
 def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator[Row]:
@@ -45,9 +45,10 @@ def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator
         gets = [partial(large.get, servers.url, i, s, size_bytes) for i, s in ids.items()]
         return _timed(f"GET {label}", servers, gets, clients * size_bytes)
 
-    yield from compare(rounds, _units(f"PUT {label}"), put, bed)
+    processes = bed.sixfold.pids if (size_mib, clients) == (SIZES_MIB[-1], 1) else ()
+    yield from compare(rounds, _units(f"PUT {label}", processes), put, bed)
     ids = {content_id(seed, size_bytes): seed for seed in seeds}
-    yield from compare(rounds, _units(f"GET {label}"), get, bed)
+    yield from compare(rounds, _units(f"GET {label}", processes), get, bed)
 
 
 def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Row]:
@@ -75,26 +76,35 @@ def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Row]:
         yield from compare(rounds, _units(name), partial(measure, name), bed)
 
 
-def _memory(bed: Bed, uploads: int, size_mib: int) -> Row:
-    """The coordinator's peak while many upload at once."""
+def _memory(bed: Bed, uploads: int, size_mib: int) -> Iterator[Row]:
+    """The peak of every process while many upload at once."""
     seeds = [bed.new_seed() for _ in range(uploads)]
     large.at_once([partial(large.put, bed.sixfold.url, seed, size_mib * MIB) for seed in seeds])
-    peak_bytes = bed.sixfold.peak_rss_bytes()["coordinator"]
-    name = f"coordinator's peak memory, {uploads} uploads of {size_mib} MiB at once"
-    return Row.of(name, "MiB", [peak_bytes / MIB])
+    for process, peak_bytes in bed.sixfold.peak_rss_bytes().items():
+        name = f"peak memory of {process}, {uploads} uploads of {size_mib} MiB at once"
+        yield Row.of(name, "MiB", [peak_bytes / MIB])
 
 
 def _timed(
     name: str, servers: Servers, transfers: Sequence[partial[None]], total_bytes: int
 ) -> Sample:
-    cpu_s = servers.cpu_s()
+    before_s = servers.cpu_s_by_process()
     elapsed_s = large.at_once(transfers)
-    cpu_s = servers.cpu_s() - cpu_s
-    return {name: total_bytes / 1e6 / elapsed_s, f"CPU, {name}": cpu_s / (total_bytes / GB)}
+    spent = {
+        process: (cpu_s - before_s[process]) / (total_bytes / GB)
+        for process, cpu_s in servers.cpu_s_by_process().items()
+    }
+    by_process = {f"CPU of {process}, {name}": each for process, each in spent.items()}
+    return {
+        name: total_bytes / 1e6 / elapsed_s,
+        f"CPU, {name}": sum(spent.values()),
+        **by_process,
+    }
 
 
-def _units(name: str) -> dict[str, str]:
-    return {name: "MB/s", f"CPU, {name}": "s/GB"}
+def _units(name: str, processes: Iterable[str] = ()) -> dict[str, str]:
+    each = {f"CPU of {process}, {name}": "s/GB" for process in processes}
+    return {name: "MB/s", f"CPU, {name}": "s/GB", **each}
 
 
 def _clients(clients: int) -> str:

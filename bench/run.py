@@ -52,7 +52,7 @@ TARGETS = (
     Target("p50, GET 4 KiB, 1 client", 2.0, most=True),
     Target("CPU, PUT 800 MiB", 3.5, most=True, of_floor=False),
     Target("CPU, GET 800 MiB", 1.8, most=True, of_floor=False),
-    Target("coordinator's peak memory", 300, most=True, of_floor=False),
+    Target("peak memory of coordinator", 300, most=True, of_floor=False),
 )
 GROUPS: dict[str, Callable[[int, Path | None, bool], Iterator[Row]]] = {
     "large": large_rows,
