@@ -14,7 +14,7 @@ INPUTS := pyproject.toml deploy/constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up test load compose-test clean
+.PHONY: help up test load bench-scale compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: $(VENV)/installed-dev ## Lint, check types, run every test
 
 load: $(VENV)/installed-dev ## Load a cluster that it starts; print rates and percentiles
 	@exec $(BIN)/python -m bench.load
+
+bench-scale: $(VENV)/installed-dev ## Costs at a million segments, placement on a thousand nodes
+	@exec $(BIN)/python -m bench.scale
 
 compose-test: ## Prove compose.yml with docker: store, stop three nodes, read back
 	@exec deploy/compose-test.sh

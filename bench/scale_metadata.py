@@ -5,14 +5,14 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 
-from bench.figures import Figure, figure_of
+from bench.figures import Figure
+from bench.measure import Costs, compared, cost_us
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.metadata import (
@@ -24,8 +24,6 @@ from coordinator.metadata import (
 )
 from coordinator.placement import Target, candidates, place
 from coordinator.ring import Ring, RingNode
-
-Call = Callable[[], Awaitable[object]]
 
 K, N = 6, 9
 NODES, ZONES = 30, 10
@@ -124,22 +122,9 @@ async def load(store: Store, segments: int) -> None:
         await store.metadata.add_deletes(waiting, DAY_S)
 
 
-async def cost_us(clients: int, calls: Sequence[Call]) -> float:
-    """Microseconds per call, when so many clients make them one after another."""
-    waiting = iter(calls)
-
-    async def client() -> None:
-        for call in waiting:
-            await call()
-
-    started_s = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return (time.perf_counter() - started_s) / len(calls) * 1e6
-
-
-async def measure(store: Store, calls: int) -> dict[str, float]:
+async def measure(store: Store, calls: int) -> Costs:
     """Microseconds per call of each kind. Leaves the store as full as before, but for PUTs."""
-    metadata, took = store.metadata, dict[str, float]()
+    metadata, took = store.metadata, Costs()
     few = max(calls // 16, LISTED)
     for name, clients, count in (("1 client", 1, few), (f"{CLIENTS} clients", CLIENTS, calls)):
         new = store.new_contents(count)
@@ -151,8 +136,8 @@ async def measure(store: Store, calls: int) -> dict[str, float]:
     deletes = [partial(metadata.unpin, id_) for id_ in gone]
     took[f"DELETE, {CLIENTS} clients"] = await cost_us(CLIENTS, deletes)
     took[f"collect {LISTED} deleted contents"] = await cost_us(1, [store.collect])
-    took[f"list {LISTED} due deletes"] = await cost_us(1, [store.list_deletes] * 20)
-    took["list nodes"] = await cost_us(1, [store.list_nodes] * 20)
+    took[f"list {LISTED} due deletes"] = await cost_us(1, [store.list_deletes] * 100)
+    took["list nodes"] = await cost_us(1, [store.list_nodes] * 100)
     took["count all rows (no request does)"] = await cost_us(1, [metadata.counts])
     while rows := await metadata.due_deletes(LISTED):
         await metadata.finish_deletes([row.id for row in rows])
@@ -176,12 +161,5 @@ async def measure_metadata(directory: Path, segments: int, rounds: int, calls: i
         Figure("metadata: segments loaded", segments, "segments"),
         Figure("metadata: load", load_us, "µs/segment"),
         Figure("metadata: size", size_bytes / segments, "B/segment"),
-    ] + [
-        figure_of(
-            f"metadata: {name}",
-            "µs",
-            [run[name] for run in full_runs],
-            median(run[name] for run in empty_runs),
-        )
-        for name in full_runs[0]
+        *compared("metadata", empty_runs, full_runs),
     ]

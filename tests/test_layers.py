@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "shardd": {"common"},
     "coordinator": {"common"},
     "sixfold": {"common"},
-    "bench": {"common", "sixfold"},
+    "bench": {"common", "coordinator", "sixfold"},
     "tests": {"common", "shardd", "coordinator", "sixfold"},
 }
 SHIPPED = ("common", "coordinator", "shardd", "sixfold")
