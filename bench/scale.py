@@ -1,8 +1,8 @@
 """`make bench-scale`: what a million segments and a thousand nodes change.
 
-Metadata: each cost on a database with so many segments is held against that on an empty one, in
-alternating runs; the floor of a row is the empty one, its fraction the ratio. PUT, GET and DELETE
-are what these ask of the database, without shards. Placement: a thousand nodes fill up.
+The floor of a cost is what the same costs on an empty store, in alternating runs, and the fraction
+their ratio. HTTP: whole PUTs and GETs, on local clusters. Metadata: what they ask of the database,
+alone and as fast as it can answer. Placement: a thousand nodes fill up.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from bench.rows import Row, print_table, write_rows
+from bench.scale_http import measure_http
 from bench.scale_metadata import measure_metadata
 from bench.scale_placement import measure_placement
 
@@ -18,17 +19,20 @@ RESULTS = Path(__file__).with_name("results") / "scale.json"
 
 
 async def measure(options: argparse.Namespace, directory: Path) -> list[Row]:
-    metadata = await measure_metadata(
-        directory / "full", options.segments, options.rounds, options.calls
+    empty, full = directory / "empty", directory / "full"
+    rows = await measure_metadata(
+        full / "coordinator", options.segments, options.rounds, options.calls
     )
-    return metadata + await measure_placement(directory / "cluster", options.placements)
+    rows += await measure_http(empty, full, options.rounds, options.requests)
+    return rows + await measure_placement(directory / "placement", options.placements)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("bench.scale", description=__doc__)
     parser.add_argument("--segments", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5, help="runs on each database")
-    parser.add_argument("--calls", type=int, default=6400, help="PUTs by 64 clients in a run")
+    parser.add_argument("--calls", type=int, default=6400, help="PUTs to the database in a run")
+    parser.add_argument("--requests", type=int, default=2000, help="HTTP requests in a run")
     parser.add_argument("--placements", type=int, default=1_000_000)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()

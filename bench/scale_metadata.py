@@ -5,19 +5,17 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 
+from bench.measure import Costs, compared, cost_us
 from bench.rows import Row
-from bench.scale_placement import report_of
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.metadata import (
-    IncomingReport,
     Metadata,
     NewContent,
     ShardsOnNode,
@@ -27,11 +25,8 @@ from coordinator.metadata import (
 from coordinator.placement import Target, candidates, place
 from coordinator.ring import Ring, RingNode
 
-Call = Callable[[], Awaitable[object]]
-
 K, N = 6, 9
 NODES, ZONES = 30, 10
-ALIVE_S = 10
 SIZE_BYTES = 4096
 CLIENTS = 64
 CHUNK = 4096  # contents that the load commits at once
@@ -92,21 +87,14 @@ class Store:
     async def list_deletes(self) -> None:
         assert len(await self.metadata.due_deletes(LISTED)) == LISTED
 
-    async def list_nodes(self) -> None:
-        assert len(await self.metadata.nodes()) == NODES
-
 
 @asynccontextmanager
 async def open_store(directory: Path) -> AsyncIterator[Store]:
-    """With its nodes. Deleted contents may be collected at once."""
+    """Deleted contents may be collected at once."""
     metadata = open_metadata(directory, "", grace_s=0)
     await metadata.start()
     session = asyncio.create_task(metadata.keep_session())
     try:
-        for number in range(1, NODES + 1):
-            await metadata.save_report(
-                IncomingReport(report_of(number, 0), os.urandom(16), "", ALIVE_S)
-            )
         yield Store(metadata)
     finally:
         session.cancel()
@@ -129,22 +117,9 @@ async def load(store: Store, segments: int) -> None:
         await store.metadata.add_deletes(waiting, DAY_S)
 
 
-async def cost_us(clients: int, calls: Sequence[Call]) -> float:
-    """Microseconds per call, when so many clients make them one after another."""
-    waiting = iter(calls)
-
-    async def client() -> None:
-        for call in waiting:
-            await call()
-
-    started_s = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return (time.perf_counter() - started_s) / len(calls) * 1e6
-
-
-async def measure(store: Store, calls: int) -> dict[str, float]:
+async def measure(store: Store, calls: int) -> Costs:
     """Microseconds per call of each kind. Leaves the store as full as before, but for PUTs."""
-    metadata, took = store.metadata, dict[str, float]()
+    metadata, took = store.metadata, Costs()
     few = max(calls // 16, LISTED)
     for name, clients, count in (("1 client", 1, few), (f"{CLIENTS} clients", CLIENTS, calls)):
         new = store.new_contents(count)
@@ -156,8 +131,7 @@ async def measure(store: Store, calls: int) -> dict[str, float]:
     deletes = [partial(metadata.unpin, id_) for id_ in gone]
     took[f"DELETE, {CLIENTS} clients"] = await cost_us(CLIENTS, deletes)
     took[f"collect {LISTED} deleted contents"] = await cost_us(1, [store.collect])
-    took[f"list {LISTED} due deletes"] = await cost_us(1, [store.list_deletes] * 20)
-    took["list nodes"] = await cost_us(1, [store.list_nodes] * 20)
+    took[f"list {LISTED} due deletes"] = await cost_us(1, [store.list_deletes] * 100)
     took["count all rows (no request does)"] = await cost_us(1, [metadata.counts])
     while rows := await metadata.due_deletes(LISTED):
         await metadata.finish_deletes([row.id for row in rows])
@@ -181,12 +155,5 @@ async def measure_metadata(directory: Path, segments: int, rounds: int, calls: i
         Row.of("metadata: segments loaded", "segments", [segments]),
         Row.of("metadata: load", "µs/segment", [load_us]),
         Row.of("metadata: size", "B/segment", [size_bytes / segments]),
-    ] + [
-        Row.of(
-            f"metadata: {name}",
-            "µs",
-            [run[name] for run in full_runs],
-            median(run[name] for run in empty_runs),
-        )
-        for name in full_runs[0]
+        *compared("metadata", empty_runs, full_runs),
     ]

@@ -65,9 +65,7 @@ class RemoteStore:
         except NodeUnreachable as error:
             return _failed(error)
         answer_bytes = HEADER_BYTES + (len(into) if into is not None else 0)
-        return lane.ask(
-            _READ, address.key, answer_bytes=answer_bytes, address=address, into=into
-        )
+        return lane.ask(_READ, address.key, answer_bytes=answer_bytes, address=address, into=into)
 
     def delete(self, addresses: Sequence[ShardAddress]) -> Awaitable[None]:
         try:
