@@ -14,7 +14,7 @@ INPUTS := pyproject.toml deploy/constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up test load bench compose-test clean
+.PHONY: help up test load bench bench-micro compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ load: $(VENV)/installed-dev ## Load a cluster that it starts; print rates and pe
 
 bench: $(VENV)/installed-dev ## Measure beside a floor, about ten minutes; bench/results/latest.json
 	@exec $(BIN)/python -m bench.run
+
+bench-micro: $(VENV)/installed-dev ## Measure each piece alone, a minute; bench/results/micro.json
+	@exec $(BIN)/python -m bench.micro
 
 compose-test: ## Prove compose.yml with docker: store, stop three nodes, read back
 	@exec deploy/compose-test.sh
