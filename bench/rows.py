@@ -7,7 +7,6 @@ same unit, and `fraction` the value divided by it: below 1 for rates, above 1 fo
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROUNDS = 5
-WIDE = 140
+_WIDEST = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +47,33 @@ def measure(
     name: str,
     unit: str,
     one_round: Callable[[], float],
-    floor: float | None = None,
+    floor_round: Callable[[], float] | None = None,
     rounds: int = ROUNDS,
 ) -> Row:
-    """Call `one_round` that often, each time for one figure in `unit`."""
-    return Row.of(name, unit, [one_round() for _ in range(rounds)], floor)
+    """Call `one_round` that often, each time for one figure in `unit`; in turn with the floor's,
+    so that both see the same of whatever else the machine does."""
+    figures, floors = [], []
+    for _ in range(rounds):
+        if floor_round is not None:
+            floors.append(floor_round())
+        figures.append(one_round())
+    return Row.of(name, unit, figures, median(floors) if floors else None)
 
 
 def print_table(rows: Iterable[Row], console: Console | None = None) -> None:
-    """To standard output, unless `console` says otherwise."""
-    table = Table()
-    table.add_column("name", no_wrap=True)
+    """To standard output, unless `console` says otherwise, which is widened to a line per row."""
+    table = Table("name", box=None, padding=(0, 2, 0, 0))
     for heading in ("median", "unit", "min", "max", "floor", "× floor"):
-        table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading == "unit" else "right")
     for row in rows:
         floor = "" if row.floor is None else _shown(row.floor)
         fraction = "" if row.fraction is None else f"{row.fraction:.2f}"
         table.add_row(
             row.name, _shown(row.value), row.unit, _shown(row.min), _shown(row.max), floor, fraction
         )
-    if console is None:  # a pipe or a file has no width
-        console = Console(width=None if sys.stdout.isatty() else WIDE)
+    console = console or Console()
+    wide = console.options.update(width=_WIDEST)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
 
 

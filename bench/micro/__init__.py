@@ -1,0 +1,1 @@
+"""Microbenchmarks: each piece of the servers alone, in one process."""
