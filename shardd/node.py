@@ -59,6 +59,7 @@ async def running(config: Config, secret: ClusterSecret) -> AsyncIterator[Node]:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         http_url = f"http://{_bracketed(config.reached_at)}:{http_port}"
         data_address = (config.reached_at, data_port)
+        log.info("listening http=%s data=%s:%d", http_url, _bracketed(config.reached_at), data_port)
         report = _Reporter(config, directory, store, http_url, data_address)
         heartbeat = Heartbeat(config.join, directory, secret, report, session)
         yield Node(config, directory, store, http, heartbeat, http_url, data_address)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -93,8 +94,11 @@ def resume(ctx: typer.Context, names: Names, dir: Dir = DEFAULT_DIR, as_json: Js
 @local_app.command()
 def start(ctx: typer.Context, names: Names, dir: Dir = DEFAULT_DIR, as_json: Json = False) -> int:
     """Start processes again that were killed; sixfold up ends them with the others."""
-    directory = LocalDirectory(dir)
-    return _each(ctx, as_json, names, lambda name: local_control.start(directory, name))
+    from sixfold.local_start import start_again  # imports the client
+
+    console = globals_of(ctx).console(as_json)
+    tell = partial(_tell, console)
+    return asyncio.run(start_again(LocalDirectory(dir), names, console, tell))
 
 
 @local_app.command()

@@ -12,11 +12,9 @@ from sixfold.processes import (
     runs,
     send,
     servers_in,
-    start_server,
     state_of,
     stop_all,
     until,
-    until_ready,
 )
 
 UP_STOP_S = 3 * STOP_S  # it stops the coordinator, then the nodes, each within STOP_S
@@ -56,37 +54,6 @@ def _workers_of(directory: LocalDirectory, process: ServerProcess) -> list[Serve
     """The other processes that serve the same data."""
     found = servers_in(directory.path)
     return [other for other in found if other.name == process.name and other.pid != process.pid]
-
-
-async def start(directory: LocalDirectory, name: str) -> ServerProcess:
-    """Start a process again as `sixfold up` did; returns when it serves.
-
-    Raises Conflict if it runs, or if no `sixfold up` is there to end it one day.
-    """
-    with directory.editing():
-        cluster = directory.read()
-        process = cluster.find(name)
-        _check_startable(directory, process)
-        server = start_server(process)
-        directory.write(cluster.with_process(server.process))
-    try:
-        await until_ready([server])
-    except BaseException:
-        server.child.kill()
-        raise
-    with directory.editing():
-        directory.write(directory.read().with_process(server.process))
-    return server.process
-
-
-def _check_startable(directory: LocalDirectory, process: ServerProcess) -> None:
-    state = state_of(process)
-    if state == "paused":
-        raise Conflict(f"{process.name} is paused: sixfold local resume {process.name}")
-    if state == "running":
-        raise Conflict(f"{process.name} (pid {process.pid}) is running")
-    if directory.owner_pid() is None:
-        raise Conflict(f"no sixfold up runs in {directory.path}: start that instead")
 
 
 async def stop(directory: LocalDirectory) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import time
@@ -121,14 +122,20 @@ class StartedServer:
     log_offset: int
 
     def ready(self) -> bool:
-        """Whether it serves; then `process.url` is known. Raises Unavailable if it has ended."""
+        """Whether it serves; then `process.url` is known. Raises as `_ended` says."""
+        return self._has_said("ready")
+
+    def listening(self) -> bool:
+        """Whether it answers probes, for a node before it has joined. The rest as `ready`."""
+        return self._has_said("listening")
+
+    def _has_said(self, word: str) -> bool:
         if self.child.poll() is not None:
             raise self._ended()
-        for line in self._output().splitlines():
-            if line.startswith("ready http="):
-                self.process = replace(self.process, url=line.split()[1].removeprefix("http="))
-                return True
-        return False
+        found = re.search(rf"^(?:.* )?{word} http=(\S+)", self._output(), re.MULTILINE)
+        if found:
+            self.process = replace(self.process, url=found[1])
+        return found is not None
 
     def _ended(self) -> SixfoldError:
         """With the reason that it gave, if it gave one, and of the kind that its exit code says."""

@@ -15,11 +15,10 @@ from urllib.parse import urlsplit
 
 from common.errors import Conflict, Unavailable
 from sixfold.answers import ClusterStat
-from sixfold.client import Client
 from sixfold.console import Console, aligned
+from sixfold.joining import until_joined
 from sixfold.local import PRIVATE_DIR, LocalCluster, LocalDirectory, ServerProcess
 from sixfold.processes import (
-    POLL_S,
     START_S,
     StartedServer,
     ending,
@@ -33,7 +32,6 @@ from sixfold.servers import server_command
 HOST = "127.0.0.1"
 ZONE = "local"
 WATCH_S = 0.2
-SILENT_STATES = ("suspect", "lost")
 
 
 def run_up(
@@ -149,22 +147,16 @@ class _Up:
 
     async def _until_joined(self, url: str) -> ClusterStat:
         """Until the coordinator has heard from every node."""
-        silent = set(self._names)
+
+        def check() -> None:
+            for server in self._started:
+                server.ready()  # raises for one that has ended
+
         try:
-            async with Client(url) as client, asyncio.timeout(START_S):
-                while True:
-                    cluster = await client.nodes()
-                    silent.difference_update(
-                        node.name for node in cluster.nodes if node.state not in SILENT_STATES
-                    )
-                    if not silent:
-                        return cluster
-                    await until_ready(self._started)  # raises for one that has ended meanwhile
-                    await asyncio.sleep(POLL_S)
-        except TimeoutError:
-            names = ", ".join(sorted(silent))
+            return await until_joined(url, self._names, START_S, check)
+        except TimeoutError as error:
             raise Unavailable(
-                f"not joined after {START_S:.0f} s: {names}; see {self._directory.logs}"
+                f"{error} after {START_S:.0f} s; see {self._directory.logs}"
             ) from None
 
     def _summary(self, cluster: LocalCluster) -> list[str]:

@@ -18,7 +18,7 @@ from common.errors import (
     Unauthorized,
     Unavailable,
 )
-from sixfold.local import LocalCluster, LocalDirectory, ServerProcess
+from sixfold.local import LocalDirectory, ServerProcess
 from sixfold.local_control import KILL, PAUSE, RESUME, act
 from sixfold.processes import (
     StartedServer,
@@ -30,9 +30,8 @@ from sixfold.processes import (
     stop_all,
     until_ready,
 )
+from tests.pretended import READY, SLEEP, describe, directory_in, pretended
 
-READY = "print('ready http=http://127.0.0.1:1 data=x', flush=True); "
-SLEEP = "import signal; signal.pause()"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 
 Start = Callable[[str, str], StartedServer]
@@ -40,10 +39,7 @@ Start = Callable[[str, str], StartedServer]
 
 @pytest.fixture
 def directory(tmp_path: Path) -> LocalDirectory:
-    directory = LocalDirectory(tmp_path / "cluster")
-    directory.create()
-    directory.fill()
-    return directory
+    return directory_in(tmp_path)
 
 
 @pytest.fixture
@@ -52,20 +48,13 @@ def start(directory: LocalDirectory) -> Iterator[Start]:
     started: list[StartedServer] = []
 
     def start(name: str, code: str) -> StartedServer:
-        data = str(directory.data(name))
-        argv = [sys.executable, "-c", code, "--data", data]
-        log = str(directory.log(name))
-        started.append(start_server(ServerProcess("shardd", name, 0, "", data, log, argv)))
+        started.append(start_server(pretended(directory, name, code)))
         return started[-1]
 
     yield start
     for server in started:
         server.child.kill()
         server.child.wait()
-
-
-def describe(directory: LocalDirectory, *processes: ServerProcess) -> None:
-    directory.write(LocalCluster("http://x", "isal", "c", str(directory.path), list(processes)))
 
 
 async def test_ready_line_gives_the_url(start: Start) -> None:

@@ -16,17 +16,11 @@ import pytest
 from blake3 import blake3
 
 from sixfold.processes import servers_in
-from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
+from tests.local_cluster import LocalCluster, local_cluster, run_sixfold, sixfold
 from tests.private_files import open_to_others
 
 UP = (sys.executable, "-m", "sixfold", "up", "--port", "0")
 DATA = bytes(range(256)) * 30_000
-
-
-def sixfold(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Whatever the exit code."""
-    command = [sys.executable, "-m", "sixfold", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def statuses(directory: Path) -> dict[str, str]:
