@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PORT ?= 8600
 NODES ?= 9
+WORKERS ?= 1
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,13 +15,13 @@ INPUTS := pyproject.toml deploy/constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up test load bench bench-micro compose-test clean
+.PHONY: help up test load bench bench-micro bench-scale compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: $(VENV)/installed ## Run a cluster here until Ctrl-C [PORT=8600] [NODES=9]
-	@exec $(BIN)/sixfold up --dir .sixfold --nodes $(NODES) --port $(PORT)
+up: $(VENV)/installed ## Run a cluster here until Ctrl-C [PORT=8600] [NODES=9] [WORKERS=1]
+	@exec $(BIN)/sixfold up --dir .sixfold --nodes $(NODES) --port $(PORT) --workers $(WORKERS)
 
 test: $(VENV)/installed-dev ## Lint, check types, run every test
 	$(BIN)/ruff check .
@@ -34,8 +35,11 @@ load: $(VENV)/installed-dev ## Load a cluster that it starts; print rates and pe
 bench: $(VENV)/installed-dev ## Measure beside a floor, about ten minutes; bench/results/latest.json
 	@exec $(BIN)/python -m bench.run
 
-bench-micro: $(VENV)/installed-dev ## Measure each piece alone, a minute; bench/results/micro.json
+bench-micro: $(VENV)/installed-dev ## Measure each piece by itself, a minute
 	@exec $(BIN)/python -m bench.micro
+
+bench-scale: $(VENV)/installed-dev ## Measure with a million segments and a thousand nodes
+	@exec $(BIN)/python -m bench.scale
 
 compose-test: ## Prove compose.yml with docker: store, stop three nodes, read back
 	@exec deploy/compose-test.sh

@@ -14,7 +14,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from bench.cluster import Servers, floor_server, local_cluster
-from bench.figures import Figure
+from bench.rows import Row
 
 # What one round finds on one side: figures by name.
 Sample = dict[str, float]
@@ -56,14 +56,16 @@ def fresh_bed(parent: Path | None, arguments: Sequence[str] = ()) -> Iterator[Be
 
 def compare(
     rounds: int, units: dict[str, str], measure: Callable[[Servers], Sample], bed: Bed
-) -> list[Figure]:
-    """A figure for each of `units`, from so many rounds; `measure` gives a sample of one side."""
+) -> list[Row]:
+    """A row for each of `units`, from so many rounds; `measure` gives a sample of one side."""
     pairs = [(measure(bed.floor), measure(bed.sixfold)) for _ in range(rounds)]
-    return [_figure(name, unit, pairs) for name, unit in units.items()]
+    return [_row(name, unit, pairs) for name, unit in units.items()]
 
 
-def _figure(name: str, unit: str, pairs: Sequence[tuple[Sample, Sample]]) -> Figure:
+def _row(name: str, unit: str, pairs: Sequence[tuple[Sample, Sample]]) -> Row:
     values = [sixfold[name] for _, sixfold in pairs]
+    if name not in pairs[0][0]:  # the floor has nothing like it
+        return Row.of(name, unit, values)
     fraction = median(sixfold[name] / floor[name] for floor, sixfold in pairs)
     floor_value = median(floor[name] for floor, _ in pairs)
-    return Figure(name, median(values), unit, floor_value, fraction, min(values), max(values))
+    return Row(name, median(values), unit, floor_value, fraction, min(values), max(values))

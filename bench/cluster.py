@@ -24,7 +24,13 @@ class Servers:
 
     def cpu_s(self) -> float:
         """CPU seconds, user and system, of all processes since they began."""
-        return sum(map(_cpu_s, self.pids.values()))
+        return sum(self.cpu_s_by_process().values())
+
+    def cpu_s_by_process(self) -> dict[str, float]:
+        """Of each with its children."""
+        return {
+            name: _cpu_s(pid) + sum(map(_cpu_s, _children(pid))) for name, pid in self.pids.items()
+        }
 
     def peak_rss_bytes(self) -> dict[str, int]:
         """The most memory that each process ever had resident."""
@@ -33,6 +39,10 @@ class Servers:
     def without(self, names: Sequence[str]) -> "Servers":
         left = {name: pid for name, pid in self.pids.items() if name not in names}
         return Servers(self.url, left)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _cpu_s(pid: int) -> float:

@@ -1,14 +1,14 @@
 """The rows of large contents: PUT, GET, degraded GET, dedup PUT, and what they cost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from bench import large
 from bench.bed import Bed, Sample, compare, fresh_bed
 from bench.cluster import Servers, kill_nodes
-from bench.figures import Figure, figure_of
 from bench.pattern import content_id
+from bench.rows import Row
 from common.units import MIB
 
 GB = 10**9
@@ -17,7 +17,7 @@ CLIENTS = (1, 4)
 CROWD, CROWD_MIB = 16, 800
 
 
-def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure]:
+def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Row]:
     """Each group of rows on a bed of its own, so that the disk never holds too much."""
     for size_mib in SIZES_MIB[: 1 if quick else None]:
         for clients in CLIENTS:
@@ -27,10 +27,10 @@ def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure
     with fresh_bed(parent) as bed:
         yield from _dedup_and_degraded(bed, rounds, size_mib)
     with fresh_bed(parent) as bed:
-        yield _memory(bed, CROWD, SIZES_MIB[0] if quick else CROWD_MIB)
+        yield from _memory(bed, CROWD, SIZES_MIB[0] if quick else CROWD_MIB)
 
 
-def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator[Figure]:
+def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator[Row]:
     size_bytes, label = size_mib * MIB, f"{size_mib} MiB, {_clients(clients)}"
     seeds = [bed.new_seed() for _ in range(clients)]
 
@@ -45,12 +45,13 @@ def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator
         gets = [partial(large.get, servers.url, i, s, size_bytes) for i, s in ids.items()]
         return _timed(f"GET {label}", servers, gets, clients * size_bytes)
 
-    yield from compare(rounds, _units(f"PUT {label}"), put, bed)
+    processes = bed.sixfold.pids if (size_mib, clients) == (SIZES_MIB[-1], 1) else ()
+    yield from compare(rounds, _units(f"PUT {label}", processes), put, bed)
     ids = {content_id(seed, size_bytes): seed for seed in seeds}
-    yield from compare(rounds, _units(f"GET {label}"), get, bed)
+    yield from compare(rounds, _units(f"GET {label}", processes), get, bed)
 
 
-def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Figure]:
+def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Row]:
     size_bytes, seed = size_mib * MIB, bed.new_seed()
     for servers in (bed.floor, bed.sixfold):
         large.put(servers.url, seed, size_bytes)
@@ -75,26 +76,35 @@ def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Figure
         yield from compare(rounds, _units(name), partial(measure, name), bed)
 
 
-def _memory(bed: Bed, uploads: int, size_mib: int) -> Figure:
-    """The coordinator's peak while many upload at once."""
+def _memory(bed: Bed, uploads: int, size_mib: int) -> Iterator[Row]:
+    """The peak of every process while many upload at once."""
     seeds = [bed.new_seed() for _ in range(uploads)]
     large.at_once([partial(large.put, bed.sixfold.url, seed, size_mib * MIB) for seed in seeds])
-    peak_bytes = bed.sixfold.peak_rss_bytes()["coordinator"]
-    name = f"coordinator's peak memory, {uploads} uploads of {size_mib} MiB at once"
-    return figure_of(name, "MiB", [peak_bytes / MIB])
+    for process, peak_bytes in bed.sixfold.peak_rss_bytes().items():
+        name = f"peak memory of {process}, {uploads} uploads of {size_mib} MiB at once"
+        yield Row.of(name, "MiB", [peak_bytes / MIB])
 
 
 def _timed(
     name: str, servers: Servers, transfers: Sequence[partial[None]], total_bytes: int
 ) -> Sample:
-    cpu_s = servers.cpu_s()
+    before_s = servers.cpu_s_by_process()
     elapsed_s = large.at_once(transfers)
-    cpu_s = servers.cpu_s() - cpu_s
-    return {name: total_bytes / 1e6 / elapsed_s, f"CPU, {name}": cpu_s / (total_bytes / GB)}
+    spent = {
+        process: (cpu_s - before_s[process]) / (total_bytes / GB)
+        for process, cpu_s in servers.cpu_s_by_process().items()
+    }
+    by_process = {f"CPU of {process}, {name}": each for process, each in spent.items()}
+    return {
+        name: total_bytes / 1e6 / elapsed_s,
+        f"CPU, {name}": sum(spent.values()),
+        **by_process,
+    }
 
 
-def _units(name: str) -> dict[str, str]:
-    return {name: "MB/s", f"CPU, {name}": "s/GB"}
+def _units(name: str, processes: Iterable[str] = ()) -> dict[str, str]:
+    each = {f"CPU of {process}, {name}": "s/GB" for process in processes}
+    return {name: "MB/s", f"CPU, {name}": "s/GB", **each}
 
 
 def _clients(clients: int) -> str:

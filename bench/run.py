@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.figures import Figure, table_of, write_figures
 from bench.large_rows import large_rows
+from bench.rows import Row, print_table, write_rows
 from bench.small_rows import small_rows
 
 RESULTS = Path(__file__).with_name("results") / "latest.json"
@@ -30,15 +30,13 @@ class Target:
     most: bool = False
     of_floor: bool = True
 
-    def verdict(self, figure: Figure) -> str:
-        found = figure.fraction if self.of_floor else figure.value
+    def verdict(self, row: Row) -> str:
+        found = row.fraction if self.of_floor else row.value
         assert found is not None
         met = found <= self.bound if self.most else found >= self.bound
         sign = "<=" if self.most else ">="
-        unit = "x floor" if self.of_floor else figure.unit
-        return (
-            f"{'met ' if met else 'MISS'}  {found:8.2f} {sign} {self.bound:g} {unit}: {figure.name}"
-        )
+        unit = "x floor" if self.of_floor else row.unit
+        return f"{'met ' if met else 'MISS'}  {found:8.2f} {sign} {self.bound:g} {unit}: {row.name}"
 
 
 TARGETS = (
@@ -54,18 +52,18 @@ TARGETS = (
     Target("p50, GET 4 KiB, 1 client", 2.0, most=True),
     Target("CPU, PUT 800 MiB", 3.5, most=True, of_floor=False),
     Target("CPU, GET 800 MiB", 1.8, most=True, of_floor=False),
-    Target("coordinator's peak memory", 300, most=True, of_floor=False),
+    Target("peak memory of coordinator", 300, most=True, of_floor=False),
 )
-GROUPS: dict[str, Callable[[int, Path | None, bool], Iterator[Figure]]] = {
+GROUPS: dict[str, Callable[[int, Path | None, bool], Iterator[Row]]] = {
     "large": large_rows,
     "small": small_rows,
 }
 
 
-def verdicts(figures: Sequence[Figure]) -> list[str]:
-    return [
-        t.verdict(figure) for t in TARGETS for figure in figures if figure.name.startswith(t.row)
-    ]
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """The targets are for one coordinator process."""
+    single = [row for row in rows if not row.name.endswith("workers")]
+    return [t.verdict(row) for t in TARGETS for row in single if row.name.startswith(t.row)]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -76,14 +74,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--dir", type=Path, help="where the servers keep their data; else /tmp")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    figures: list[Figure] = []
+    rows: list[Row] = []
     print(f"{os.cpu_count()} cores, {platform.platform()}, load {os.getloadavg()[0]:.2f}")
     for group in [options.only] if options.only else GROUPS:
-        for figure in GROUPS[group](options.rounds, options.dir, options.quick):
+        for row in GROUPS[group](options.rounds, options.dir, options.quick):
             print(".", end="", flush=True)
-            figures.append(figure)
-    print(f"\n{table_of(figures)}\n\n" + "\n".join(verdicts(figures)))
-    write_figures(figures, options.out)
+            rows.append(row)
+    print()
+    print_table(rows)
+    print("\n".join(verdicts(rows)))
+    write_rows(options.out, rows)
     print(f"written to {options.out}")
 
 

@@ -1,6 +1,6 @@
 """The rows of small contents: rates and latencies of PUT and GET, and the client's own cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from blake3 import blake3
 from bench import pattern, small
 from bench.bed import Bed, Sample, compare, fresh_bed
 from bench.cluster import Servers
-from bench.figures import Figure
+from bench.rows import Row
 from common.units import KIB
 
 SIZES_KIB = (4, 64)
@@ -25,23 +25,35 @@ CHECKED = 256  # of what a PUT row has stored, so many are read back and compare
 Reads = dict[str, small.NextRequest]
 
 
-def small_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Figure]:
+def small_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Row]:
+    duration_s = DURATION_S / (3 if quick else 1)
     with fresh_bed(parent) as bed:
         for size_kib in SIZES_KIB[: 1 if quick else None]:
-            yield from _rows(bed, rounds, size_kib, DURATION_S / (3 if quick else 1))
+            yield from _rows(bed, rounds, size_kib, duration_s, CLIENTS)
+    with fresh_bed(parent, ["--workers", "2"]) as bed:
+        yield from _rows(bed, rounds, SIZES_KIB[0], duration_s, CLIENTS[-1:], ", 2 workers")
 
 
-def _rows(bed: Bed, rounds: int, size_kib: int, duration_s: float) -> Iterator[Figure]:
-    size_bytes = size_kib * KIB
-    for clients in CLIENTS:
-        name = f"PUT {size_kib} KiB, {_clients(clients)}"
+def _rows(
+    bed: Bed,
+    rounds: int,
+    size_kib: int,
+    duration_s: float,
+    crowds: Sequence[int],
+    suffix: str = "",
+) -> Iterator[Row]:
+    size_bytes, most = size_kib * KIB, crowds[-1]
+    for clients in crowds:
+        name = f"PUT {size_kib} KiB, {_clients(clients)}{suffix}"
         put = partial(_put, bed, name, size_bytes, clients, duration_s)
         yield from compare(rounds, _units(name), put, bed)
     ids = _fill(bed, size_bytes)
     cold, hot = _reads(bed, ids, size_bytes), _reads(bed, ids[:HOT_OBJECTS], size_bytes)
-    for clients in CLIENTS:
-        yield from _get_rows(bed, rounds, f"GET {size_kib} KiB", cold, clients, duration_s)
-    yield from _get_rows(bed, rounds, f"cached GET {size_kib} KiB", hot, CLIENTS[-1], duration_s)
+    for clients in crowds:
+        name = f"GET {size_kib} KiB, {_clients(clients)}{suffix}"
+        yield from _get_rows(bed, rounds, name, cold, clients, duration_s)
+    name = f"cached GET {size_kib} KiB, {_clients(most)}{suffix}"
+    yield from _get_rows(bed, rounds, name, hot, most, duration_s)
 
 
 def _reads(bed: Bed, ids: list[str], size_bytes: int) -> Reads:
@@ -50,8 +62,7 @@ def _reads(bed: Bed, ids: list[str], size_bytes: int) -> Reads:
 
 def _get_rows(
     bed: Bed, rounds: int, name: str, reads: Reads, clients: int, duration_s: float
-) -> Iterator[Figure]:
-    name = f"{name}, {_clients(clients)}"
+) -> Iterator[Row]:
 
     def get(servers: Servers) -> Sample:
         cpu_s = servers.cpu_s()

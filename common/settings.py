@@ -72,6 +72,18 @@ def parse_flags(
     return given, given.pop("config", None)
 
 
+def as_flags(settings: Any) -> list[str]:
+    """The arguments that make the same settings in another process."""
+    flags: list[str] = []
+    for field in dataclasses.fields(settings):
+        flag, value = "--" + field.name.replace("_", "-"), getattr(settings, field.name)
+        if field.metadata["parse"] is not _parse_bool:
+            flags += [flag, str(value)]
+        elif value:
+            flags.append(flag)
+    return flags
+
+
 def make_settings(kind: type[T], *sources: Mapping[str, Any]) -> T:
     """Build `kind` from the sources, later ones first in rank. Raises BadSetting."""
     merged = {name: value for source in sources for name, value in source.items()}
@@ -90,7 +102,10 @@ def _convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
         raise BadSetting(f"{field.name}: one value is needed, not {value!r}")
     try:
         return field.metadata["parse"](str(value))
-    except (ValueError, BadSetting) as error:
+    except ValueError:
+        kind = "whole number" if field.metadata["parse"] is int else "number"
+        raise BadSetting(f"{field.name}: not a {kind}: {value!r}") from None
+    except BadSetting as error:
         raise BadSetting(f"{field.name}: {error}") from None
 
 

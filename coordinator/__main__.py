@@ -1,10 +1,14 @@
 """`python -m coordinator`: read the settings once, serve until told to stop."""
 
 import asyncio
+import errno
 import logging
+import os
 import signal
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +16,31 @@ import uvloop
 from aiohttp.http_exceptions import HttpProcessingError
 
 from common.auth import ClusterSecret
-from common.errors import BadSetting, SixfoldError
+from common.errors import BadSetting, Conflict, SixfoldError
 from common.interpreter import calm_the_collector
 from common.settings import make_settings, parse_flags
 from coordinator.config import Config
 from coordinator.server import Coordinator
+from coordinator.supervisor import READY, WORKER_FLAG, supervise
 
 
-async def serve(config: Config, secret: ClusterSecret) -> None:
-    """Prints `ready http=<url>` once requests are served; returns on SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+async def serve(config: Config, secret: ClusterSecret, as_worker: bool = False) -> None:
+    """Prints `ready http=<url>` once requests are served; returns on SIGTERM or SIGINT. A worker
+    also does when its standard input ends, since its supervisor has ended then."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Coordinator(config, secret) as coordinator:
-        print(f"ready http={coordinator.url}", flush=True)
+        loop.add_signal_handler(number, stop.set)
+    if as_worker:
+        loop.add_reader(sys.stdin.fileno(), _let_go, loop, stop)
+    async with Coordinator(config, secret, shares_port=as_worker) as coordinator:
+        print(f"{READY}{coordinator.url}", flush=True)
         await stop.wait()
+
+
+def _let_go(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Nothing is ever sent on a worker's standard input: it can be read because it has ended."""
+    loop.remove_reader(sys.stdin.fileno())
+    stop.set()
 
 
 def read_config(arguments: list[str]) -> Config:
@@ -50,17 +64,35 @@ def read_secret(path: str) -> ClusterSecret:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    as_worker = sys.argv[1:2] == [WORKER_FLAG]
+    who = "%(process)d %(name)s" if as_worker else "%(name)s"
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {who} %(message)s")
     logging.getLogger("aiohttp.server").addFilter(_without_trace)
+    os.umask(0o077)  # SQLite gives no choice of mode
     try:
-        config = read_config(sys.argv[1:])
+        config = read_config(sys.argv[1 + as_worker :])
         secret = read_secret(config.secret_file)
         calm_the_collector()
-        uvloop.run(serve(config, secret))
+        with _port_in_use_is_a_conflict(config.port):
+            if config.workers > 1 and not as_worker:
+                sys.exit(asyncio.run(supervise(config)))
+            uvloop.run(serve(config, secret, as_worker))
     except SixfoldError as error:
         sys.exit(_report(str(error), error.exit_code))
     except OSError as error:
         sys.exit(_report(str(error), 1))
+
+
+@contextmanager
+def _port_in_use_is_a_conflict(port: int) -> Iterator[None]:
+    """Raises Conflict."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        reason = "address already in use; choose another with --port"
+        raise Conflict(f"port {port}: {reason}") from None
 
 
 def _without_trace(record: logging.LogRecord) -> bool:

@@ -26,6 +26,12 @@ class Config:
     allow_unauthenticated: bool = flag_setting(
         "listen beyond loopback although anyone who reaches the port may store and delete"
     )
+    workers: int = setting(
+        "processes that serve the port together, one for each core to use; what is said of memory "
+        "and of transfers counts for each of them",
+        1,
+        int,
+    )
     database: str = setting("sqlite:///path; empty: metadata.db in the data directory", "")
     adopt_cluster: str = setting(
         "cluster id for a new database: that of the nodes whose metadata was lost", ""
@@ -66,6 +72,8 @@ class Config:
             raise BadSetting("buffer_bytes must hold two segments with their parity")
         if not 0 <= self.port < 65_536:
             raise BadSetting("port must be 0 to 65535")
+        if self.workers < 1:
+            raise BadSetting("workers must be at least 1")
         for name in ("max_upload_bytes", "segments_in_flight", "write_timeout_s", "read_timeout_s"):
             if getattr(self, name) <= 0:
                 raise BadSetting(f"{name} must be greater than 0")

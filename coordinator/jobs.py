@@ -1,8 +1,13 @@
-"""Background jobs: one contract, a loop that paces them, and the jobs themselves."""
+"""Background jobs: one contract, a loop that paces them, and the jobs themselves.
+
+Each job runs in one process of the cluster at a time: the one that holds its lease.
+"""
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
+from contextlib import suppress
 from typing import Protocol
 
 from common.errors import SixfoldError
@@ -12,6 +17,7 @@ from coordinator.metadata import Metadata, OutboxRow
 log = logging.getLogger(__name__)
 
 BATCH = 256
+LEASE_S = 15
 
 
 class Worker(Protocol):
@@ -69,8 +75,43 @@ class CollectWorker:
         return await self._metadata.collect(BATCH) == BATCH
 
 
-async def run_worker(worker: Worker) -> None:
-    """Steps for ever. An error ends the step, not the job."""
+async def run_worker(worker: Worker, metadata: Metadata, renew_s: float = LEASE_S / 3) -> None:
+    """For ever: waits for the job's lease and does the job while it holds. Cancelled, it gives
+    the lease back."""
+    try:
+        while True:
+            until_s = time.monotonic() + LEASE_S
+            with suppress(SixfoldError):  # the next try is near
+                if epoch := await metadata.take_lease(worker.name, LEASE_S):
+                    log.info("%s: done by this process (epoch %d)", worker.name, epoch)
+                    await _work_while_held(worker, metadata, epoch, until_s, renew_s)
+                    log.warning("%s: another process may do it now", worker.name)
+            await asyncio.sleep(renew_s)
+    finally:
+        with suppress(SixfoldError):
+            await metadata.give_back_lease(worker.name)
+
+
+async def _work_while_held(
+    worker: Worker, metadata: Metadata, epoch: int, until_s: float, renew_s: float
+) -> None:
+    """A step is cut short if the lease ends. Another process's may overlap with it nevertheless,
+    after a pause of this one: what a step does must bear that."""
+    async with asyncio.TaskGroup() as group:
+        steps = group.create_task(_step_for_ever(worker), name=worker.name)
+        while time.monotonic() < until_s:
+            await asyncio.sleep(renew_s)
+            asked_at_s = time.monotonic()
+            with suppress(SixfoldError, TimeoutError):
+                async with asyncio.timeout(until_s - asked_at_s):
+                    if await metadata.take_lease(worker.name, LEASE_S) != epoch:
+                        break
+                until_s = asked_at_s + LEASE_S
+        steps.cancel()
+
+
+async def _step_for_ever(worker: Worker) -> None:
+    """An error ends the step, not the job."""
     while True:
         try:
             more = await worker.step()

@@ -20,6 +20,8 @@ from common.record import RecordHeader, unpack_header
 from common.shards import Buffer, ShardMissing, ShardRecord
 from common.wire import FrameKind, pack_frame, unpack_error
 
+# Globals: looking an enum's member up on its class costs as much as parsing a frame.
+_OK, _RECORD = FrameKind.OK, FrameKind.RECORD
 MAX_UNANSWERED_BATCHES = 2
 NO_REQUEST = 0
 
@@ -202,14 +204,14 @@ class Lane(FrameReceiver):
     def _answer(
         self, kind: int, asked: _Request, meta: memoryview | bytes, payload: memoryview
     ) -> list[ShardRecord | ShardMissing] | None:
-        if kind == FrameKind.ERROR:
-            raise unpack_error(meta)
-        if kind == FrameKind.OK and asked.address is None:
+        if kind == _OK and asked.address is None:
             return None
+        if kind == _RECORD and asked.address is not None:
+            return [self._record(asked, unpack_header(meta), payload)]
         if kind == FrameKind.MISSING and asked.address is not None:
             return [ShardMissing(asked.address)]
-        if kind == FrameKind.RECORD and asked.address is not None:
-            return [self._record(asked, unpack_header(meta), payload)]
+        if kind == FrameKind.ERROR:
+            raise unpack_error(meta)
         raise ProtocolError(f"{self._name} answered with {kind_name(kind)}")
 
     def _record(self, asked: _Request, header: RecordHeader, payload: memoryview) -> ShardRecord:

@@ -1,21 +1,26 @@
-"""The nodes of the cluster as this coordinator sees them: who reported when, who is reachable."""
+"""The nodes of the cluster as this process sees them: who reported when, who is reachable.
 
+A node reports to one process; the others find its report in the database within a second.
+"""
+
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from common.errors import Conflict, WrongCluster
+from common.errors import SixfoldError, WrongCluster
 from common.membership import NodeReport, ReportAnswer
-from coordinator.metadata import Metadata, NodeRow
+from coordinator.metadata import IncomingReport, Metadata, NodeRow, SharedReport
 from coordinator.placement import Target
 from coordinator.ring import Ring, RingNode
 
 log = logging.getLogger(__name__)
 
+LOOK_S = 1.0
+OVERLAP_S = 2  # a report that is committed late may bear a time before the last look
 ZONES_FRESH_S = 1.0
-MAX_NODE_NUMBER = 65_535  # layouts hold node numbers in two bytes
 
 
 class NodeState(StrEnum):
@@ -27,11 +32,13 @@ class NodeState(StrEnum):
 
 @dataclass(slots=True)
 class Node:
-    """One node. `reachable` says whether its lanes are open; `sent_bytes` counts what was
-    appended since its last report, which the reported figures do not show yet."""
+    """One node. `reachable` says whether its lanes are open; `sent_bytes` counts what this
+    process appended since its last report, which the reported figures do not show yet; `version`
+    is that of the report in the database."""
 
     row: NodeRow
     report: NodeReport | None = None
+    version: int = 0
     reported_at_s: float = float("-inf")
     reachable: bool = False
     sent_bytes: int = 0
@@ -59,55 +66,77 @@ class Membership:
     on_report: Callable[[Node], None] = lambda node: None
     nodes: dict[int, Node] = field(default_factory=dict)
     _started_at_s: float = 0.0
+    _looked_s: int = 0  # by the database's clock
     _ring: Ring | None = None
     _zone_sizes: Mapping[str, int] = field(default_factory=dict)
     _zones_counted_at_s: float = float("-inf")
 
     async def load(self) -> None:
-        """Read the registered nodes; their silence counts from now."""
+        """Read the registered nodes and their last reports; their silence counts from now."""
         self._started_at_s = self.clock()
         self.nodes = {row.number: Node(row) for row in await self.metadata.nodes()}
+        await self.look()
 
-    async def report(self, report: NodeReport) -> ReportAnswer:
-        """A node's first word or its heartbeat.
+    async def report(self, report: NodeReport, nonce: bytes) -> ReportAnswer:
+        """A node's first word or its heartbeat; `nonce` is that of its signature.
 
         Raises WrongCluster for a node of another cluster, Conflict for a second process that
-        claims to be a node that is alive.
+        claims to be a node that is alive, Unauthorized for a replay.
         """
         if report.cluster_id not in ("", self.metadata.cluster_id):
             raise WrongCluster(
                 f"node {report.name} belongs to cluster {report.cluster_id}, "
                 f"this is {self.metadata.cluster_id}"
             )
-        node = await self._registered(report)
-        self._refuse_impostor(node, report)
-        if node.report is None or node.report.capacity_bytes != report.capacity_bytes:
-            self._ring = None
-        node.report, node.reported_at_s, node.sent_bytes = report, self.clock(), 0
+        row, version = await self.metadata.save_report(self._incoming(report, nonce))
+        node = self._heard(row, version, report, 0)
         self.on_report(node)
         return ReportAnswer(self.metadata.cluster_id, node.number)
 
-    async def _registered(self, report: NodeReport) -> Node:
-        known = next((n for n in self.nodes.values() if n.row.node_id == report.node_id), None)
-        if known and (known.row.name, known.row.zone) == (report.name, report.zone):
-            return known
-        row = await self.metadata.add_node(report.node_id, report.name, report.zone)
-        if row.number > MAX_NODE_NUMBER:
-            raise Conflict(f"node numbers are used up: {row.number}")
-        log.info("node %d is %s (%s) in zone %s", row.number, row.name, row.node_id, row.zone)
-        node = self.nodes.setdefault(row.number, Node(row))
-        node.row = row
+    async def follow(self) -> None:
+        """Looks for ever for what nodes reported to other processes."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self.look()
+            except SixfoldError as error:
+                log.warning("reports to other processes: %s", error)
+
+    async def look(self) -> None:
+        """Take over what nodes have reported to other processes since the last look."""
+        known = {node.number: node.version for node in self.nodes.values()}
+        now_s, found = await self.metadata.reports_since(self._looked_s - OVERLAP_S, known)
+        self._looked_s = now_s
+        for shared in found:
+            self._take_over(shared)
+
+    def _take_over(self, shared: SharedReport) -> None:
+        """The process that it came to has looked whether it is an impostor's."""
+        node = self._heard(shared.node, shared.version, shared.report, shared.age_s)
+        if shared.age_s < self.suspect_after_s:  # else it may be elsewhere by now
+            self.on_report(node)
+
+    def _heard(self, row: NodeRow, version: int, report: NodeReport, age_s: float) -> Node:
+        node = self.nodes.get(row.number)
+        if node is None:
+            log.info("node %d is %s (%s) in zone %s", row.number, row.name, row.node_id, row.zone)
+            node = self.nodes[row.number] = Node(row)
+        if node.version >= version:
+            return node  # a younger one came by the other way meanwhile
+        if node.report is None or node.report.capacity_bytes != report.capacity_bytes:
+            self._ring = None
+        node.row, node.version, node.report, node.sent_bytes = row, version, report, 0
+        node.reported_at_s = self.clock() - age_s
         return node
 
-    def _refuse_impostor(self, node: Node, report: NodeReport) -> None:
-        known = node.report
-        if known is None or known.instance == report.instance:
-            return
-        if self.state(node) in (NodeState.ACTIVE, NodeState.READ_ONLY) and node.reachable:
-            raise Conflict(
-                f"node {report.name} ({report.node_id}) is already served by another process "
-                f"at {known.http_url}"
-            )
+    def _incoming(self, report: NodeReport, nonce: bytes) -> IncomingReport:
+        """With what is known of the process that this node was so far."""
+        node = next((n for n in self.nodes.values() if n.row.node_id == report.node_id), None)
+        gone = node.report.instance if node and node.report and not self._alive(node) else ""
+        return IncomingReport(report, nonce, gone, int(self.suspect_after_s))
+
+    def _alive(self, node: Node) -> bool:
+        return self.state(node) in (NodeState.ACTIVE, NodeState.READ_ONLY)
 
     def state(self, node: Node) -> NodeState:
         since = max(node.reported_at_s, self._started_at_s)
@@ -123,7 +152,7 @@ class Membership:
         return sum(self.state(node) is state for node in self.nodes.values())
 
     def silent_s(self, node: Node) -> float | None:
-        """Seconds since the node's last report; None if this process has had none."""
+        """Seconds since the node's last report, to whichever process; None if there was none."""
         return None if node.report is None else self.clock() - node.reported_at_s
 
     @property

@@ -70,15 +70,16 @@ class StripeRead:
 
     def _in_order_of_use(self) -> list[int]:
         """The shards that can be asked for, the most useful last: wanted, other data, parity."""
-        usable = []
-        for index, node in enumerate(self._segment.layout):
+        wanted, others = list[int](), list[int]()
+        membership = self._cluster.membership
+        for index, node in reversed(list(enumerate(self._segment.layout))):
             if node == NO_NODE:
                 self._failed[index] = "was never stored"
-            elif not self._cluster.membership.is_readable(node):
+            elif not membership.is_readable(node):
                 self._failed[index] = f"{self._cluster.node_name(node)} cannot be reached"
             else:
-                usable.append(index)
-        return sorted(usable, key=lambda index: (index in self._wanted, -index))
+                (wanted if index in self._wanted else others).append(index)
+        return others + wanted
 
     def _suffice(self, rows: set[int]) -> bool:
         return self._wanted <= rows or len(rows) >= self._segment.k

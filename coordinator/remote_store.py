@@ -19,6 +19,9 @@ from common.wire import KEYS_PER_DELETE, FrameKind, LaneKind
 from coordinator.links import Link
 
 LIST_PAGE = 1000
+# Globals: looking an enum's member up on its class is dear, and done for every shard.
+_READ_LANE, _WRITE_LANE = LaneKind.READ, LaneKind.WRITE
+_READ, _APPEND = FrameKind.READ, FrameKind.APPEND
 
 
 class RemoteStore:
@@ -41,10 +44,10 @@ class RemoteStore:
 
     def _append_one(self, record: ShardRecord) -> "asyncio.Future[None]":
         try:
-            lane = self.link.lane(LaneKind.WRITE)
+            lane = self.link.lane(_WRITE_LANE)
         except NodeUnreachable as error:
             return _failed(error)
-        return lane.ask(FrameKind.APPEND, shard_header(record.info), record.payload)
+        return lane.ask(_APPEND, shard_header(record.info), record.payload)
 
     def read(
         self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
@@ -58,17 +61,15 @@ class RemoteStore:
         self, address: ShardAddress, into: memoryview | None
     ) -> "asyncio.Future[list[ShardRecord | ShardMissing]]":
         try:
-            lane = self.link.lane(LaneKind.READ)
+            lane = self.link.lane(_READ_LANE)
         except NodeUnreachable as error:
             return _failed(error)
         answer_bytes = HEADER_BYTES + (len(into) if into is not None else 0)
-        return lane.ask(
-            FrameKind.READ, address.key, answer_bytes=answer_bytes, address=address, into=into
-        )
+        return lane.ask(_READ, address.key, answer_bytes=answer_bytes, address=address, into=into)
 
     def delete(self, addresses: Sequence[ShardAddress]) -> Awaitable[None]:
         try:
-            lane = self.link.lane(LaneKind.WRITE)
+            lane = self.link.lane(_WRITE_LANE)
         except NodeUnreachable as error:
             return _failed(error)
         keys = [address.key for address in addresses]

@@ -7,12 +7,13 @@ from a segment's own point gives every node, in an order that hardly changes as 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
+from math import log2
+from statistics import fmean
 
 from common.hashing import blake3_digest
 from common.ids import SegmentId
 
-VNODES = 64  # of a node with the median capacity
+VNODES = 64  # of a node with the typical capacity
 MIN_VNODES, MAX_VNODES = 8, 1024
 
 
@@ -30,7 +31,7 @@ class Ring:
 
     def __init__(self, nodes: Iterable[RingNode]) -> None:
         members = list(nodes)
-        typical = median(node.capacity_bytes for node in members) if members else 0
+        typical = typical_capacity(node.capacity_bytes for node in members)
         points = sorted(
             (_point(node.node_id, vnode), node.number)
             for node in members
@@ -53,7 +54,18 @@ class Ring:
                     return
 
 
-def vnode_count(capacity_bytes: int, typical_bytes: float) -> int:
+def typical_capacity(capacities: Iterable[int]) -> int:
+    """The power of two nearest to their geometric mean; 0 if all are 0.
+
+    All vnodes are counted in it, so it should hardly ever change. A median jumps when the middle
+    falls to another size of disk: with half the nodes of either size, one more moved 25 %. The
+    small shift keeps disks of 2^i bytes, which are common, away from where it rounds.
+    """
+    logarithms = [log2(capacity) for capacity in capacities if capacity]
+    return 2 ** round(fmean(logarithms) - 0.1) if logarithms else 0
+
+
+def vnode_count(capacity_bytes: int, typical_bytes: int) -> int:
     """In proportion to capacity, in steps of one vnode, so that small changes move nothing."""
     share = capacity_bytes / typical_bytes if typical_bytes else 1.0
     return max(MIN_VNODES, min(MAX_VNODES, round(VNODES * share)))

@@ -38,12 +38,18 @@ READ_BUFFER_BYTES = 256 * KIB  # of a request's body, for each connection
 
 
 class Coordinator:
-    """`async with Coordinator(...)` serves; `url` tells where."""
+    """`async with Coordinator(...)` serves; `url` tells where. With `shares_port`, other processes
+    may listen on the same port, and the kernel deals out the connections."""
 
     def __init__(
-        self, config: Config, secret: ClusterSecret, clock: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        secret: ClusterSecret,
+        clock: Callable[[], float] = time.monotonic,
+        shares_port: bool = False,
     ) -> None:
         self._config, self._secret, self._clock = config, secret, clock
+        self._shares_port = shares_port
         self._stack = AsyncExitStack()
         self.url = ""
 
@@ -81,8 +87,9 @@ class Coordinator:
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
         self._run_behind("session", self.metadata.keep_session())
+        self._run_behind("reports", self.cluster.membership.follow())
         for worker in (OutboxWorker(self.metadata, self.cluster), CollectWorker(self.metadata)):
-            self._run_behind(worker.name, run_worker(worker))
+            self._run_behind(worker.name, run_worker(worker, self.metadata))
         blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
@@ -106,7 +113,9 @@ class Coordinator:
         )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, self._config.host, self._config.port)
+        site = web.TCPSite(
+            runner, self._config.host, self._config.port, reuse_port=self._shares_port or None
+        )
         await site.start()
         host, port = runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,7 +1,9 @@
 """`python -m shardd --join URL --data DIR --secret-file F`: run a storage node."""
 
 import asyncio
+import errno
 import logging
+import os
 import resource
 import signal
 import sys
@@ -12,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from common.errors import BadSetting, SixfoldError
+from common.errors import BadSetting, Conflict, SixfoldError
 from common.interpreter import calm_the_collector
 from common.settings import make_settings, parse_flags
 from shardd.config import Config, read_secret
@@ -26,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    os.umask(0o077)  # SQLite gives no choice of mode
     try:
         flags, path = parse_flags(Config, "shardd", arguments)
         config = make_settings(Config, _read_file(path), flags)
@@ -36,8 +39,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"shardd: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"shardd: {error}", file=sys.stderr)
-        return SixfoldError.exit_code
+        in_use = error.errno == errno.EADDRINUSE
+        print(f"shardd: {error.strerror if in_use else error}", file=sys.stderr)
+        return Conflict.exit_code if in_use else SixfoldError.exit_code
     return 0
 
 

@@ -23,7 +23,7 @@ class Disk:
     """The operating system's disk. Each method is one call and raises its OSError."""
 
     def open(self, path: Path, flags: int) -> int:
-        return os.open(path, flags | os.O_CLOEXEC, 0o640)
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
     def close(self, fd: int) -> None:
         os.close(fd)

@@ -43,11 +43,14 @@ class DataDirectory:
 
     def __init__(self, path: Path, name: str | None = None, disk: Disk | None = None) -> None:
         """Opens or creates the directory. Raises WrongNode if it belongs to a node not called
-        `name`, Conflict if another process has it open."""
+        `name`, Conflict if another process has it open, BadSetting if it cannot be used."""
         self.path = path
         self._disk = disk or Disk()
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = _lock(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = _lock(path)
+        except OSError as error:
+            raise BadSetting(f"data {path}: {error.strerror}") from None
         try:
             self.identity = self._load_or_create(name)
             self.volumes.mkdir(exist_ok=True)
@@ -117,7 +120,7 @@ class DataDirectory:
 
 
 def _lock(path: Path) -> int:
-    fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

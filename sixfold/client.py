@@ -151,8 +151,8 @@ class Client:
                 if response.status >= 400 and response.status not in accept:
                     raise await error_of(response)
                 yield response
-        except aiohttp.InvalidURL:
-            raise BadSetting(f"not a URL: {url!r}") from None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise BadSetting(f"not an http or https URL: {url!r}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise Unavailable(f"cannot reach {url}: is the cluster up?") from None
         except aiohttp.ClientPayloadError:

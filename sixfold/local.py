@@ -8,6 +8,7 @@ DIR/lock            held by `sixfold up` while it runs; holds its pid
 DIR/cluster.lock    held by whoever changes cluster.json
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -17,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from common.errors import Conflict, Corrupt, NotFound
+from common.errors import BadSetting, Conflict, Corrupt, NotFound
 
 SECRET_BYTES = 32
+PRIVATE_FILE, PRIVATE_DIR = 0o600, 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,20 @@ class LocalDirectory:
         return self.logs / f"{name}.log"
 
     def create(self) -> None:
+        """Raises BadSetting if the path cannot be a directory for us."""
+        try:
+            self.path.mkdir(PRIVATE_DIR, parents=True, exist_ok=True)
+            _private(self.path / "lock")
+        except FileExistsError:
+            raise BadSetting(f"--dir {self.path}: {os.strerror(errno.ENOTDIR)}") from None
+        except OSError as error:
+            raise BadSetting(f"--dir {self.path}: {error.strerror}") from None
+
+    def fill(self) -> None:
         """Make what is missing of what every process needs."""
-        self.logs.mkdir(exist_ok=True)
+        self.logs.mkdir(PRIVATE_DIR, exist_ok=True)
         if not self.secret.exists():
-            write_atomically(self.secret, secrets.token_hex(SECRET_BYTES) + "\n", 0o600)
+            write_atomically(self.secret, secrets.token_hex(SECRET_BYTES) + "\n")
 
     def node_numbers(self) -> list[int]:
         """Of the nodes that have data here."""
@@ -93,26 +105,26 @@ class LocalDirectory:
             return LocalCluster(
                 **{**said, "processes": [ServerProcess(**entry) for entry in said["processes"]]}
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             hint = f"start it with sixfold up --dir {self.path}"
             raise NotFound(f"no local cluster runs in {self.path}: {hint}") from None
         except (ValueError, LookupError, TypeError):
             raise Corrupt(f"{self.cluster_json} is not what sixfold up writes") from None
 
     def write(self, cluster: LocalCluster) -> None:
-        write_atomically(self.cluster_json, json.dumps(asdict(cluster), indent=2) + "\n", 0o644)
+        write_atomically(self.cluster_json, json.dumps(asdict(cluster), indent=2) + "\n")
 
     @contextmanager
     def editing(self) -> Iterator[None]:
         """Nobody else changes cluster.json, or starts or ends processes of it, meanwhile."""
-        with (self.path / "cluster.lock").open("a") as file:
+        with _private(self.path / "cluster.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Held by the one `sixfold up` of this directory. Raises Conflict if there is another."""
-        with (self.path / "lock").open("a+") as file:
+        with _private(self.path / "lock").open("a+") as file:
             if not _try_lock(file.fileno()):
                 raise Conflict(
                     f"a sixfold up (pid {self.owner_pid()}) runs in {self.path} already: end it "
@@ -128,7 +140,7 @@ class LocalDirectory:
         try:
             with (self.path / "lock").open() as file:
                 return None if _try_lock(file.fileno()) else int(file.read())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
 
 
@@ -141,10 +153,14 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def write_atomically(path: Path, text: str, mode: int) -> None:
-    """Readers see the old file or the new one, whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.touch(mode)
+def _private(path: Path) -> Path:
+    path.touch(PRIVATE_FILE)
+    return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers, of the same user only, see the old file or the new one, whole."""
+    partial = _private(path.with_name(f".{path.name}.{os.getpid()}.part"))
     with partial.open("w") as file:
         file.write(text)
         file.flush()

@@ -15,17 +15,45 @@ from sixfold.options import DEFAULT_DIR, Dir, Json, globals_of
 from sixfold.processes import state_of
 
 LEAST_NODES = 3  # with fewer, losing one of them loses data, and no upload is accepted
+MOST_NODES = 100  # each is a process
+MOST_WORKERS = 64
+
 
 Names = Annotated[list[str], typer.Argument(metavar="NODE", help="node-3, or 3, or coordinator")]
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not str(text).isdecimal() or not least <= int(text) <= most:
+            raise typer.BadParameter(f"not a number from {least} to {most}: {str(text)!r}")
+        return int(text)
+
+    return parse
+
 
 local_app = typer.Typer(name="local", help="Try failures on the cluster of sixfold up.")
 
 
 def up(
     context: typer.Context,
-    nodes: Annotated[int, typer.Option(min=LEAST_NODES, help="How many storage nodes")] = 9,
+    nodes: Annotated[
+        int,
+        typer.Option(
+            parser=_number(LEAST_NODES, MOST_NODES), metavar="N", help="How many storage nodes"
+        ),
+    ] = 9,
     dir: Dir = DEFAULT_DIR,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8600,
+    port: Annotated[
+        int, typer.Option(parser=_number(0, 65_535), metavar="PORT", help="0 takes a free one")
+    ] = 8600,
+    workers: Annotated[
+        int,
+        typer.Option(
+            parser=_number(1, MOST_WORKERS),
+            metavar="N",
+            help="How many coordinator processes share the port",
+        ),
+    ] = 1,
     adopt_cluster: Annotated[
         str,
         typer.Option(
@@ -38,8 +66,10 @@ def up(
     """Run a cluster on this machine until Ctrl-C. Its data stays for the next time."""
     from sixfold.up import run_up  # imports the client
 
-    adopt = ["--adopt-cluster", adopt_cluster] if adopt_cluster else []
-    run_up(dir, nodes, port, adopt, globals_of(context).console(as_json))
+    options = ["--workers", str(workers)]
+    if adopt_cluster:
+        options += ["--adopt-cluster", adopt_cluster]
+    run_up(dir, nodes, port, options, globals_of(context).console(as_json))
 
 
 @local_app.command()

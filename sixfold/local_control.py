@@ -9,6 +9,7 @@ from common.errors import Conflict, Unavailable
 from sixfold.local import LocalDirectory, ServerProcess
 from sixfold.processes import (
     STOP_S,
+    runs,
     send,
     servers_in,
     start_server,
@@ -40,15 +41,21 @@ async def act(directory: LocalDirectory, name: str, action: Action) -> ServerPro
     Raises NotFound for an unknown name, Conflict for a process that is gone.
     """
     process = directory.read().find(name)
-    if state_of(process) == action.state:
-        return process
-    if not send(process, action.number):
-        if action is KILL:
-            return process
+    if not runs(process) and action is not KILL:
         raise Conflict(f"{process.name} is not running")
-    if not await until(lambda: state_of(process) == action.state, STOP_S):
+    family = [process, *_workers_of(directory, process)]  # in this order: it would replace them
+    for member in family:
+        if state_of(member) != action.state:
+            send(member, action.number)
+    if not await until(lambda: all(state_of(m) in (action.state, "gone") for m in family), STOP_S):
         raise Unavailable(f"{process.name} (pid {process.pid}) is {state_of(process)} still")
     return process
+
+
+def _workers_of(directory: LocalDirectory, process: ServerProcess) -> list[ServerProcess]:
+    """The other processes that serve the same data."""
+    found = servers_in(directory.path)
+    return [other for other in found if other.name == process.name and other.pid != process.pid]
 
 
 async def start(directory: LocalDirectory, name: str) -> ServerProcess:
@@ -85,7 +92,7 @@ def _check_startable(directory: LocalDirectory, process: ServerProcess) -> None:
 async def stop(directory: LocalDirectory) -> list[str]:
     """End a local cluster: the `sixfold up` that runs it, or what one that was killed left
     behind. Returns the names of the processes that ran."""
-    ran = [process.name for process in servers_in(directory.path)]
+    ran = list(dict.fromkeys(process.name for process in servers_in(directory.path)))
     owner = directory.owner_pid()
     if owner is None:
         await stop_all(servers_in(directory.path))

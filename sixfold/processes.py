@@ -11,14 +11,25 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from common.errors import SixfoldError, Unavailable
-from sixfold.local import ServerProcess
+from common.errors import (
+    BadSetting,
+    Conflict,
+    Corrupt,
+    SixfoldError,
+    StorageFull,
+    Unauthorized,
+    Unavailable,
+)
+from sixfold.local import PRIVATE_FILE, ServerProcess
 from sixfold.servers import server_environment
 
 POLL_S = 0.05
 START_S = 60.0
 STOP_S = 10.0
 LAST_LINES = 10
+ENDINGS: dict[int, type[SixfoldError]] = {
+    kind.exit_code: kind for kind in (BadSetting, Unauthorized, Conflict, Corrupt, StorageFull)
+}
 
 
 def arguments_of(pid: int) -> list[str]:
@@ -112,12 +123,22 @@ class StartedServer:
     def ready(self) -> bool:
         """Whether it serves; then `process.url` is known. Raises Unavailable if it has ended."""
         if self.child.poll() is not None:
-            raise self.failure(ending(self.child.returncode))
+            raise self._ended()
         for line in self._output().splitlines():
             if line.startswith("ready http="):
                 self.process = replace(self.process, url=line.split()[1].removeprefix("http="))
                 return True
         return False
+
+    def _ended(self) -> SixfoldError:
+        """With the reason that it gave, if it gave one, and of the kind that its exit code says."""
+        code, what = self.child.returncode, ending(self.child.returncode)
+        last_line = (self._output().splitlines() or [""])[-1]
+        program, _, reason = last_line.partition(": ")
+        if program != self.process.role:
+            return self.failure(what)
+        kind = ENDINGS.get(code, Unavailable)
+        return kind(f"{self.process.name} {what}: {reason}; see {self.process.log}")
 
     def failure(self, what: str) -> SixfoldError:
         """With the end of the log, which knows more."""
@@ -133,6 +154,7 @@ class StartedServer:
 
 def start_server(process: ServerProcess) -> StartedServer:
     """In a session of its own: a Ctrl-C on the terminal is for `sixfold up` to act upon."""
+    Path(process.log).touch(PRIVATE_FILE)
     with Path(process.log).open("ab") as log:
         log_offset = log.seek(0, os.SEEK_END)
         child = subprocess.Popen(

@@ -17,7 +17,7 @@ from common.errors import Conflict, Unavailable
 from sixfold.answers import ClusterStat
 from sixfold.client import Client
 from sixfold.console import Console, aligned
-from sixfold.local import LocalCluster, LocalDirectory, ServerProcess
+from sixfold.local import PRIVATE_DIR, LocalCluster, LocalDirectory, ServerProcess
 from sixfold.processes import (
     POLL_S,
     START_S,
@@ -41,9 +41,9 @@ def run_up(
 ) -> None:
     """Returns after a clean stop. Raises Conflict if something stands in the way."""
     directory = LocalDirectory(path)
-    directory.path.mkdir(parents=True, exist_ok=True)
+    directory.create()
     with directory.owned():
-        directory.create()
+        directory.fill()
         _refuse_leftovers(directory)
         _refuse_used_port(port)
         asyncio.run(_serve_until_told(_Up(directory, nodes, port, coordinator_options, console)))
@@ -140,7 +140,7 @@ class _Up:
 
     def _start(self, role: str, name: str, arguments: Sequence[str]) -> StartedServer:
         data, log = self._directory.data(name), self._directory.log(name)
-        data.mkdir(exist_ok=True)
+        data.mkdir(PRIVATE_DIR, exist_ok=True)
         common = ["--data", str(data), "--secret-file", str(self._directory.secret)]
         command = server_command(role, [*common, *arguments])
         server = start_server(ServerProcess(role, name, 0, "", str(data), str(log), command))

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from tests.private_files import usual_umask
+
 
 @dataclass
 class LocalCluster:
@@ -95,7 +97,7 @@ def local_cluster(directory: Path, nodes: int = 9, *options: str) -> Iterator[Lo
         sys.executable, "-m", "sixfold", "up",
         "--nodes", str(nodes), "--dir", str(directory), "--port", "0", *options,
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=usual_umask)
     try:
         _wait_until_ready(process)
         yield LocalCluster(directory, process)

@@ -1,6 +1,5 @@
 """What `make bench` measures with: clients that notice a wrong byte, a floor that really stores."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from blake3 import blake3
 from bench import large, pattern, run, small
 from bench.bed import Bed, compare
 from bench.cluster import Servers, floor_server
-from bench.figures import Figure, table_of, write_figures
+from bench.rows import Row
 from common.units import KIB, MIB
 from tests.local_cluster import LocalCluster
 
@@ -80,21 +79,16 @@ def test_small_contents_come_back_from_both_sides(bed: Bed, side: str) -> None:
 def test_a_figure_is_the_median_of_the_rounds_own_ratios(bed: Bed) -> None:
     samples = iter([10.0, 5.0, 20.0, 4.0, 30.0, 9.0])  # floor, sixfold, three times
     (figure,) = compare(3, {"row": "MB/s"}, lambda servers: {"row": next(samples)}, bed)
-    assert figure == Figure("row", 5.0, "MB/s", 20.0, 0.3, 4.0, 9.0)
+    assert figure == Row("row", 5.0, "MB/s", 20.0, 0.3, 4.0, 9.0)
 
 
-def test_targets_are_judged_and_rows_written(tmp_path: Path) -> None:
+def test_targets_are_judged() -> None:
     figures = [
-        Figure("PUT 800 MiB, 1 client", 480.0, "MB/s", 800.0, 0.6, 470.0, 490.0),
-        Figure("p50, PUT 4 KiB, 1 client", 2.5, "ms", 1.0, 2.5, 2.4, 2.6),
-        Figure("CPU, GET 800 MiB, 1 client", 1.5, "s/GB", 0.5, 3.0, 1.4, 1.6),
+        Row("PUT 800 MiB, 1 client", 480.0, "MB/s", 800.0, 0.6, 470.0, 490.0),
+        Row("p50, PUT 4 KiB, 1 client", 2.5, "ms", 1.0, 2.5, 2.4, 2.6),
+        Row("CPU, GET 800 MiB, 1 client", 1.5, "s/GB", 0.5, 3.0, 1.4, 1.6),
     ]
     met, missed, cpu = run.verdicts(figures)
     assert met.startswith("met ") and "0.60 >= 0.6" in met
     assert missed.startswith("MISS") and "2.50 <= 2 x floor" in missed
     assert cpu.startswith("met ") and "1.50 <= 1.8 s/GB" in cpu
-    write_figures(figures, tmp_path / "results" / "latest.json")
-    rows = json.loads((tmp_path / "results" / "latest.json").read_text())
-    assert list(rows[0]) == ["name", "value", "unit", "floor", "fraction", "min", "max"]
-    assert rows[0]["fraction"] == 0.6
-    assert "PUT 800 MiB, 1 client" in table_of(figures)

@@ -212,6 +212,9 @@ async def test_range_outside(http: aiohttp.ClientSession) -> None:
     async with http.get(f"/v1/blobs/{id_}", headers={"Range": "bytes=100-"}) as answer:
         assert answer.status == 416
         assert answer.headers["Content-Range"] == "bytes */100"
+        said = await answer.json()
+        assert said["code"] == "range_not_satisfiable"
+        assert said["request_id"] == answer.headers["Sixfold-Request-Id"]
 
 
 async def test_conditional_requests(http: aiohttp.ClientSession) -> None:

@@ -283,9 +283,10 @@ async def test_nobody_listens() -> None:
                 await client.nodes()
 
 
-async def test_not_a_url() -> None:
-    async with Client("over there") as client:
-        with pytest.raises(BadSetting, match="over there"):
+@pytest.mark.parametrize("url", ["over there", "ftp://there", "http://", "http://there:99999"])
+async def test_not_a_url(url: str) -> None:
+    async with Client(url) as client:
+        with pytest.raises(BadSetting, match=r"not an http or https URL: .*(there|http:)"):
             await client.nodes()
 
 

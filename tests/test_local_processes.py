@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Conflict, Corrupt, NotFound, Unavailable
+from common.errors import (
+    BadRequest,
+    Conflict,
+    Corrupt,
+    NotFound,
+    SixfoldError,
+    Unauthorized,
+    Unavailable,
+)
 from sixfold.local import LocalCluster, LocalDirectory, ServerProcess
 from sixfold.local_control import KILL, PAUSE, RESUME, act
 from sixfold.processes import (
@@ -33,8 +41,8 @@ Start = Callable[[str, str], StartedServer]
 @pytest.fixture
 def directory(tmp_path: Path) -> LocalDirectory:
     directory = LocalDirectory(tmp_path / "cluster")
-    directory.path.mkdir()
     directory.create()
+    directory.fill()
     return directory
 
 
@@ -71,8 +79,19 @@ async def test_early_end_is_told_with_the_log(start: Start, directory: LocalDire
     server = start("node-1", "import sys; sys.exit('shardd: no room')")
     with pytest.raises(Unavailable, match=r"node-1 ended with exit code 1") as caught:
         await until_ready([server])
-    assert "shardd: no room" in str(caught.value)
+    assert "no room" in str(caught.value)
     assert "earlier" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(2, BadRequest), (4, Unauthorized), (5, Conflict), (8, Unavailable)]
+)
+async def test_an_end_with_a_reason_keeps_its_kind(
+    start: Start, code: int, kind: type[SixfoldError]
+) -> None:
+    server = start("node-1", f"import sys; print('x\\nshardd: this is why'); sys.exit({code})")
+    with pytest.raises(kind, match=f"^node-1 ended with exit code {code}: this is why; see "):
+        await until_ready([server])
 
 
 async def test_kill_pause_resume(start: Start, directory: LocalDirectory) -> None:
@@ -132,7 +151,7 @@ def test_secret_is_made_once_and_private(directory: LocalDirectory) -> None:
     secret = directory.secret.read_text()
     assert len(bytes.fromhex(secret.strip())) == 32
     assert directory.secret.stat().st_mode & 0o777 == 0o600
-    directory.create()
+    directory.fill()
     assert directory.secret.read_text() == secret
 
 

@@ -3,6 +3,7 @@ back, comes again with its data, and refuses to run twice."""
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from blake3 import blake3
 
 from sixfold.processes import servers_in
 from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
+from tests.private_files import open_to_others
 
 UP = (sys.executable, "-m", "sixfold", "up", "--port", "0")
 DATA = bytes(range(256)) * 30_000
@@ -58,6 +61,11 @@ def test_up_describes_what_it_runs(cluster: LocalCluster) -> None:
         assert process["url"].startswith("http://127.0.0.1:")
         os.kill(process["pid"], 0)
     assert set(statuses(cluster.directory).values()) == {"running"}
+
+
+def test_what_it_writes_is_for_its_user_alone(cluster: LocalCluster) -> None:
+    assert (cluster.directory / "node-1" / "index.db").exists()
+    assert open_to_others(cluster.directory) == []
 
 
 def test_command_against_the_real_thing(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -169,6 +177,49 @@ def test_a_server_that_cannot_start(tmp_path: Path) -> None:
     (tmp_path / "coordinator").mkdir()
     (tmp_path / "coordinator" / "metadata.db").mkdir()  # no database can be there
     done = sixfold("up", "--dir", str(tmp_path), "--port", "0")
-    assert done.returncode == 8
-    assert "sixfold: coordinator ended with exit code" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.startswith("sixfold: coordinator ended with exit code 2: database ")
     assert servers_in(tmp_path) == []
+
+
+def test_directories_of_nodes_that_changed_places(tmp_path: Path) -> None:
+    with local_cluster(tmp_path, 3):
+        pass
+    (tmp_path / "node-1").rename(tmp_path / "other")
+    (tmp_path / "node-2").rename(tmp_path / "node-1")
+    (tmp_path / "other").rename(tmp_path / "node-2")
+    done = sixfold("up", "--nodes", "3", "--dir", str(tmp_path), "--port", "0")
+    assert done.returncode == 5
+    assert re.fullmatch(
+        rf"sixfold: (node-[12]) ended with exit code 5: {tmp_path}/\1 belongs to node "
+        rf"'node-[12]', not '\1'; see {tmp_path}/logs/\1.log\n",
+        done.stderr,
+    )
+    assert servers_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_directory_that_cannot_be_used(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    path = f"{tmp_path}/file{below}"
+    done = sixfold("up", "--dir", path, "--port", "0")
+    assert (done.returncode, done.stderr) == (2, f"sixfold: --dir {path}: Not a directory\n")
+    for command in (["status"], ["kill", "1"]):
+        done = sixfold("local", *command, "--dir", path)
+        assert done.returncode == 3
+        assert "no local cluster runs in" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--port", "abc"], "'--port': not a number from 0 to 65535: 'abc'"),
+        (["--port", "65536"], "'--port': not a number from 0 to 65535: '65536'"),
+        (["--nodes", "2"], "'--nodes': not a number from 3 to 100: '2'"),
+        (["--nodes", "101"], "'--nodes': not a number from 3 to 100: '101'"),
+    ],
+)
+def test_numbers_that_are_none(tmp_path: Path, flags: list[str], words: str) -> None:
+    done = sixfold("up", "--dir", str(tmp_path / "new"), *flags)
+    assert (done.returncode, done.stderr) == (2, f"sixfold: Invalid value for {words}\n")
+    assert not (tmp_path / "new").exists()

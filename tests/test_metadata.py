@@ -1,7 +1,6 @@
 """The metadata database, on real SQLite files."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,38 +8,20 @@ from pathlib import Path
 import pytest
 
 from common.errors import (
-    BadSetting,
-    Conflict,
     SegmentGone,
     SessionLost,
-    Unavailable,
-    WrongCluster,
 )
-from common.ids import ContentId, SegmentId
-from common.shards import Encoding
+from common.ids import ContentId
 from coordinator.metadata import (
     Metadata,
-    NewContent,
     RepairNotice,
     ShardsOnNode,
-    StoredSegment,
     open_metadata,
+    writes,
 )
-from coordinator.metadata.database import MIGRATIONS, open_database
 from coordinator.metadata.store import SESSION_LEASE_S
-
-GRACE_S = 3600
-NINE = tuple(range(1, 10))
-
-
-class Clock:
-    """The database's clock, set by the test."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.metadata_parts import GRACE_S, NINE, Clock, segment, several, single
+from tests.reports import incoming
 
 
 @pytest.fixture
@@ -54,23 +35,6 @@ async def metadata(tmp_path: Path, clock: Clock) -> AsyncIterator[Metadata]:
     await opened.start()
     yield opened
     await opened.close()
-
-
-def segment(metadata: Metadata, layout: tuple[int, ...] = NINE) -> StoredSegment:
-    generation = metadata.new_generation()
-    id_, checksums = SegmentId(os.urandom(32)), os.urandom(288)
-    return StoredSegment(id_, 4096, Encoding.PLAIN, 6, 9, generation, layout, checksums)
-
-
-def single(stored: StoredSegment) -> NewContent:
-    return NewContent(ContentId(stored.id), stored.size_bytes, [stored], None, [stored])
-
-
-def several(metadata: Metadata, segments: list[StoredSegment]) -> NewContent:
-    listed = replace(segment(metadata), encoding=Encoding.SEGMENT_LIST)
-    size = sum(s.size_bytes for s in segments)
-    distinct = {s.id: s for s in [*segments, listed]}
-    return NewContent(ContentId(os.urandom(32)), size, segments, listed, list(distinct.values()))
 
 
 async def test_a_content_of_one_segment(metadata: Metadata, clock: Clock) -> None:
@@ -159,50 +123,14 @@ async def test_a_failing_statement_fails_only_its_own_change(metadata: Metadata)
     assert await metadata.find_segment(bad.written[0].id) is None
 
 
-async def test_deleting_waits_for_the_grace_period(metadata: Metadata, clock: Clock) -> None:
-    stored = segment(metadata)
-    new = several(metadata, [stored, segment(metadata)])
-    await metadata.commit_content(new)
-    assert await metadata.unpin(new.id)
-    assert await metadata.find_content(new.id) is None
-    assert not await metadata.unpin(new.id)
-    assert await metadata.collect(10) == 0
-    clock.now_s += GRACE_S + 1
-    assert await metadata.collect(10) == 1
-    rows = await metadata.due_deletes(100)
-    assert len([a for row in rows for a in row.shards.addresses]) == 27  # with its segment list
-    await metadata.finish_deletes([row.id for row in rows])
-    counts = await metadata.counts()
-    assert (counts["content"], counts["segment"], counts["outbox"]) == (0, 0, 0)
-
-
-async def test_collecting_spares_shared_segments(metadata: Metadata, clock: Clock) -> None:
-    shared = segment(metadata)
-    alone, whole = several(metadata, [shared, segment(metadata)]), single(shared)
-    await metadata.commit_content(whole)
-    await metadata.commit_content(
-        replace(alone, written=[s for s in alone.written if s is not shared])
-    )
-    await metadata.unpin(alone.id)
-    clock.now_s += GRACE_S + 1
-    await metadata.touch_segment(shared.id)
-    assert await metadata.collect(10) == 0  # the shared one was touched just now
-    clock.now_s += GRACE_S + 1
-    assert await metadata.collect(10) == 1
-    manifest = await metadata.find_content(whole.id)
-    assert manifest is not None
-    assert manifest.segments == (shared,)
-
-
-async def test_a_content_put_again_is_not_collected(metadata: Metadata, clock: Clock) -> None:
-    stored = segment(metadata)
-    await metadata.commit_content(single(stored))
-    await metadata.unpin(ContentId(stored.id))
-    clock.now_s += SESSION_LEASE_S - 1
-    assert await metadata.commit_content(replace(single(stored), written=[]))
-    clock.now_s += GRACE_S + 1
-    assert await metadata.collect(10) == 0
-    assert await metadata.find_content(ContentId(stored.id)) is not None
+async def test_only_so_many_layouts_are_remembered(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writes, "MAX_LAYOUTS", 8)
+    layouts = [(first, *NINE[1:]) for first in range(10, 40)]
+    for layout in [*layouts, layouts[-1], layouts[-2], layouts[0]]:
+        await metadata.commit_content(single(segment(metadata, layout)))
+    assert (await metadata.counts())["layout"] == 31  # the first was forgotten
 
 
 async def test_a_session_that_ran_out_commits_nothing(metadata: Metadata, clock: Clock) -> None:
@@ -213,40 +141,13 @@ async def test_a_session_that_ran_out_commits_nothing(metadata: Metadata, clock:
     assert await metadata.find_content(ContentId(stored.id)) is None
 
 
-async def test_generations_never_repeat(tmp_path: Path) -> None:
-    seen: set[int] = set()
-    for _ in range(3):
-        opened = open_metadata(tmp_path, "", GRACE_S)
-        await opened.start()
-        made = {opened.new_generation() for _ in range(100)}
-        assert len(made) == 100
-        assert seen.isdisjoint(made)
-        seen |= made
-        await opened.close()
-
-
-async def test_everything_is_there_after_opening_again(tmp_path: Path) -> None:
-    first = open_metadata(tmp_path, "", GRACE_S)
-    await first.start()
-    stored, node = segment(first), await first.add_node("ab" * 16, "node-1", "east")
-    await first.commit_content(single(stored))
-    await first.close()
-    again = open_metadata(tmp_path, "", GRACE_S)
-    await again.start()
-    assert again.cluster_id == first.cluster_id
-    assert await again.nodes() == [node]
-    manifest = await again.find_content(ContentId(stored.id))
-    assert manifest is not None
-    assert manifest.segments == (stored,)
-    await again.close()
-
-
 async def test_a_node_keeps_its_number(metadata: Metadata) -> None:
-    first = await metadata.add_node("ab" * 16, "node-1", "east")
-    other = await metadata.add_node("cd" * 16, "node-2", "east")
-    moved = await metadata.add_node("ab" * 16, "node-1", "west")
+    first, _ = await metadata.save_report(incoming(1))
+    other, _ = await metadata.save_report(incoming(2))
+    moved, _ = await metadata.save_report(incoming(1, zone="west"))
     assert (first.number, moved.zone) == (moved.number, "west")
     assert other.number != first.number
+    assert moved in await metadata.nodes()
 
 
 async def test_repair_notices_replace_each_other(metadata: Metadata) -> None:
@@ -254,44 +155,6 @@ async def test_repair_notices_replace_each_other(metadata: Metadata) -> None:
     for survivors in (8, 7):
         await metadata.queue_repair(RepairNotice(stored.id, stored.generation, survivors, "x"))
     assert (await metadata.counts())["repair_queue"] == 1
-
-
-async def test_asking_a_closed_database(tmp_path: Path) -> None:
-    opened = open_metadata(tmp_path, "", GRACE_S)
-    await opened.start()
-    await opened.close()
-    with pytest.raises(Unavailable):
-        await opened.nodes()
-
-
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'metadata.db'}"
-    sql = open_database(url)
-    sql.run("UPDATE cluster SET schema_version = ?", len(MIGRATIONS) + 1)
-    sql.database.close()
-    with pytest.raises(Conflict, match="newer"):
-        open_database(url)
-
-
-def test_only_known_databases(tmp_path: Path) -> None:
-    for url in ("mysql:///x", "sqlite:/x", "sqlite:///", "x"):
-        with pytest.raises(BadSetting):
-            open_database(url)
-
-
-def test_adopting_a_cluster(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'metadata.db'}"
-    open_database(url, cluster_id="ab" * 16).database.close()
-    open_database(url, cluster_id="ab" * 16).database.close()
-    with pytest.raises(WrongCluster):
-        open_database(url, cluster_id="cd" * 16)
-
-
-async def test_sqlite_is_durable(tmp_path: Path) -> None:
-    sql = open_database(f"sqlite:///{tmp_path / 'metadata.db'}")
-    assert sql.row("PRAGMA synchronous") == (2,)
-    assert sql.row("PRAGMA journal_mode") == ("wal",)
-    sql.database.close()
 
 
 async def test_a_lost_segment_is_healed_by_a_new_upload(metadata: Metadata) -> None:

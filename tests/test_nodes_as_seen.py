@@ -1,8 +1,8 @@
 """What a coordinator thinks of its nodes: states over time, impostors, who may take shards."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -12,12 +12,13 @@ import pytest
 
 from common.errors import Conflict, StorageFull, Undurable, WrongCluster
 from common.ids import SegmentId
-from common.membership import NodeReport
+from common.membership import NodeReport, ReportAnswer
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.membership import Membership, NodeState
 from coordinator.metadata import Metadata, open_metadata
 from tests.lane_peer import SECRET
+from tests.reports import report_of
 
 SUSPECT_S, LOST_S = 10.0, 900.0
 SEGMENT = SegmentId(bytes(32))
@@ -30,25 +31,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def report_of(number: int, **changes: object) -> NodeReport:
-    report = NodeReport(
-        node_id=f"{number:032x}",
-        instance=f"{1:032x}",
-        cluster_id="",
-        name=f"node-{number}",
-        zone="default",
-        http_url=f"http://127.0.0.1:{number}",
-        data_host="127.0.0.1",
-        data_port=1,
-        capacity_bytes=1000,
-        used_bytes=100,
-        free_bytes=900,
-        shards=0,
-        read_only=False,
-    )
-    return replace(report, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -71,9 +53,14 @@ async def membership(metadata: Metadata, clock: Clock) -> Membership:
     return made
 
 
+async def hear(membership: Membership, report: NodeReport) -> ReportAnswer:
+    """As if the node had sent it to this process."""
+    return await membership.report(report, os.urandom(16))
+
+
 async def join(membership: Membership, number: int, **changes: object) -> int:
     """As a node does that can be reached. Its number."""
-    answer = await membership.report(report_of(number, **changes))
+    answer = await hear(membership, report_of(number, **changes))
     membership.nodes[answer.number].reachable = True
     return answer.number
 
@@ -129,14 +116,14 @@ async def test_numbers_are_kept_and_not_shared(membership: Membership) -> None:
 
 
 async def test_concurrent_first_reports_get_one_number(membership: Membership) -> None:
-    answers = await asyncio.gather(*(membership.report(report_of(7)) for _ in range(5)))
+    answers = await asyncio.gather(*(hear(membership, report_of(7)) for _ in range(5)))
     assert len({answer.number for answer in answers}) == 1
     assert len(membership.nodes) == 1
 
 
 async def test_another_cluster_is_refused(membership: Membership) -> None:
     with pytest.raises(WrongCluster):
-        await membership.report(report_of(1, cluster_id="ab" * 16))
+        await hear(membership, report_of(1, cluster_id="ab" * 16))
     assert membership.nodes == {}
 
 
@@ -145,9 +132,9 @@ async def test_a_second_process_of_a_living_node_is_refused(
 ) -> None:
     node = membership.nodes[await join(membership, 1)]
     with pytest.raises(Conflict, match="already served"):
-        await membership.report(report_of(1, instance=f"{2:032x}"))
+        await hear(membership, report_of(1, instance=f"{2:032x}"))
     node.reachable = False  # the first one has gone
-    await membership.report(report_of(1, instance=f"{2:032x}", data_port=2))
+    await hear(membership, report_of(1, instance=f"{2:032x}", data_port=2))
     assert node.report is not None
     assert node.report.data_port == 2
 

@@ -51,6 +51,22 @@ def test_a_new_node_moves_only_its_share_of_first_places() -> None:
     assert 4000 / 21 * 0.6 < len(moved) < 4000 / 21 * 1.4
 
 
+@pytest.mark.parametrize("sizes", [(4, 4), (4, 8), (8, 4), (4, 16), (16, 4), (1, 1000), (4, 0)])
+def test_nodes_that_join_move_their_share_whatever_their_size(sizes: tuple[int, int]) -> None:
+    """Half the nodes have either size: one more, and the median is another."""
+    old, new = sizes
+    capacities = [(old << 40, new << 40)[number % 2] for number in range(101)]
+    members = [RingNode(n, f"{n:032x}", capacity) for n, capacity in enumerate(capacities, 1)]
+    joined = [RingNode(n, f"{n:032x}", new << 40) for n in range(102, 105)]
+    before, after = Ring(members), Ring(members + joined)
+    moved = 0
+    for number in range(300):
+        first, then = (set(itertools.islice(r.walk(segment(number)), N)) for r in (before, after))
+        moved += len(first - then)
+    share = len(joined) / len(capacities)
+    assert moved / (300 * N) <= 2.5 * share
+
+
 def test_vnodes_follow_capacity() -> None:
     assert vnode_count(1 << 40, 1 << 40) == VNODES
     assert vnode_count(2 << 40, 1 << 40) == 2 * VNODES

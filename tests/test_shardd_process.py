@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from common.ids import ShardAddress
 from common.shards import ShardRecord
 from shardd.identity import DataDirectory
 from shardd.store import VolumeStore
+from tests.private_files import open_to_others, usual_umask
 from tests.stores import SECRET
 from tests.test_shardd_heartbeat import Coordinator, serving
 
@@ -30,7 +32,7 @@ async def shardd(tmp_path: Path, *flags: str) -> AsyncIterator[asyncio.subproces
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "shardd", "--data", str(tmp_path / "data"),
         "--secret-file", str(secret_file), *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=usual_umask,
     )  # fmt: skip
     try:
         yield process
@@ -59,6 +61,7 @@ async def test_a_life(tmp_path: Path, coordinator: Coordinator) -> None:
         assert match is not None
         async with http.get(match[1].decode() + "/-/ready") as answer:
             assert answer.status == 200
+        assert open_to_others(tmp_path / "data") == []
         process.send_signal(signal.SIGTERM)
         out, err = await output(process)
     assert (process.returncode, out) == (0, b"")
@@ -99,6 +102,23 @@ async def test_wrong_settings(tmp_path: Path) -> None:
         code, line = await _fails(tmp_path, *flags)
         assert code == 2
         assert message in line
+
+
+async def test_a_data_directory_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, message in (("file", "File exists"), ("file/below", "Not a directory")):
+        code, line = await _fails(tmp_path, "--join", "http://x", "--data", str(tmp_path / path))
+        assert (code, line) == (2, f"shardd: data {tmp_path / path}: {message}")
+
+
+async def test_ports_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for flag in ("--port", "--data-port"):
+            code, line = await _fails(tmp_path, "--join", "http://x", flag, port)
+            assert code == Conflict.exit_code
+            assert line.startswith("shardd: ")
+            assert line.endswith(f"{port}): address already in use")
 
 
 async def test_refusals_have_their_exit_codes(tmp_path: Path, coordinator: Coordinator) -> None:

@@ -46,7 +46,7 @@ def _members(metadata: Metadata, count: int) -> Membership:
     for number in range(1, count + 1):
         report = _report(number)
         row = NodeRow(number, report.node_id, report.name, report.zone)
-        members.nodes[number] = Node(row, report, now_s, reachable=True)
+        members.nodes[number] = Node(row, report, reported_at_s=now_s, reachable=True)
     return members
 
 

@@ -15,7 +15,7 @@ from common.ids import ContentId
 from coordinator.config import Config
 from coordinator.durability import durability_of
 from coordinator.http.bodies import check_headers, check_part_headers, chunks, part_chunks
-from coordinator.http.errors import errors_as_json
+from coordinator.http.errors import error_response, errors_as_json
 from coordinator.http.ranges import ByteRange, matches_etag, parse_range
 from coordinator.metadata import Manifest, Metadata
 from coordinator.read_path import Piece, ReadPath
@@ -128,7 +128,7 @@ class BlobHandlers:
         try:
             part = parse_range(_range_header(request, manifest), manifest.size_bytes)
         except SixfoldError as error:
-            return _unsatisfiable(manifest, error)
+            return _unsatisfiable(request, manifest, error)
         return await self._send(request, manifest, headers, part)
 
     async def _send(
@@ -251,9 +251,7 @@ def _range_header(request: web.Request, manifest: Manifest) -> str | None:
     return request.headers.get("Range")
 
 
-def _unsatisfiable(manifest: Manifest, error: SixfoldError) -> web.Response:
-    return web.json_response(
-        {"code": error.code, "message": str(error)},
-        status=error.http_status,
-        headers={"Content-Range": f"bytes */{manifest.size_bytes}"},
-    )
+def _unsatisfiable(request: web.Request, manifest: Manifest, error: SixfoldError) -> web.Response:
+    response = error_response(request, error.http_status, error.code, str(error), error)
+    response.headers["Content-Range"] = f"bytes */{manifest.size_bytes}"
+    return response

@@ -4,7 +4,7 @@ import time
 
 from aiohttp import web
 
-from common.auth import HEADER, ClusterSecret, NonceMemory
+from common.auth import HEADER, ClusterSecret
 from common.codec import Codec
 from common.membership import REPORT_PATH, NodeReport
 from coordinator.config import LEAST_NODES
@@ -20,7 +20,6 @@ class NodeHandlers:
     ) -> None:
         self._membership, self._metadata = membership, metadata
         self._secret, self._codec = secret, codec
-        self._nonces = NonceMemory()
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -49,8 +48,8 @@ class NodeHandlers:
         now_s = time.time()
         signature = request.headers.get(HEADER, "")
         nonce = self._secret.verify(signature, request.method, request.path_qs, body, now_s)
-        self._nonces.check(nonce, now_s)
-        answer = await self._membership.report(NodeReport.from_json(body))
+        spent = nonce.encode(errors="surrogateescape")  # as it came
+        answer = await self._membership.report(NodeReport.from_json(body), spent)
         return web.Response(body=answer.to_json(), content_type="application/json")
 
     async def nodes(self, request: web.Request) -> web.Response:

@@ -8,11 +8,14 @@ from coordinator.metadata.rows import (
     OutboxRow,
     RepairNotice,
     ShardsOnNode,
+    SharedReport,
     StoredSegment,
 )
+from coordinator.metadata.sharing import IncomingReport
 from coordinator.metadata.store import Metadata, open_metadata
 
 __all__ = [
+    "IncomingReport",
     "KnownSegment",
     "Manifest",
     "Metadata",
@@ -21,6 +24,7 @@ __all__ = [
     "OutboxRow",
     "RepairNotice",
     "ShardsOnNode",
+    "SharedReport",
     "StoredSegment",
     "open_metadata",
 ]

@@ -1,7 +1,8 @@
 """Opens the database, brings its schema forward, and runs plain SQL on it."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from uuid import uuid4
@@ -9,19 +10,20 @@ from uuid import uuid4
 from peewee import Database, SqliteDatabase
 
 from common.errors import BadSetting, Conflict, WrongCluster
-from coordinator.metadata.models import TABLES, CollectQueue, proxy
+from coordinator.metadata.models import SHARED_TABLES, TABLES, CollectQueue, proxy
+from coordinator.metadata.turns import turn
 
 Clock = Callable[[], float]
 
 SQLITE_PRAGMAS = {
+    "busy_timeout": 30_000,  # first: the next one may have to wait for another process
     "journal_mode": "wal",
     "synchronous": "full",
     "foreign_keys": 1,
-    "busy_timeout": 30_000,
     "temp_store": "memory",  # else every insert of many rows opens a file of its own
     "cache_size": -32_768,  # KiB, for each of the two threads
     "mmap_size": 1 << 40,  # as much as SQLite allows: a page not cached costs a sixth of a read()
-    "wal_autocheckpoint": 16_000,  # pages, 64 MB: pages changed again in it are written back once
+    "wal_autocheckpoint": 8_000,  # pages; before that, Checkpointer does it beside the commits
 }
 
 
@@ -31,6 +33,17 @@ class Sql:
     def __init__(self, database: Database, now: str) -> None:
         self.database = database
         self._dialect = cache(lambda text: text.format(now=now).replace("?", database.param))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements of the block or none. Raises Unavailable, and nothing has happened, if
+        another process does not let us.
+
+        It takes the write lock at once (lock_type): one that began by reading could not write any
+        more if another process had written meanwhile (SQLITE_BUSY_SNAPSHOT).
+        """
+        with turn(str(self.database.database)), self.database.atomic():
+            yield
 
     def run(self, text: str, *values: Any) -> int:
         """Execute; the number of rows that changed."""
@@ -51,6 +64,12 @@ class Sql:
     def _execute(self, text: str, values: tuple[Any, ...]) -> Any:
         database: Any = self.database  # its stubs leave execute_sql untyped
         return database.execute_sql(self._dialect(text), values)
+
+    @property
+    def rows_changed(self) -> int:
+        """By this thread's connection since it was opened."""
+        database: Any = self.database
+        return int(database.connection().total_changes)
 
     def rows_in(self, text: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
         """`text` contains ``{keys}`` where the list of keys goes."""
@@ -102,15 +121,20 @@ def _fewer_rows_for_a_small_content(sql: Sql, cluster_id: str) -> None:
         sql.run(statement)
 
 
+def _create_shared(sql: Sql, cluster_id: str) -> None:
+    sql.database.create_tables(SHARED_TABLES)
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
     _fewer_rows_for_a_small_content,
+    _create_shared,
 )
 
 
 def _migrate(sql: Sql, cluster_id: str) -> None:
-    with sql.database.atomic():
+    with sql.transaction():
         version = 0
         if sql.database.table_exists("cluster"):
             found = sql.row("SELECT schema_version FROM cluster")

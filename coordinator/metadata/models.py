@@ -141,6 +141,36 @@ class CollectQueue(Table):
     unpinned_at = BigIntegerField(index=True)
 
 
+class NodeReport(Table):
+    """The latest report of each node, as JSON, to whichever process it came. `version` grows with
+    each; `instance` is that of the report."""
+
+    node = IntegerField(primary_key=True)
+    version = BigIntegerField()
+    instance = TextField()
+    report = TextField()
+    reported_at = BigIntegerField(index=True)
+
+
+class ReportNonce(Table):
+    """Nonces of reports that were taken, for as long as their signatures would be accepted."""
+
+    nonce = BlobField(primary_key=True)
+    expires_at = BigIntegerField(index=True)
+
+    class Meta:
+        without_rowid = True
+
+
+class JobLease(Table):
+    """Which session does a background job. `epoch` grows whenever the job changes hands."""
+
+    name = TextField(primary_key=True)
+    session = IntegerField()
+    epoch = BigIntegerField()
+    expires_at = BigIntegerField()
+
+
 TABLES = [
     Cluster,
     Session,
@@ -154,3 +184,5 @@ TABLES = [
     Outbox,
     RepairQueue,
 ]
+
+SHARED_TABLES = [NodeReport, ReportNonce, JobLease]  # what processes tell each other

@@ -35,7 +35,11 @@ def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> None:
 
 def restore_single_contents(sql: Sql) -> int:
     """Each plain segment that no list mentions is a content of its own, unless that was deleted
-    and only waits to be collected; how many there are."""
+    and only waits to be collected; how many there are.
+
+    Ends all sessions: their numbers may be among those whose generations were found.
+    """
+    sql.run("UPDATE session SET expires_at = {now} - 1")
     return sql.run(
         f"INSERT INTO pin (content, account, created_at) SELECT s.id, {DEFAULT_ACCOUNT}, {{now}} "
         "FROM segment s WHERE s.encoding = ? "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.ids import ContentId, SegmentId, ShardAddress
+from common.membership import NodeReport
 from common.shards import Encoding
 
 NO_NODE = 0  # in a layout: this shard was never confirmed and waits for repair
@@ -97,6 +98,17 @@ class NodeRow:
     node_id: str
     name: str
     zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedReport:
+    """The latest report of a node, to whichever process it came. `age_s` is by the database's
+    clock; `version` grows with every report of the node."""
+
+    node: NodeRow
+    version: int
+    report: NodeReport
+    age_s: int
 
 
 @dataclass(frozen=True, slots=True)

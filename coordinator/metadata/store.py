@@ -4,18 +4,20 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import SixfoldError, Unavailable
+from common.errors import BadSetting, SessionLost, SixfoldError, Unavailable
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
-from coordinator.metadata import reads, restoring, writes
+from coordinator.metadata import reads, restoring, sharing, writes
 from coordinator.metadata.batching import BatchThread
+from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Clock, Sql, open_database
 from coordinator.metadata.rows import (
@@ -27,8 +29,10 @@ from coordinator.metadata.rows import (
     OutboxRow,
     RepairNotice,
     ShardsOnNode,
+    SharedReport,
     StoredSegment,
 )
+from coordinator.metadata.sharing import IncomingReport
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,11 +51,13 @@ class Metadata:
     def __init__(self, sql: Sql, grace_s: int) -> None:
         self._sql, self._grace_s = sql, grace_s
         self._layouts = writes.Layouts(sql)
+        self._checkpoints = Checkpointer(sql)
         self._writer = BatchThread[Change, Any]("metadata-writer", self._commit)
         self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
             "metadata-reader", self._query
         )
         self.session = 0
+        self._session_lost = asyncio.Event()
         self.cluster_id = ""
         self._counter = itertools.count(1)
 
@@ -65,12 +71,17 @@ class Metadata:
             await self._write(partial(writes.close_session, session=self.session))
         await self._writer.close()
         await self._reader.close()
+        await asyncio.to_thread(self._checkpoints.close)
         self._sql.database.close()
 
     async def keep_session(self) -> None:
-        """Renew the lease for ever; a lease that was lost is replaced by a new session."""
+        """Renew the lease for ever; a lease that was lost is replaced by a new session, at once
+        if a commit has found that out."""
         while True:
-            await asyncio.sleep(SESSION_RENEW_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SESSION_RENEW_S):
+                    await self._session_lost.wait()
+            self._session_lost.clear()
             try:
                 await self._write(
                     partial(writes.renew_session, session=self.session, lease_s=SESSION_LEASE_S)
@@ -112,7 +123,11 @@ class Metadata:
 
     async def commit_content(self, new: NewContent) -> bool:
         """Durable and visible on return; True if it was not visible before."""
-        visible: bool = await self._writer.ask(new)
+        try:
+            visible: bool = await self._writer.ask(new)
+        except SessionLost:
+            self._session_lost.set()
+            raise
         return visible
 
     async def touch_segment(self, segment: SegmentId) -> None:
@@ -136,9 +151,6 @@ class Metadata:
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
         return writes.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
 
-    async def add_node(self, node_id: str, name: str, zone: str) -> NodeRow:
-        return await self._write(partial(writes.add_node, node_id=node_id, name=name, zone=zone))
-
     async def add_deletes(self, deletes: Sequence[ShardsOnNode], delay_s: int = 0) -> None:
         await self._write(partial(writes.add_deletes, deletes=deletes, delay_s=delay_s))
 
@@ -147,6 +159,31 @@ class Metadata:
 
     async def queue_repair(self, notice: RepairNotice) -> None:
         await self._write(partial(writes.queue_repair, notice=notice))
+
+    # Between the processes of a cluster
+
+    async def save_report(self, incoming: IncomingReport) -> tuple[NodeRow, int]:
+        """Keep a node's report for all processes: the node, and the report's version.
+
+        Raises Unauthorized for a replay, Conflict for a second process of a living node.
+        """
+        return await self._write(partial(sharing.save_report, incoming=incoming))
+
+    async def reports_since(
+        self, since_s: int, known: Mapping[int, int]
+    ) -> tuple[int, list[SharedReport]]:
+        """The database's time, and the reports since `since_s` of other versions than `known`
+        holds by node number."""
+        return await self._read(partial(sharing.reports_since, since_s=since_s, known=known))
+
+    async def take_lease(self, name: str, lease_s: int) -> int | None:
+        """Take or renew the lease of a job: its epoch, None while another process holds it."""
+        return await self._write(
+            partial(sharing.take_lease, name=name, session=self.session, lease_s=lease_s)
+        )
+
+    async def give_back_lease(self, name: str) -> None:
+        await self._write(partial(sharing.give_back_lease, name=name, session=self.session))
 
     # Rebuilding
 
@@ -209,6 +246,8 @@ class Metadata:
         """All in one transaction; if the database refuses that, each in its own."""
         try:
             return self._commit_together(batch)
+        except Unavailable as error:  # it was not our turn: it would not be for each alone
+            return [error] * len(batch)
         except Exception as error:
             self._layouts.forget()
             if len(batch) == 1:
@@ -218,12 +257,14 @@ class Metadata:
     def _commit_together(self, batch: list[Change]) -> list[Any]:
         """First the new contents, with few statements; then all else, one after another."""
         uploads = [change for change in batch if isinstance(change, NewContent)]
-        with self._sql.database.atomic():
+        with self._sql.transaction():
             outcomes = iter(commit_contents(self._sql, self._layouts, self.session, uploads))
-            return [
+            answers = [
                 next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
                 for change in batch
             ]
+        self._checkpoints.committed(self._sql.rows_changed)
+        return answers
 
     def _refusable(self, change: Callable[[Sql], Any]) -> Any:
         try:
@@ -241,7 +282,17 @@ def open_metadata(
     data: Path, url: str, grace_s: int, clock: Clock = time.time, cluster_id: str = ""
 ) -> Metadata:
     """`url` may be empty: then the database is `metadata.db` in `data`. With `cluster_id`, a new
-    database belongs to that cluster, and an old one must."""
-    data.mkdir(parents=True, exist_ok=True)
-    sql = open_database(url or f"sqlite:///{data / 'metadata.db'}", clock, cluster_id)
+    database belongs to that cluster, and an old one must. Raises BadSetting if the directory or
+    the database cannot be used."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSetting(f"data {data}: {error.strerror}") from None
+    url = url or f"sqlite:///{data / 'metadata.db'}"
+    try:
+        sql = open_database(url, clock, cluster_id)
+    except PeeweeException as error:
+        raise BadSetting(f"database {url}: {error}") from None
+    except OSError as error:
+        raise BadSetting(f"database {url}: unable to open: {error.strerror}") from None
     return Metadata(sql, grace_s)

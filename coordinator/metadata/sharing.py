@@ -1,0 +1,132 @@
+"""What the processes of a cluster tell each other through the database: the reports of the nodes,
+and who does which background job. The rules for transactions are those of `writes`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.auth import VALID_S
+from common.errors import BadRequest, Conflict, Unauthorized
+from common.membership import NodeReport
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import NodeRow, SharedReport
+from coordinator.metadata.writes import add_node, check_session
+
+NONCE_KEPT_S = int(4 * VALID_S)  # twice what is needed: the processes' clocks may differ
+MAX_NODE_NUMBER = 65_535  # layouts hold node numbers in two bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingReport:
+    """A report, and what the process that it came to knows of it.
+
+    `nonce` is that of its signature. `gone` is the instance that this process has found to be
+    gone; another one whose last report is younger than `alive_s` is taken to be alive.
+    """
+
+    report: NodeReport
+    nonce: bytes
+    gone: str
+    alive_s: int
+
+
+def save_report(sql: Sql, incoming: IncomingReport) -> tuple[NodeRow, int]:
+    """Register the node if it is new and keep its report: the node, and the report's version.
+
+    Raises Unauthorized for a replay, Conflict for a second process of a living node. The nonce is
+    spent even if the report is refused for something else.
+    """
+    _spend(sql, incoming.nonce)
+    report = incoming.report
+    found = sql.row(
+        "SELECT n.number, n.node_id, n.name, n.zone, r.version, r.instance, "
+        "r.reported_at > {now} - ? FROM node n LEFT JOIN node_report r ON r.node = n.number "
+        "WHERE n.node_id = ?",
+        incoming.alive_s, report.node_id,
+    )  # fmt: skip
+    if found and found[6] and found[5] not in (report.instance, incoming.gone):
+        raise Conflict(
+            f"node {report.name} ({report.node_id}) is already served by another process"
+        )
+    row = NodeRow(*found[:4]) if found else None
+    if row is None or (row.name, row.zone) != (report.name, report.zone):
+        row = add_node(sql, report.node_id, report.name, report.zone)
+    if row.number > MAX_NODE_NUMBER:
+        raise Conflict(f"node numbers are used up: {row.number}")
+    version = 1 + ((found[4] if found else None) or 0)
+    _store(sql, row.number, version, report)
+    return row, version
+
+
+def _spend(sql: Sql, nonce: bytes) -> None:
+    sql.run("DELETE FROM report_nonce WHERE expires_at < {now}")
+    if not sql.run(
+        "INSERT INTO report_nonce (nonce, expires_at) VALUES (?, {now} + ?) ON CONFLICT DO NOTHING",
+        nonce, NONCE_KEPT_S,
+    ):  # fmt: skip
+        raise Unauthorized("the request was sent before: a replay")
+
+
+def _store(sql: Sql, node: int, version: int, report: NodeReport) -> None:
+    sql.run(
+        "INSERT INTO node_report (node, version, instance, report, reported_at) "
+        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT (node) DO UPDATE SET version = excluded.version, "
+        "instance = excluded.instance, report = excluded.report, "
+        "reported_at = excluded.reported_at",
+        node, version, report.instance, report.to_json().decode(),
+    )  # fmt: skip
+
+
+def reports_since(
+    sql: Sql, since_s: int, known: Mapping[int, int]
+) -> tuple[int, list[SharedReport]]:
+    """The database's time, and the reports since `since_s` of other versions than `known` holds
+    by node number."""
+    now = sql.row("SELECT {now}")
+    assert now is not None
+    rows = sql.rows(
+        "SELECT r.node, r.version, r.report, {now} - r.reported_at, n.node_id, n.name, n.zone "
+        "FROM node_report r JOIN node n ON n.number = r.node WHERE r.reported_at >= ?",
+        since_s,
+    )
+    found = []
+    for number, version, text, age_s, *words in rows:
+        report = _parsed(text) if known.get(number) != version else None
+        if report is not None:
+            found.append(SharedReport(NodeRow(number, *words), version, report, max(0, age_s)))
+    return int(now[0]), found
+
+
+def _parsed(text: str) -> NodeReport | None:
+    """None for what another version of sixfold wrote: the node will soon report again."""
+    try:
+        return NodeReport.from_json(text.encode())
+    except BadRequest:
+        return None
+
+
+def take_lease(sql: Sql, name: str, session: int, lease_s: int) -> int | None:
+    """Take or renew the lease of a job. Its epoch, or None while another session holds it.
+
+    Raises SessionLost: a session that has run out holds nothing.
+    """
+    check_session(sql, session)
+    found = sql.row("SELECT session, epoch, expires_at < {now} FROM job_lease WHERE name = ?", name)
+    if found and found[0] != session and not found[2]:
+        return None
+    epoch = int(found[1]) if found else 0
+    if not found or found[0] != session:
+        epoch += 1
+    sql.run(
+        "INSERT INTO job_lease (name, session, epoch, expires_at) VALUES (?, ?, ?, {now} + ?) "
+        "ON CONFLICT (name) DO UPDATE SET session = excluded.session, epoch = excluded.epoch, "
+        "expires_at = excluded.expires_at",
+        name, session, epoch, lease_s,
+    )  # fmt: skip
+    return epoch
+
+
+def give_back_lease(sql: Sql, name: str, session: int) -> None:
+    """Anyone may take it at once. Nothing happens if it is another's by now."""
+    sql.run(
+        "UPDATE job_lease SET expires_at = {now} - 1 WHERE name = ? AND session = ?", name, session
+    )

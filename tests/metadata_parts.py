@@ -1,0 +1,42 @@
+"""What tests of the metadata database are made of."""
+
+import os
+from dataclasses import replace
+
+from common.ids import ContentId, SegmentId
+from common.shards import Encoding
+from coordinator.metadata import (
+    Metadata,
+    NewContent,
+    StoredSegment,
+)
+
+GRACE_S = 3600
+NINE = tuple(range(1, 10))
+
+
+class Clock:
+    """The database's clock, set by the test."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def segment(metadata: Metadata, layout: tuple[int, ...] = NINE) -> StoredSegment:
+    generation = metadata.new_generation()
+    id_, checksums = SegmentId(os.urandom(32)), os.urandom(288)
+    return StoredSegment(id_, 4096, Encoding.PLAIN, 6, 9, generation, layout, checksums)
+
+
+def single(stored: StoredSegment) -> NewContent:
+    return NewContent(ContentId(stored.id), stored.size_bytes, [stored], None, [stored])
+
+
+def several(metadata: Metadata, segments: list[StoredSegment]) -> NewContent:
+    listed = replace(segment(metadata), encoding=Encoding.SEGMENT_LIST)
+    size = sum(s.size_bytes for s in segments)
+    distinct = {s.id: s for s in [*segments, listed]}
+    return NewContent(ContentId(os.urandom(32)), size, segments, listed, list(distinct.values()))
