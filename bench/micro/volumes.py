@@ -23,7 +23,8 @@ RECORDS = 128  # of each size there are before anything is read
 
 
 def volume_pieces(stage: Stage) -> Pieces:
-    """Appends are durable; the least that they take is the same bytes, written and synced."""
+    """Appends are durable; the least that they take is the same bytes, written and synced. These
+    go in by the five verbs, which copy a large payload; a lane receives it where it goes."""
     directory = DataDirectory(stage.directory / "node")
     try:
         store = stage.runner.run(VolumeStore.open(directory))
