@@ -26,7 +26,8 @@ from sixfold.servers import server_environment
 
 POLL_S = 0.05
 START_S = 60.0
-STOP_S = 10.0
+STOP_S = 15.0  # the coordinator gives its last requests 10 s
+TELL_S = 1.0  # of waiting without a word
 LAST_LINES = 10
 ENDINGS: dict[int, type[SixfoldError]] = {
     kind.exit_code: kind for kind in (BadSetting, Unauthorized, Conflict, Corrupt, StorageFull)
@@ -95,22 +96,44 @@ async def until(is_so: Callable[[], bool], deadline_s: float) -> bool:
     return True
 
 
-async def stop_all(processes: Iterable[ServerProcess]) -> None:
-    """The coordinator first: while it ends, its last requests still need the nodes."""
+async def stop_all(
+    processes: Iterable[ServerProcess],
+    is_cut: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> None:
+    """The coordinator first: while it ends, its last requests still need the nodes.
+
+    Once `is_cut`, what still runs is killed. `tell` gets what a longer wait is for.
+    """
     processes = list(processes)
     for process in processes:
         send(process, signal.SIGCONT)  # a paused process would not see what follows
     for role in ("coordinator", "shardd"):
-        await _stop([process for process in processes if process.role == role])
+        await _stop([process for process in processes if process.role == role], is_cut, tell)
 
 
-async def _stop(processes: list[ServerProcess]) -> None:
+async def _stop(
+    processes: list[ServerProcess], is_cut: Callable[[], bool], tell: Callable[[str], None]
+) -> None:
+    def left() -> list[ServerProcess]:
+        return [process for process in processes if runs(process)]
+
     for process in processes:
         send(process, signal.SIGTERM)
-    if not await until(lambda: not any(map(runs, processes)), STOP_S):
-        for process in processes:
-            send(process, signal.SIGKILL)
-        await until(lambda: not any(map(runs, processes)), STOP_S)
+    if not await until(lambda: is_cut() or not left(), min(TELL_S, STOP_S)):
+        them = "it" if len(left()) == 1 else "them"
+        tell(
+            f"waiting up to {STOP_S:.0f} s for {_names(left())} to finish; "
+            f"Ctrl-C again ends {them} at once"
+        )
+        await until(lambda: is_cut() or not left(), STOP_S - TELL_S)
+    if killed := [process for process in left() if send(process, signal.SIGKILL)]:
+        tell(f"killed {_names(killed)}")
+        await until(lambda: not left(), STOP_S)
+
+
+def _names(processes: list[ServerProcess]) -> str:
+    return ", ".join(process.name for process in processes)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -70,14 +70,25 @@ def _refuse_used_port(port: int) -> None:
 
 async def _serve_until_told(up: "_Up") -> None:
     serving = asyncio.create_task(up.serve())
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Once it has ended, this does nothing: a second Ctrl-C does not disturb the stop.
-        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    cut = asyncio.Event()
+
+    def told() -> None:
+        """The second time, not to wait for requests."""
+        if serving.cancelling() or serving.done():
+            cut.set()
+        else:
+            serving.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told)
+    # A terminal that closes may send it several times, and means no hurry by that.
+    loop.add_signal_handler(signal.SIGHUP, serving.cancel)
     try:
         with suppress(asyncio.CancelledError):
             await serving
     finally:
-        await up.stop()
+        await up.stop(cut.is_set)
 
 
 class _Up:
@@ -116,10 +127,10 @@ class _Up:
         self._console.result(asdict(described), *self._summary(described), "ready")
         await self._watch()
 
-    async def stop(self) -> None:
+    async def stop(self, is_cut: Callable[[], bool]) -> None:
         """Ends every server of the directory, those of `sixfold local start` as well."""
         with self._directory.editing():
-            await stop_all(servers_in(self._directory.path))
+            await stop_all(servers_in(self._directory.path), is_cut, self._console.note)
             self._directory.cluster_json.unlink(missing_ok=True)
 
     async def _start_coordinator(self) -> ServerProcess:

@@ -130,6 +130,22 @@ async def test_stop_ends_the_paused_and_the_deaf(
     assert servers_in(directory.path) == []
 
 
+async def test_a_stop_can_be_cut_short(
+    start: Start, directory: LocalDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sixfold.processes.TELL_S", 0.0)
+    monkeypatch.setattr("sixfold.processes.STOP_S", 3600.0)
+    deaf = start("node-1", DEAF + READY + SLEEP)
+    await until_ready([deaf])
+    told: list[str] = []
+    await stop_all(servers_in(directory.path), is_cut=lambda: bool(told), tell=told.append)
+    assert deaf.child.wait() == -signal.SIGKILL
+    assert told == [
+        "waiting up to 3600 s for node-1 to finish; Ctrl-C again ends it at once",
+        "killed node-1",
+    ]
+
+
 def test_servers_are_found_without_a_record(start: Start, directory: LocalDirectory) -> None:
     pid = start("node-7", SLEEP).process.pid
     assert [(found.name, found.pid) for found in servers_in(directory.path)] == [("node-7", pid)]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from blake3 import blake3
@@ -155,6 +156,38 @@ def test_ctrl_c_while_starting(tmp_path: Path) -> None:
             out, _ = up.communicate(timeout=60)
         assert (up.returncode, out) == (0, b"")
         assert servers_in(tmp_path) == []
+
+
+def test_second_ctrl_c_does_not_wait_for_an_upload(tmp_path: Path) -> None:
+    command = [*UP, "--nodes", "3", "--dir", str(tmp_path)]
+    pipe = subprocess.PIPE
+    with (
+        whatever_is_left_ends(tmp_path),
+        subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe) as up,
+    ):
+        assert up.stdout is not None
+        assert up.stderr is not None
+        assert "ready\n" in iter(up.stdout.readline, "")
+        with unfinished_upload(LocalCluster(tmp_path, up).url):
+            up.send_signal(signal.SIGINT)
+            waiting = up.stderr.readline()
+            assert re.fullmatch(r"sixfold: waiting up to \d+ s for coordinator to .*\n", waiting)
+            up.send_signal(signal.SIGTERM)
+            assert up.stderr.readline() == "sixfold: killed coordinator\n"
+            assert up.wait(60) == 0
+        assert servers_in(tmp_path) == []
+
+
+@contextmanager
+def unfinished_upload(url: str) -> Iterator[None]:
+    """The coordinator has taken its head, and waits for the rest."""
+    address = urlsplit(url)
+    assert address.hostname and address.port
+    with socket.create_connection((address.hostname, address.port)) as upload:
+        head = "PUT /v1/blobs HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+        upload.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert upload.recv(100).startswith(b"HTTP/1.1 100")
+        yield
 
 
 def test_port_in_use(tmp_path: Path) -> None:
