@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -32,7 +32,7 @@ class Clock:
         return self.now_s
 
 
-def report_of(number: int, **changes: object) -> NodeReport:
+def report_of(number: int, **changes: Any) -> NodeReport:
     report = NodeReport(
         node_id=f"{number:032x}",
         instance=f"{1:032x}",
@@ -48,7 +48,7 @@ def report_of(number: int, **changes: object) -> NodeReport:
         shards=0,
         read_only=False,
     )
-    return replace(report, **changes)  # type: ignore[arg-type]
+    return replace(report, **changes)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def membership(metadata: Metadata, clock: Clock) -> Membership:
     return made
 
 
-async def join(membership: Membership, number: int, **changes: object) -> int:
+async def join(membership: Membership, number: int, **changes: Any) -> int:
     """As a node does that can be reached. Its number."""
     answer = await membership.report(report_of(number, **changes))
     membership.nodes[answer.number].reachable = True
