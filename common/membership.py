@@ -17,11 +17,12 @@ HEARTBEAT_S = 2.0
 MAX_WORD = 255  # characters of a name, a zone, a URL
 
 
+@dataclass(frozen=True, slots=True)
 class _JsonMessage:
     """A flat dataclass that travels as a JSON object with exactly its fields."""
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()  # type: ignore[call-overload]
+        return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -30,7 +31,7 @@ class _JsonMessage:
             values: Any = json.loads(data)
         except (ValueError, RecursionError):
             raise BadRequest(f"{cls.__name__}: not JSON") from None
-        kinds = {field.name: field.type for field in fields(cls)}  # type: ignore[arg-type]
+        kinds = {field.name: field.type for field in fields(cls)}
         if not isinstance(values, dict) or values.keys() != kinds.keys():
             raise BadRequest(f"{cls.__name__}: need exactly the fields {', '.join(kinds)}")
         for name, kind in kinds.items():

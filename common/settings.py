@@ -57,7 +57,7 @@ def parse_flags(
     """The settings given as flags, still as text, and the path given with ``--config``."""
     parser = argparse.ArgumentParser(program, description=kind.__doc__, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="TOML file with the same settings")
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in _fields(kind):
         shown = "" if field.default is dataclasses.MISSING else f" (default: {field.default})"
         text = (field.metadata["help"] + shown).replace("%", "%%")
         flag = "--" + field.name.replace("_", "-")
@@ -87,7 +87,7 @@ def as_flags(settings: Any) -> list[str]:
 def make_settings(kind: type[T], *sources: Mapping[str, Any]) -> T:
     """Build `kind` from the sources, later ones first in rank. Raises BadSetting."""
     merged = {name: value for source in sources for name, value in source.items()}
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in _fields(kind)}
     for name in merged:
         if name not in fields:
             _refuse_unknown(kind, name, name)
@@ -95,6 +95,10 @@ def make_settings(kind: type[T], *sources: Mapping[str, Any]) -> T:
         if name not in merged and field.default is dataclasses.MISSING:
             raise BadSetting(f"--{name.replace('_', '-')} is required: {field.metadata['help']}")
     return kind(**{name: _convert(fields[name], value) for name, value in merged.items()})
+
+
+def _fields(kind: type[Any]) -> "tuple[dataclasses.Field[Any], ...]":
+    return dataclasses.fields(kind)
 
 
 def _convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
@@ -110,7 +114,7 @@ def _convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
 
 
 def _refuse_unknown(kind: type[Any], name: str, shown: str) -> None:
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = [field.name for field in _fields(kind)]
     near = difflib.get_close_matches(name, known, 1, 0.0)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise BadSetting(f"unknown setting {shown!r}{hint}")

@@ -20,6 +20,7 @@ from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.errors import errors_as_json
+from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
 from coordinator.jobs import CollectWorker, OutboxWorker, run_worker
 from coordinator.metadata import open_metadata
@@ -102,7 +103,7 @@ class Coordinator:
     async def _listen(self, routes: list[web.RouteDef]) -> None:
         app = web.Application(middlewares=[errors_as_json], client_max_size=MAX_MESSAGE_BYTES)
         app.add_routes(routes)
-        runner = web.AppRunner(
+        runner = JsonErrorsRunner(
             app,
             access_log=None,
             handle_signals=False,

@@ -135,7 +135,8 @@ class IndexFile:
         self._executemany("REPLACE INTO meta VALUES (?, ?)", list(values.items()))
 
     def _executemany(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._writing.cursor().executemany(statement, rows)  # type: ignore[no-untyped-call]
+        writing: Any = self._writing  # its stubs leave cursor untyped
+        writing.cursor().executemany(statement, rows)
 
 
 class _explained:
@@ -162,7 +163,8 @@ def _database(path: Path) -> peewee.SqliteDatabase:
 def _fetch(
     database: peewee.SqliteDatabase, query: str, parameters: Sequence[Any] = ()
 ) -> list[Any]:
-    return list(database.execute_sql(query, parameters).fetchall())  # type: ignore[no-untyped-call]
+    untyped: Any = database  # its stubs leave execute_sql untyped
+    return list(untyped.execute_sql(query, parameters).fetchall())
 
 
 def _by_parts(

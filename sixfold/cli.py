@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,8 @@ PASS_ALL: dict[str, Any] = {
 
 def run(arguments: Sequence[str]) -> int:
     """The command with these arguments. The exit code; nothing that was foreseen is raised."""
-    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # any file name
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # to print any file name
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up likewise
     console = Console("--json" in arguments)
     try:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
 from common.membership import NodeReport
 from coordinator.metadata import IncomingReport
@@ -9,7 +10,7 @@ from coordinator.metadata import IncomingReport
 ALIVE_S = 10
 
 
-def report_of(number: int, **changes: object) -> NodeReport:
+def report_of(number: int, **changes: Any) -> NodeReport:
     """What node `number` says, but for `changes`."""
     report = NodeReport(
         node_id=f"{number:032x}",
@@ -26,9 +27,9 @@ def report_of(number: int, **changes: object) -> NodeReport:
         shards=0,
         read_only=False,
     )
-    return replace(report, **changes)  # type: ignore[arg-type]
+    return replace(report, **changes)
 
 
-def incoming(number: int, nonce: bytes = b"", gone: str = "", **changes: object) -> IncomingReport:
+def incoming(number: int, nonce: bytes = b"", gone: str = "", **changes: Any) -> IncomingReport:
     """The same as it comes to a process, with a nonce of its own unless one is given."""
     return IncomingReport(report_of(number, **changes), nonce or os.urandom(16), gone, ALIVE_S)

@@ -357,11 +357,22 @@ async def test_a_form_that_breaks_off_tells_what_was_stored(http: aiohttp.Client
         ("PUT /v1/blobs HTTP/1.1\r\nTransfer-Encoding: gzip, chunked", 415),
         ("PUT /v1/blobs HTTP/1.1\r\nContent-Length: 5\r\nExpect: miracles", 417),
         ("PUT /v1/blobs HTTP/1.1\r\nX-Long: " + "x" * 20_000, 400),
+        ("PUT /v1/blobs HTTP/9.x", 400),
+        ("PUT\x01/v1/blobs HTTP/1.1", 400),
+        ("\x16\x03\x01", 400),
+        ("GET /v1/blobs HTTP/1.1\r\nno colon", 400),
+        ("GET /v1/blobs HTTP/1.1\r\nX: nul\0", 400),
     ],
 )
 async def test_malformed_http(cluster: LocalCluster, request_head: str, status: int) -> None:
     reader, writer = await raw(cluster, f"{request_head}\r\nHost: x\r\n\r\n".encode())
-    assert (await reader.readline()).split()[1] == str(status).encode()
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    assert head.split()[1] == str(status)
+    fields = dict(line.split(": ", 1) for line in head.splitlines()[1:] if line)
+    said = json.loads(await reader.readexactly(int(fields["Content-Length"])))
+    assert set(said) == {"code", "message", "request_id"}
+    assert said["request_id"] == fields["Sixfold-Request-Id"]
+    assert "\n" not in said["message"]
     writer.close()
     await writer.wait_closed()
 

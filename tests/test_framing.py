@@ -196,8 +196,12 @@ async def test_through_a_real_socket(seed: int) -> None:
     draw = random.Random(seed)
     sizes = [(draw.choice([0, 41, 128]), draw.choice([0, 4096, SMALL, LARGE, MIB]))] * 10
     frames = make_frames(*(sizes + [(draw.randrange(200), draw.randrange(9000))] * 500))
-    receiver, ended = Recorder(), asyncio.Event()
-    receiver.connection_lost = lambda exc: ended.set()  # type: ignore[method-assign]
+
+    class UntilLost(Recorder):
+        def connection_lost(self, exc: Exception | None) -> None:
+            ended.set()
+
+    receiver, ended = UntilLost(), asyncio.Event()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: receiver, "127.0.0.1", 0)
     async with server:

@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -58,7 +58,7 @@ async def hear(membership: Membership, report: NodeReport) -> ReportAnswer:
     return await membership.report(report, os.urandom(16))
 
 
-async def join(membership: Membership, number: int, **changes: object) -> int:
+async def join(membership: Membership, number: int, **changes: Any) -> int:
     """As a node does that can be reached. Its number."""
     answer = await hear(membership, report_of(number, **changes))
     membership.nodes[answer.number].reachable = True

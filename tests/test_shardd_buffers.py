@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+from functools import partial
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_those_who_wait_never_keep_each_other_waiting() -> None:
     """As many paused as there is room for in all: the pool still comes free."""
     pool, going = BufferPool(2 * COST), list[int]()
     held = [pool.take(SIZE) for _ in range(2)]
-    paused = [pool.lend(SIZE, lambda n=n: going.append(n)) for n in range(6)]  # type: ignore[misc]
+    paused = [pool.lend(SIZE, partial(going.append, n)) for n in range(6)]
     for buffer in held:
         buffer.release()
     assert going == [0, 1]

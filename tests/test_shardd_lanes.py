@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -203,10 +203,10 @@ async def test_a_proof_of_another_lane_is_refused(node: ServedNode) -> None:
     ],
 )
 async def test_a_wrong_hello_is_refused(
-    node: ServedNode, change: dict[str, bytes | int], error: type[SixfoldError]
+    node: ServedNode, change: dict[str, Any], error: type[SixfoldError]
 ) -> None:
     client = await connect(node.data_port)
-    client.send(FrameKind.HELLO, 0, hello(node, **change))  # type: ignore[arg-type]
+    client.send(FrameKind.HELLO, 0, hello(node, **change))
     assert type(await client.refusal()) is error
 
 

@@ -2,12 +2,14 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from common.errors import Corrupt
 from common.record import HEADER_BYTES, RecordKind, shard_header, unpack_header
+from common.shards import Buffer
 from common.units import KIB
 from shardd.disk import Disk
 from shardd.identity import DataDirectory
@@ -118,7 +120,7 @@ class _Log(Disk):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def pwritev(self, fd, buffers, offset):  # type: ignore[no-untyped-def]
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
         self.calls.append("write")
         return super().pwritev(fd, buffers, offset)
 

@@ -34,7 +34,11 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def error_response(
-    request: web.Request, status: int, code: str, message: str, error: Exception
+    request: web.BaseRequest,
+    status: int,
+    code: str,
+    message: str,
+    error: BaseException | None,
 ) -> web.Response:
     """Closes the connection if the request's body was not read: its rest is not a request."""
     request_id = secrets.token_hex(8)
