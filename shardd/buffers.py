@@ -104,8 +104,12 @@ class BufferPool:
             raise
 
     async def room(self) -> None:
-        """Wait in turn until the pool is not exhausted."""
-        (await self.acquire(0)).release()
+        """Wait in turn until the pool is not exhausted. Takes nothing: for a buffer of the least
+        size, an idle one of another size would have to go."""
+        if self.exhausted:
+            turn = asyncio.Event()
+            self._waiting.append(turn.set)
+            await turn.wait()
 
     def give_back(self, buffer: AlignedBuffer) -> None:
         size = len(buffer.view)
