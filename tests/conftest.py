@@ -1,7 +1,7 @@
 """Fixtures that several test files use."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +14,18 @@ from tests.local_cluster import LocalCluster, local_cluster
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The servers run on uvloop, whose transports differ from asyncio's: so do the tests."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure on the cluster below comes with what its servers said last."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, LocalCluster):
+        report.sections.append(("ends of the servers' logs", cluster.log_ends()))
+    return report
 
 
 @pytest.fixture(scope="session")

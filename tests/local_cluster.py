@@ -15,6 +15,8 @@ from urllib.request import urlopen
 
 from tests.private_files import usual_umask
 
+LAST_LINES = 15  # of each log, when a test has failed
+
 
 @dataclass
 class LocalCluster:
@@ -75,6 +77,15 @@ class LocalCluster:
             assert time.monotonic() < until, f"some nodes do not report: {nodes}"
             time.sleep(0.05)
 
+    def log_ends(self) -> str:
+        """The last lines of every process."""
+        return "\n".join(
+            "\n".join(
+                [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-LAST_LINES:]]
+            )
+            for log in sorted((self.directory / "logs").iterdir())
+        )
+
     def rss_bytes(self, name: str) -> int:
         """The most memory that the process ever had."""
         status = Path(f"/proc/{self.pid(name)}/status").read_text()
@@ -105,7 +116,12 @@ def local_cluster(directory: Path, nodes: int = 9, *options: str) -> Iterator[Lo
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=usual_umask)
     try:
         _wait_until_ready(process)
-        yield LocalCluster(directory, process)
+        cluster = LocalCluster(directory, process)
+        try:
+            yield cluster
+        except BaseException:
+            print(cluster.log_ends())  # pytest shows it with the failure
+            raise
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     finally:

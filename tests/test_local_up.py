@@ -139,6 +139,14 @@ def kill_a_running_up(directory: Path) -> None:
         up.kill()
 
 
+def test_a_failure_comes_with_the_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), local_cluster(tmp_path, 3):
+        raise ZeroDivisionError
+    printed = capsys.readouterr().out
+    assert printed.count("ready http=") == 4
+    assert "--- node-3.log\n" in printed
+
+
 def test_local_stop_ends_up(tmp_path: Path) -> None:
     with whatever_is_left_ends(tmp_path), local_cluster(tmp_path, 3) as cluster:
         run_sixfold("local", "stop", "--dir", str(tmp_path))
