@@ -8,7 +8,12 @@ import aiohttp
 import pytest
 import uvloop
 
+from common.units import MIB
+from common.wire import LaneKind
+from shardd.store import StoreLimits
+from tests.lane_client import LIMITS, Client, open_lane
 from tests.local_cluster import LocalCluster, local_cluster
+from tests.stores import ServedNode, served_node
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -41,3 +46,27 @@ async def http(cluster: LocalCluster) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of that cluster."""
     async with aiohttp.ClientSession(cluster.url) as session:
         yield session
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[ServedNode]:
+    """Of little memory, to itself, with its data port open."""
+    limits = StoreLimits(write_buffer_bytes=MIB, read_buffer_bytes=MIB)
+    async with served_node(tmp_path, LIMITS, limits) as served:
+        yield served
+
+
+@pytest.fixture
+async def writer(node: ServedNode) -> AsyncIterator[Client]:
+    """A write lane to it."""
+    client = await open_lane(node, LaneKind.WRITE)
+    yield client
+    client.transport.close()
+
+
+@pytest.fixture
+async def reader(node: ServedNode) -> AsyncIterator[Client]:
+    """A read lane to it."""
+    client = await open_lane(node, LaneKind.READ)
+    yield client
+    client.transport.close()
