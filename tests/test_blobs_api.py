@@ -104,7 +104,7 @@ async def test_put_of_other_bytes_keeps_nothing(
     for id_ in (UNKNOWN, id_of(data)):
         async with http.get(f"/v1/blobs/{id_}") as answer:
             assert answer.status == 404
-    while await shards_stored(cluster) != before:
+    while await shards_stored(cluster) > before:  # what earlier tests left may go as well
         pass
 
 

@@ -184,7 +184,7 @@ async def test_a_body_shorter_than_declared_leaves_nothing(
         await writer.wait_closed()
         async with http.get(f"/v1/blobs/{id_of(data)}") as answer:
             assert answer.status == 404
-    while await shards_stored(cluster) != before:
+    while await shards_stored(cluster) > before:  # what earlier tests left may go as well
         pass
 
 
