@@ -30,7 +30,7 @@ K, N = 6, 9
 SHARD_BYTES = MIB
 SEGMENT_BYTES = K * SHARD_BYTES
 STRIPE_BYTES = N * SHARD_BYTES
-SEGMENTS_IN_FLIGHT = 3
+SEGMENTS_IN_FLIGHT = 5
 SMALL_BYTES = 64 * KIB
 
 
@@ -162,14 +162,19 @@ class Floor:
         return id_
 
     async def _hash_only(self, request: web.Request) -> str:
+        """Receives the next pieces while a thread hashes the last."""
         digest, pieces, held = blake3(), list[bytes](), 0
-        hop = asyncio.get_running_loop().run_in_executor
+        hashing = asyncio.get_running_loop().run_in_executor(self._threads, _update, digest, [])
         async for chunk in request.content.iter_any():
             pieces.append(chunk)
             held += len(chunk)
             if held >= SEGMENT_BYTES:
-                await hop(self._threads, _update, digest, pieces)
+                await hashing
+                hashing = asyncio.get_running_loop().run_in_executor(
+                    self._threads, _update, digest, pieces
+                )
                 pieces, held = [], 0
+        await hashing
         _update(digest, pieces)
         return digest.hexdigest()
 

@@ -18,8 +18,8 @@ class WrongAnswer(Exception):
     """A status, a length or a byte that should not be: no figure is worth anything then."""
 
 
-def put(url: str, seed: int, size_bytes: int) -> None:
-    """Store the content of that seed."""
+def put(url: str, id_: str, seed: int, size_bytes: int) -> None:
+    """Store the content of that seed; the answer must name its id."""
     with _connected(url) as sock:
         sock.sendall(
             f"PUT /v1/blobs HTTP/1.1\r\nHost: bench\r\nContent-Length: {size_bytes}\r\n"
@@ -28,8 +28,8 @@ def put(url: str, seed: int, size_bytes: int) -> None:
         for stamp, rest in blocks(seed, size_bytes):
             sock.sendall(stamp, socket.MSG_MORE)
             sock.sendall(rest)
-        answer = sock.recv(_PEEK_BYTES)
-    if answer.split(b" ", 2)[1] not in (b"200", b"201"):
+        answer = b"".join(iter(lambda: sock.recv(_PEEK_BYTES), b""))
+    if answer.split(b" ", 2)[1] not in (b"200", b"201") or id_.encode() not in answer:
         raise WrongAnswer(answer.decode(errors="replace"))
 
 

@@ -32,34 +32,34 @@ def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Row]:
 
 def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator[Row]:
     size_bytes, label = size_mib * MIB, f"{size_mib} MiB, {_clients(clients)}"
-    seeds = [bed.new_seed() for _ in range(clients)]
+    contents: dict[str, int] = {}
 
     def put(servers: Servers) -> Sample:
         if servers is bed.floor:
             bed.floor_mode("empty", 1)  # the next content takes the place of the last
-            seeds[:] = [bed.new_seed() for _ in range(clients)]  # the floor is measured first
-        puts = [partial(large.put, servers.url, seed, size_bytes) for seed in seeds]
+            contents.clear()  # the floor is measured first
+            contents.update(_new_contents(bed, clients, size_bytes))
+        puts = [partial(large.put, servers.url, i, s, size_bytes) for i, s in contents.items()]
         return _timed(f"PUT {label}", servers, puts, clients * size_bytes)
 
     def get(servers: Servers) -> Sample:
-        gets = [partial(large.get, servers.url, i, s, size_bytes) for i, s in ids.items()]
+        gets = [partial(large.get, servers.url, i, s, size_bytes) for i, s in contents.items()]
         return _timed(f"GET {label}", servers, gets, clients * size_bytes)
 
     processes = bed.sixfold.pids if (size_mib, clients) == (SIZES_MIB[-1], 1) else ()
     yield from compare(rounds, _units(f"PUT {label}", processes), put, bed)
-    ids = {content_id(seed, size_bytes): seed for seed in seeds}
     yield from compare(rounds, _units(f"GET {label}", processes), get, bed)
 
 
 def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Row]:
-    size_bytes, seed = size_mib * MIB, bed.new_seed()
+    size_bytes = size_mib * MIB
+    ((id_, seed),) = _new_contents(bed, 1, size_bytes).items()
     for servers in (bed.floor, bed.sixfold):
-        large.put(servers.url, seed, size_bytes)
-    id_ = content_id(seed, size_bytes)
+        large.put(servers.url, id_, seed, size_bytes)
 
     def measure(name: str, servers: Servers) -> Sample:
         transfer = (
-            partial(large.put, servers.url, seed, size_bytes)
+            partial(large.put, servers.url, id_, seed, size_bytes)
             if name.startswith("dedup")
             else partial(large.get, servers.url, id_, seed, size_bytes)
         )
@@ -78,11 +78,18 @@ def _dedup_and_degraded(bed: Bed, rounds: int, size_mib: int) -> Iterator[Row]:
 
 def _memory(bed: Bed, uploads: int, size_mib: int) -> Iterator[Row]:
     """The peak of every process while many upload at once."""
-    seeds = [bed.new_seed() for _ in range(uploads)]
-    large.at_once([partial(large.put, bed.sixfold.url, seed, size_mib * MIB) for seed in seeds])
+    size_bytes = size_mib * MIB
+    contents = _new_contents(bed, uploads, size_bytes).items()
+    large.at_once([partial(large.put, bed.sixfold.url, i, s, size_bytes) for i, s in contents])
     for process, peak_bytes in bed.sixfold.peak_rss_bytes().items():
         name = f"peak memory of {process}, {uploads} uploads of {size_mib} MiB at once"
         yield Row.of(name, "MiB", [peak_bytes / MIB])
+
+
+def _new_contents(bed: Bed, count: int, size_bytes: int) -> dict[str, int]:
+    """Seeds by id."""
+    seeds = [bed.new_seed() for _ in range(count)]
+    return {content_id(seed, size_bytes): seed for seed in seeds}
 
 
 def _timed(

@@ -23,12 +23,17 @@ _libc = ctypes.CDLL(None)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
+def stamp_of(seed: int, number: int = 0) -> bytes:
+    """How a block begins."""
+    return _STAMP.pack(seed, number)
+
+
 def blocks(seed: int, size_bytes: int) -> Iterator[tuple[bytes, memoryview]]:
     """The content, a block at a time: stamp and rest."""
     rest = memoryview(_REST)
     for number, at in enumerate(range(0, size_bytes, BLOCK_BYTES)):
         length = min(BLOCK_BYTES, size_bytes - at)
-        stamp = _STAMP.pack(seed, number)[:length]
+        stamp = stamp_of(seed, number)[:length]
         yield stamp, rest[: length - len(stamp)]
 
 
@@ -48,7 +53,7 @@ def content_id(seed: int, size_bytes: int) -> str:
 
 def is_block(received: ctypes.Array[ctypes.c_char], length: int, seed: int, number: int) -> bool:
     """Whether the first `length` bytes received are that block."""
-    stamp = _STAMP.pack(seed, number)[:length]
+    stamp = stamp_of(seed, number)[:length]
     rest_bytes = length - len(stamp)
     here = ctypes.addressof(received) + len(stamp)
     return received.raw[: len(stamp)] == stamp and _libc.memcmp(here, _REST, rest_bytes) == 0

@@ -8,7 +8,7 @@ import asyncio
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from bench.large import WrongAnswer
-from bench.pattern import STAMP_BYTES
+from bench.pattern import STAMP_BYTES, stamp_of
 from bench.pattern import small as content
 
 # Gives the next request and what its answer's body must end with (empty: any).
@@ -48,21 +48,26 @@ def puts(first_seed: int, size_bytes: int) -> NextRequest:
     def following() -> tuple[bytes, bytes]:
         nonlocal seed
         seed += 1
-        return b"%b%b%b" % (head, seed.to_bytes(8, "little") + bytes(8), rest), b""
+        return b"%b%b%b" % (head, stamp_of(seed), rest), b""
 
     return following
 
 
-def gets(ids: list[str], size_bytes: int) -> NextRequest:
-    """GETs of these contents, round and round: more of them than a cache holds always miss it."""
-    requests = [f"GET /v1/blobs/{id_} HTTP/1.1\r\nHost: bench\r\n\r\n".encode() for id_ in ids]
+def gets(contents: Sequence[tuple[str, int]], size_bytes: int) -> NextRequest:
+    """GETs of these contents, id and seed, round and round: more of them than a cache holds always
+    miss it."""
+    requests = [
+        (f"GET /v1/blobs/{id_} HTTP/1.1\r\nHost: bench\r\n\r\n".encode(), stamp_of(seed))
+        for id_, seed in contents
+    ]
     rest = content(0, size_bytes)[STAMP_BYTES:]
     at = -1
 
     def following() -> tuple[bytes, bytes]:
         nonlocal at
         at += 1
-        return requests[at % len(requests)], rest
+        request, stamp = requests[at % len(requests)]
+        return request, stamp + rest
 
     return following
 

@@ -1,6 +1,6 @@
 """The rows of small contents: rates and latencies of PUT and GET, and the client's own cost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,8 +47,9 @@ def _rows(
         name = f"PUT {size_kib} KiB, {_clients(clients)}{suffix}"
         put = partial(_put, bed, name, size_bytes, clients, duration_s)
         yield from compare(rounds, _units(name), put, bed)
-    ids = _fill(bed, size_bytes)
-    cold, hot = _reads(bed, ids, size_bytes), _reads(bed, ids[:HOT_OBJECTS], size_bytes)
+    stored = _fill(bed, size_bytes)
+    cold = _reads(bed, stored, size_bytes)
+    hot = _reads(bed, stored[:HOT_OBJECTS], size_bytes)
     for clients in crowds:
         name = f"GET {size_kib} KiB, {_clients(clients)}{suffix}"
         yield from _get_rows(bed, rounds, name, cold, clients, duration_s)
@@ -56,8 +57,8 @@ def _rows(
     yield from _get_rows(bed, rounds, name, hot, most, duration_s)
 
 
-def _reads(bed: Bed, ids: list[str], size_bytes: int) -> Reads:
-    return {side.url: small.gets(ids, size_bytes) for side in (bed.floor, bed.sixfold)}
+def _reads(bed: Bed, contents: list[tuple[str, int]], size_bytes: int) -> Reads:
+    return {side.url: small.gets(contents, size_bytes) for side in (bed.floor, bed.sixfold)}
 
 
 def _get_rows(
@@ -77,23 +78,25 @@ def _put(
 ) -> Sample:
     seed, cpu_s = bed.new_seed(), servers.cpu_s()
     outcome = small.run(servers.url, clients, small.puts(seed, size_bytes), duration_s)
-    sample = _sample(name, outcome, servers.cpu_s() - cpu_s)
+    found = _sample(name, outcome, servers.cpu_s() - cpu_s)
     step = -(-len(outcome.latencies_s) // CHECKED)
-    ids = [_id(seed + 1 + n, size_bytes) for n in range(0, len(outcome.latencies_s), step)]
-    small.run(servers.url, 1, small.gets(ids, size_bytes), answers=len(ids))
-    return sample
+    sample = _contents(seed, range(0, len(outcome.latencies_s), step), size_bytes)
+    small.run(servers.url, 1, small.gets(sample, size_bytes), answers=len(sample))
+    return found
 
 
-def _fill(bed: Bed, size_bytes: int) -> list[str]:
-    """The ids of a working set that both sides hold."""
+def _fill(bed: Bed, size_bytes: int) -> list[tuple[str, int]]:
+    """Id and seed of a working set that both sides hold."""
     seed, objects = bed.new_seed(), WORKING_SET_BYTES // size_bytes
     for servers in (bed.floor, bed.sixfold):
         small.run(servers.url, CLIENTS[-1], small.puts(seed, size_bytes), answers=objects)
-    return [_id(seed + 1 + n, size_bytes) for n in range(objects)]
+    return _contents(seed, range(objects), size_bytes)
 
 
-def _id(seed: int, size_bytes: int) -> str:
-    return blake3(pattern.small(seed, size_bytes)).hexdigest()
+def _contents(seed: int, numbers: Iterable[int], size_bytes: int) -> list[tuple[str, int]]:
+    """Id and seed of contents that `small.puts(seed)` has stored, by the order of storing."""
+    seeds = [seed + 1 + number for number in numbers]
+    return [(blake3(pattern.small(each, size_bytes)).hexdigest(), each) for each in seeds]
 
 
 def _sample(name: str, outcome: small.Outcome, cpu_s: float) -> Sample:

@@ -20,6 +20,7 @@
     │   ├── Unreadable              fewer than k good shards could be had
     │   ├── Undurable               fewer than a quorum of shards could be written
     │   ├── SessionLost
+    │   ├── NotOurTurn              another process kept the database: nothing was written
     │   ├── SegmentGone             a segment that an upload relied on was deleted meanwhile
     │   ├── NodeUnreachable
     │   └── NodeTimeout
@@ -120,6 +121,10 @@ class Undurable(Unavailable):
 
 class SessionLost(Unavailable):
     code = "session_lost"
+
+
+class NotOurTurn(Unavailable):
+    code = "not_our_turn"
 
 
 class SegmentGone(Unavailable):

@@ -70,6 +70,8 @@ class Config:
             raise BadSetting(f"segment_bytes must be {DATA_SHARDS} to {MAX_SEGMENT_BYTES}")
         if self.buffer_bytes < 2 * self.segment_bytes * ALL_SHARDS // DATA_SHARDS:
             raise BadSetting("buffer_bytes must hold two segments with their parity")
+        if self.grace_s < 0:
+            raise BadSetting("grace_s must not be negative")
         if not 0 <= self.port < 65_536:
             raise BadSetting("port must be 0 to 65535")
         if self.workers < 1:

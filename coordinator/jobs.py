@@ -118,4 +118,7 @@ async def _step_for_ever(worker: Worker) -> None:
         except SixfoldError as error:
             log.warning("%s: %s", worker.name, error)
             more = False
+        except Exception:  # a defect: it must be seen, and must not end the job for good
+            log.exception("%s: a step failed", worker.name)
+            more = False
         await asyncio.sleep(0 if more else worker.rest_s)

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from common.errors import NotFound, SixfoldError
 from common.ids import ContentId
@@ -136,8 +137,9 @@ class ReadPath:
             buffer = self._buffers.try_acquire(self._stripe_bytes(waiting[0].segment))
             if buffer is None and ahead:
                 return
-            fetch = self._fetch(waiting.popleft(), wait_s, buffer)
-            ahead.append(asyncio.create_task(fetch))
+            fetch = asyncio.create_task(self._fetch(waiting.popleft(), wait_s, buffer))
+            fetch.add_done_callback(partial(_give_up, buffer))
+            ahead.append(fetch)
 
     def _stripe_bytes(self, segment: StoredSegment) -> int:
         return segment.n * segment.shard_bytes
@@ -195,6 +197,12 @@ class ReadPath:
             await self._metadata.queue_repair(notice)
         except SixfoldError as error:
             log.error("segment %s is not in the repair queue: %s", notice.segment, error)
+
+
+def _give_up(buffer: StripeBuffer | None, fetch: "asyncio.Task[Piece]") -> None:
+    """A fetch that is cancelled before its first step never gets to give its buffer back."""
+    if buffer is not None and fetch.cancelled():
+        buffer.abandon()
 
 
 def slices_of(segments: Sequence[StoredSegment], start: int, end: int) -> list[Slice]:

@@ -156,11 +156,22 @@ class StripeRead:
         if not self._suffice(self._good | self._arrived) and self._open:
             return
         rows, self._arrived = self._arrived, set()
+        stopped = self._stop_receiving(self._wanted - self._good - rows)
         total_bytes = self._segment.shard_bytes * len(rows)
         intact = await self._offload.run(total_bytes, lambda: self._verify_and_recover(rows))
         self._good |= intact
         for row in rows - intact:
             self._give_up_on(row, "fails its checksum", bad=True)
+        if not self._suffice(self._good):
+            self._unasked += stopped
+
+    def _stop_receiving(self, missing: frozenset[int]) -> list[int]:
+        """These will be computed: what is still on its way for them must not land in their place,
+        unverified, meanwhile or afterwards. Which of them were open."""
+        stopped = [future for future, index in self._open.items() if index in missing]
+        for future in stopped:
+            future.cancel()
+        return [self._open.pop(future) for future in stopped]
 
     def _verify_and_recover(self, rows: set[int]) -> set[int]:
         """Which of `rows` are intact. Runs on a thread."""

@@ -12,6 +12,7 @@ from common.errors import (
     BadRequest,
     IdMismatch,
     IncompleteBody,
+    NotOurTurn,
     SegmentGone,
     SessionLost,
     TooLarge,
@@ -268,11 +269,12 @@ class Upload:
             list(self.written.values()),
             self.unconfirmed,
         )
-        # Once COMMIT is on its way, its fate may be unknown: then nothing may be cleaned up.
+        # Unless it was refused, COMMIT may have been sent and its fate be unknown: then nothing
+        # may be cleaned up.
         writes, self.writes = self.writes, []
         try:
             was_new = await self.services.metadata.commit_content(new)
-        except (SessionLost, SegmentGone):
+        except (NotOurTurn, SessionLost, SegmentGone):
             self.writes = writes  # refused: not a trace of it is in the database
             raise
         return Stored(id_, self._size_bytes, durability_of(segments), was_new)

@@ -42,7 +42,9 @@ def test_the_id_of_a_pattern_is_that_of_its_bytes(size_bytes: int) -> None:
 def test_large_contents_come_back_from_both_sides(bed: Bed, side: str) -> None:
     servers: Servers = getattr(bed, side)
     seed, id_ = 11, pattern.content_id(11, SIZE_BYTES)
-    large.put(servers.url, seed, SIZE_BYTES)
+    large.put(servers.url, id_, seed, SIZE_BYTES)
+    with pytest.raises(large.WrongAnswer):  # another content than its id says
+        large.put(servers.url, id_, seed + 1, SIZE_BYTES)
     large.get(servers.url, id_, seed, SIZE_BYTES)
     with pytest.raises(large.WrongAnswer, match="block 0 is not what was sent"):
         large.get(servers.url, id_, seed + 1, SIZE_BYTES)
@@ -53,7 +55,7 @@ def test_large_contents_come_back_from_both_sides(bed: Bed, side: str) -> None:
 @pytest.mark.parametrize("lost", [1, 3])
 def test_the_floor_decodes(bed: Bed, lost: int) -> None:
     id_ = pattern.content_id(12, SIZE_BYTES)
-    large.put(bed.floor.url, 12, SIZE_BYTES)
+    large.put(bed.floor.url, id_, 12, SIZE_BYTES)
     bed.floor_mode("lost", lost)
     try:
         large.get(bed.floor.url, id_, 12, SIZE_BYTES)
@@ -67,13 +69,17 @@ def test_small_contents_come_back_from_both_sides(bed: Bed, side: str) -> None:
     seed = bed.new_seed()
     stored = small.run(servers.url, 3, small.puts(seed, 4 * KIB), answers=20)
     assert len(stored.latencies_s) == 20
-    ids = [blake3(pattern.small(seed + 1 + n, 4 * KIB)).hexdigest() for n in range(20)]
-    found = small.run(servers.url, 4, small.gets(ids, 4 * KIB), answers=50)
+    seeds = [seed + 1 + n for n in range(20)]
+    ids = [blake3(pattern.small(each, 4 * KIB)).hexdigest() for each in seeds]
+    contents = list(zip(ids, seeds, strict=True))
+    found = small.run(servers.url, 4, small.gets(contents, 4 * KIB), answers=50)
     assert len(found.latencies_s) == 50
     with pytest.raises(large.WrongAnswer):  # not what that id names
-        small.run(servers.url, 1, small.gets(ids, 5 * KIB), answers=1)
+        small.run(servers.url, 1, small.gets(contents, 5 * KIB), answers=1)
+    with pytest.raises(large.WrongAnswer):  # another content than the one asked for
+        small.run(servers.url, 1, small.gets([(ids[0], seeds[1])], 4 * KIB), answers=1)
     with pytest.raises(large.WrongAnswer):
-        small.run(servers.url, 1, small.gets(["00" * 32], 4 * KIB), answers=1)
+        small.run(servers.url, 1, small.gets([("00" * 32, 1)], 4 * KIB), answers=1)
 
 
 def test_a_figure_is_the_median_of_the_rounds_own_ratios(bed: Bed) -> None:

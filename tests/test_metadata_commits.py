@@ -1,5 +1,6 @@
 """Commits in groups leave the database as commits one after another do."""
 
+import asyncio
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from common.errors import SessionLost
+from common.errors import NotOurTurn, SessionLost
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
+from coordinator.metadata import open_metadata, turns
 from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Sql, open_database
 from coordinator.metadata.reads import known_segments
@@ -127,3 +129,20 @@ def test_a_lost_session_refuses_the_whole_group(tmp_path: Path) -> None:
     answers = commit_contents(sql, layouts, session + 1, uploads)
     assert [type(answer) for answer in answers] == [SessionLost] * 3
     assert not any(contents(sql).values())
+
+
+async def test_a_commit_that_never_had_its_turn_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "WAIT_S", 0.01)
+    metadata = open_metadata(tmp_path, "", 3600)
+    await metadata.start()
+    new = upload(random.Random(3), metadata.new_generation())
+    with turns.turn(str(tmp_path / "metadata.db")):
+        both = [metadata.commit_content(new), metadata.commit_content(new)]
+        found = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(each) for each in found] == [NotOurTurn] * 2
+    assert found[0] is not found[1]  # an error is raised in one place only
+    assert (await metadata.counts())["segment"] == 0
+    assert await metadata.commit_content(new)
+    await metadata.close()

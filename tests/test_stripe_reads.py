@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from common.codec import Codec
 from common.errors import (
     NodeTimeout,
     Unreadable,
@@ -40,13 +42,14 @@ async def read(
     segment: StoredSegment,
     wanted: Sequence[int] = range(K),
     hedge: HedgePolicy | None = None,
+    codec: Codec = CODEC,
 ) -> tuple[bytes, StripeRead]:
     stripe = memoryview(bytearray(N * segment.shard_bytes))
     hedge = hedge or HedgePolicy(60.0, 60.0, 60.0)
     offload = Offload()
     try:
         services = cast(
-            Services, SimpleNamespace(cluster=nodes.cluster, codec=CODEC, offload=offload)
+            Services, SimpleNamespace(cluster=nodes.cluster, codec=codec, offload=offload)
         )
         one = StripeRead(services, hedge, segment, stripe, wanted)
         await one.run()
@@ -136,6 +139,48 @@ async def test_a_slow_shard_is_hedged() -> None:
     assert got == data
     assert nodes[3].abandoned == 1
     assert sum(nodes[number].asked for number in (7, 8, 9)) == 1
+
+
+class InterruptedCodec(Codec):
+    """Lets something happen on the event loop right after the missing shards were computed."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        super().__init__(K, N)
+        self._loop, self._meanwhile = asyncio.get_running_loop(), meanwhile
+
+    def recover_in_place(
+        self, stripe: memoryview, segment_bytes: int, have: Sequence[int], missing: Sequence[int]
+    ) -> None:
+        super().recover_in_place(stripe, segment_bytes, have, missing)
+        happened = threading.Event()
+        self._loop.call_soon_threadsafe(self._meanwhile)
+        self._loop.call_soon_threadsafe(happened.set)
+        assert happened.wait(10)
+
+
+async def test_a_shard_that_comes_too_late_does_not_replace_what_was_computed() -> None:
+    nodes, data = Nodes(9), os.urandom(6 * 40_000)  # enough for a thread
+    segment = stored(nodes, data)
+    nodes[1].hangs = True
+    late = nodes[1].held[segment.address(0)]
+    nodes[1].held[segment.address(0)] = ShardRecord(late.info, bytes(len(late.payload)))  # rotten
+    codec = InterruptedCodec(nodes[1].go_on)
+    got, _ = await read(nodes, segment, hedge=HedgePolicy(0.001, 0.001, 1.0), codec=codec)
+    assert got == data
+    assert nodes[1].abandoned == 1
+
+
+async def test_a_shard_that_was_given_up_is_asked_for_again_if_another_is_rotten() -> None:
+    nodes, data = Nodes(9), os.urandom(6 * 40_000)
+    segment = stored(nodes, data)
+    nodes[1].hangs = True
+    for number in (7, 8, 9):  # every parity shard that could take its place
+        lose(nodes, segment, number, "rotten")
+    reading = asyncio.create_task(read(nodes, segment, hedge=HedgePolicy(0.001, 0.001, 1.0)))
+    while nodes[1].asked < 2:
+        await asyncio.sleep(0)
+    nodes[1].go_on()
+    assert (await reading)[0] == data
 
 
 async def test_hedges_are_bounded() -> None:

@@ -36,7 +36,7 @@ class Sql:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All statements of the block or none. Raises Unavailable, and nothing has happened, if
+        """All statements of the block or none. Raises NotOurTurn, and nothing has happened, if
         another process does not let us.
 
         It takes the write lock at once (lock_type): one that began by reading could not write any

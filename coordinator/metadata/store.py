@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import BadSetting, SessionLost, SixfoldError, Unavailable
+from common.errors import BadSetting, NotOurTurn, SessionLost, SixfoldError, Unavailable
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
 from coordinator.metadata import reads, restoring, sharing, writes
@@ -246,8 +246,8 @@ class Metadata:
         """All in one transaction; if the database refuses that, each in its own."""
         try:
             return self._commit_together(batch)
-        except Unavailable as error:  # it was not our turn: it would not be for each alone
-            return [error] * len(batch)
+        except NotOurTurn as error:  # it would not be for each alone either
+            return [NotOurTurn(str(error)) for _ in batch]
         except Exception as error:
             self._layouts.forget()
             if len(batch) == 1:

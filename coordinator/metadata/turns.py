@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from common.errors import Unavailable
+from common.errors import NotOurTurn
 
 WAIT_S = 10.0  # then the process whose turn it is hangs, and requests should hear of it
 _ASK_S = 0.0005
@@ -19,7 +19,7 @@ _ASK_S = 0.0005
 
 @contextmanager
 def turn(path: str) -> Iterator[None]:
-    """Within the block no other process has its turn at the file `path`. Raises Unavailable.
+    """Within the block no other process has its turn at the file `path`. Raises NotOurTurn.
 
     A process that dies loses its turn, since the kernel closes its files.
     """
@@ -48,5 +48,5 @@ def _lock(descriptor: int, until_s: float) -> None:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until_s:
-                raise Unavailable("another process holds the metadata database") from None
+                raise NotOurTurn("another process holds the metadata database") from None
             time.sleep(_ASK_S)

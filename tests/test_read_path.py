@@ -1,0 +1,48 @@
+"""The read path's memory: whatever becomes of a reader, its buffers come back."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from common.ids import ContentId, SegmentId
+from common.shards import Encoding
+from common.units import MIB
+from coordinator.buffers import StripeBuffer, StripeBuffers
+from coordinator.config import Config
+from coordinator.metadata import Manifest, StoredSegment
+from coordinator.read_path import ReadPath, Slice
+from coordinator.services import Services
+
+SEGMENT_BYTES = 6 * MIB
+
+
+class NoShards(ReadPath):
+    """Reads succeed at once, without nodes."""
+
+    async def _read(self, part: Slice, buffer: StripeBuffer) -> None:
+        pass
+
+
+async def test_a_reader_that_leaves_at_once_gives_every_buffer_back() -> None:
+    config = Config(data="unused", secret_file="unused")
+    buffers = StripeBuffers(config.buffer_bytes)
+    services = SimpleNamespace(config=config, metadata=None, buffers=buffers)
+    reads = NoShards(cast(Services, services))
+    segments = tuple(
+        StoredSegment(
+            SegmentId(bytes([number]) * 32), SEGMENT_BYTES, Encoding.PLAIN, 6, 9, 1,
+            tuple(range(1, 10)), bytes(288),
+        )
+        for number in range(6)
+    )  # fmt: skip
+    size_bytes = len(segments) * SEGMENT_BYTES
+    manifest = Manifest(ContentId(b"c" * 32), size_bytes, 0, segments)
+    for _ in range(3):
+        with pytest.raises(ConnectionResetError):
+            async with reads.open(manifest, 0, size_bytes) as pieces:
+                async for piece in pieces:
+                    assert buffers.used_bytes > SEGMENT_BYTES  # the next are being fetched
+                    piece.abandon()
+                    raise ConnectionResetError  # before the fetches have taken a step
+        assert buffers.used_bytes == 0
