@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Conflict, SessionLost, Unauthorized, Unavailable
+from common.errors import Conflict, NotOurTurn, SessionLost, Unauthorized
 from common.ids import ContentId
 from coordinator.jobs import LEASE_S, run_worker
 from coordinator.membership import Membership, NodeState
@@ -438,7 +438,7 @@ async def test_a_process_that_hangs_in_its_turn_is_an_error_for_the_others(
         fcntl.flock(held, fcntl.LOCK_EX)
         changes = [both[0].take_lease(name, 15) for name in ("collect", "outbox")]
         outcomes = await asyncio.gather(*changes, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [Unavailable] * 2
+        assert [type(outcome) for outcome in outcomes] == [NotOurTurn] * 2
         assert await both[0].nodes() == []  # reading needs no turn
     assert await both[0].take_lease("collect", 15) == 1
 
