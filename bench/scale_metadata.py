@@ -120,12 +120,12 @@ async def load(store: Store, segments: int) -> None:
 async def measure(store: Store, calls: int) -> Costs:
     """Microseconds per call of each kind. Leaves the store as full as before, but for PUTs."""
     metadata, took = store.metadata, Costs()
-    few = max(calls // 16, LISTED)
+    few = max(calls // 8, LISTED)
     for name, clients, count in (("1 client", 1, few), (f"{CLIENTS} clients", CLIENTS, calls)):
         new = store.new_contents(count)
         took[f"PUT, {name}"] = await cost_us(clients, [partial(store.put, n) for n in new])
         store.known += [n.id for n in new]
-        asked = random.choices(store.known, k=4 * count)
+        asked = random.choices(store.known, k=8 * count)
         took[f"GET, {name}"] = await cost_us(clients, [partial(store.get, id_) for id_ in asked])
     gone = [store.known.pop() for _ in range(LISTED)]
     deletes = [partial(metadata.unpin, id_) for id_ in gone]
