@@ -42,7 +42,7 @@ def size_name(size_bytes: int) -> str:
     return f"{size_bytes // KIB} KiB" if size_bytes < MIB else f"{size_bytes // MIB} MiB"
 
 
-@events.quitting.add_listener  # type: ignore[untyped-decorator]  # locust's is
+@events.quitting.add_listener  # type: ignore[untyped-decorator]  # locust's events have no types
 def fail_unless_both_ran(environment: Environment, **_: Any) -> None:
     """Without any PUT or any GET nothing was shown, and locust by itself would exit with 0."""
     methods = {method for _, method in environment.stats.entries}

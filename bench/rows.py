@@ -2,7 +2,8 @@
 
 A figure is the median of a few rounds, with the least and the greatest of them. Where the machine
 itself sets a bound, `floor` is what it does without us (a bare copy, a bare fdatasync), in the
-same unit, and `fraction` the value divided by it: below 1 for rates, above 1 for times.
+same unit, and `fraction` the value divided by it (in `make bench` the median of what each round
+gives): below 1 for rates, above 1 for times.
 """
 
 import json

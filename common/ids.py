@@ -48,12 +48,12 @@ class ShardAddress(NamedTuple):
     """One shard of one act of writing a segment. Text form ``<64 hex>.<16 hex>.<index>``.
 
     A tuple, as are the values made of it (common/shards.py): nine come and go with every small
-    object, and a frozen dataclass takes three times as long to make.
+    object, and frozen dataclasses take twice as long to make.
     """
 
     segment: SegmentId
     generation: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of an address
+    index: int  # type: ignore[assignment]  # a field may hide tuple.index: no one searches an address
 
     @property
     def key(self) -> bytes:

@@ -1,4 +1,5 @@
-"""Memory for stripes, counted: the bound on what all uploads and downloads hold together.
+"""Memory for stripes, counted: the bound on what all uploads and downloads hold together, except
+for abandoned buffers, whose memory lives on until the last view of it goes.
 
 Large buffers are anonymous mappings that are used again, since fresh ones cost a page fault for
 every 4 KiB; small ones are plain bytearrays.

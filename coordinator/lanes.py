@@ -20,7 +20,7 @@ from common.record import RecordHeader, unpack_header
 from common.shards import Buffer, ShardMissing, ShardRecord
 from common.wire import FrameKind, pack_frame, unpack_error
 
-# Globals: looking an enum's member up on its class costs as much as parsing a frame.
+# Globals: looking an enum's member up on its class takes nearly as long as to unpack a frame.
 _OK, _RECORD = FrameKind.OK, FrameKind.RECORD
 MAX_UNANSWERED_BATCHES = 2
 NO_REQUEST = 0

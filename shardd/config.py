@@ -36,8 +36,8 @@ class Config:
     """A storage node: keeps shards on one disk."""
 
     join: tuple[str, ...] = setting("URLs of coordinators, separated by commas", parse=_parse_urls)
-    data: Path = setting("data directory, normally on a disk of its own", parse=Path)  # noqa: RUF009  # setting() makes a field
-    secret_file: Path = setting("file with the cluster secret", parse=Path)  # noqa: RUF009  # setting() makes a field
+    data: Path = setting("data directory, normally on a disk of its own", parse=Path)
+    secret_file: Path = setting("file with the cluster secret", parse=Path)
     name: str = setting("what the node is called (default: made from its id)", "")
     zone: str = setting("failure domain: rack, host or site", "default")
     host: str = setting("address to listen on", "127.0.0.1")

@@ -14,7 +14,7 @@ from shardd.reader import RawRecord
 from shardd.service import Connection, LaneLimits, Window
 from shardd.store import VolumeStore
 
-# Globals: looking an enum's member up on its class costs as much as parsing a frame.
+# Globals: looking an enum's member up on its class takes nearly as long as to unpack a frame.
 _READ, _RECORD = FrameKind.READ, FrameKind.RECORD
 _READS_AT_ONCE = 64
 _SEND_BYTES = MIB  # about so much of small answers is joined and sent at a time

@@ -65,7 +65,7 @@ class VolumeClass(IntEnum):
         return (HEADER_BYTES + payload_bytes + alignment - 1) & -alignment
 
 
-# As globals: a member looked up on its class costs ten times as much, and this is done per shard.
+# As globals: a member looked up on its class takes four times as long, for every shard.
 _SMALL, _LARGE = VolumeClass.SMALL, VolumeClass.LARGE
 
 

@@ -17,7 +17,7 @@ from shardd.group import Incoming, WriteJob
 from shardd.service import Connection, LaneLimits, Window
 from shardd.store import VolumeStore
 
-# Globals: looking an enum's member up on its class costs as much as parsing a frame.
+# Globals: looking an enum's member up on its class takes nearly as long as to unpack a frame.
 _APPEND, _OK, _SHARD = FrameKind.APPEND, FrameKind.OK, RecordKind.SHARD
 
 

@@ -10,9 +10,11 @@ import uvloop
 
 from common.units import MIB
 from common.wire import LaneKind
+from coordinator.metadata import Metadata, open_metadata
 from shardd.store import StoreLimits
 from tests.lane_client import LIMITS, Client, open_lane
 from tests.local_cluster import LocalCluster, local_cluster
+from tests.metadata_parts import GRACE_S, Clock
 from tests.stores import ServedNode, served_node
 
 
@@ -70,3 +72,29 @@ async def reader(node: ServedNode) -> AsyncIterator[Client]:
     client = await open_lane(node, LaneKind.READ)
     yield client
     client.transport.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The database's, for `metadata` and `both`."""
+    return Clock()
+
+
+@pytest.fixture
+async def metadata(tmp_path: Path, clock: Clock) -> AsyncIterator[Metadata]:
+    """A new database."""
+    opened = open_metadata(tmp_path, "", GRACE_S, clock)
+    await opened.start()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def both(tmp_path: Path, clock: Clock) -> AsyncIterator[tuple[Metadata, Metadata]]:
+    """A database that two processes use."""
+    opened = [open_metadata(tmp_path, "", GRACE_S, clock) for _ in range(2)]
+    for each in opened:
+        await each.start()
+    yield opened[0], opened[1]
+    for each in opened:
+        await each.close()

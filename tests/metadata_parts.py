@@ -16,10 +16,10 @@ NINE = tuple(range(1, 10))
 
 
 class Clock:
-    """The database's clock, set by the test."""
+    """Seconds, moved by the test: by default as the database's clock begins."""
 
-    def __init__(self) -> None:
-        self.now_s = 1_700_000_000.0
+    def __init__(self, now_s: float = 1_700_000_000.0) -> None:
+        self.now_s = now_s
 
     def __call__(self) -> float:
         return self.now_s

@@ -1,36 +1,24 @@
 """The coordinator as a process: its command line, its exit codes, and what it leaves on disk."""
 
 import asyncio
-import contextlib
 import secrets
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from common.errors import BadSetting, Conflict
-from tests.private_files import open_to_others, usual_umask
+from tests.private_files import open_to_others
+from tests.server_process import server_process
 
 
-@asynccontextmanager
-async def coordinator(directory: Path, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    secret_file = directory / "secret"
-    secret_file.write_text(secrets.token_hex(32))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "coordinator", "--data", str(directory / "data"),
-        "--secret-file", str(secret_file), "--port", "0", *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=usual_umask,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
+def coordinator(
+    directory: Path, *flags: str
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    secret = secrets.token_hex(32).encode()
+    return server_process("coordinator", directory, secret, "--port", "0", *flags)
 
 
 async def test_what_it_writes_is_for_its_user_alone(tmp_path: Path) -> None:

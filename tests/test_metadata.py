@@ -1,9 +1,7 @@
 """The metadata database, on real SQLite files."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,25 +14,11 @@ from coordinator.metadata import (
     Metadata,
     RepairNotice,
     ShardsOnNode,
-    open_metadata,
     writes,
 )
 from coordinator.metadata.store import SESSION_LEASE_S
-from tests.metadata_parts import GRACE_S, NINE, Clock, segment, several, single
+from tests.metadata_parts import NINE, Clock, segment, several, single
 from tests.reports import incoming
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def metadata(tmp_path: Path, clock: Clock) -> AsyncIterator[Metadata]:
-    opened = open_metadata(tmp_path, "", GRACE_S, clock)
-    await opened.start()
-    yield opened
-    await opened.close()
 
 
 async def test_a_content_of_one_segment(metadata: Metadata, clock: Clock) -> None:

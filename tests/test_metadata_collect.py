@@ -1,6 +1,5 @@
 """Contents that nobody needs any more; and that nothing is searched for by reading all there is."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +14,6 @@ from coordinator.metadata import (
 from coordinator.metadata.database import Sql
 from coordinator.metadata.store import SESSION_LEASE_S
 from tests.metadata_parts import GRACE_S, Clock, segment, several, single
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def metadata(tmp_path: Path, clock: Clock) -> AsyncIterator[Metadata]:
-    opened = open_metadata(tmp_path, "", GRACE_S, clock)
-    await opened.start()
-    yield opened
-    await opened.close()
 
 
 async def test_deleting_waits_for_the_grace_period(metadata: Metadata, clock: Clock) -> None:

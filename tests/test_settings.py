@@ -49,7 +49,7 @@ def test_flags() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        from_flags("--data", "d").port = 1  # type: ignore[misc]  # what is tested
+        from_flags("--data", "d").port = 1  # type: ignore[misc]  # mypy knows that it is frozen; here Python must
 
 
 def test_what_a_file_may_say() -> None:

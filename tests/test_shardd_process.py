@@ -1,13 +1,12 @@
 """The node as a process: its command line, its one line of output, and its death."""
 
 import asyncio
-import contextlib
 import re
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import aiohttp
@@ -18,28 +17,16 @@ from common.ids import ShardAddress
 from common.shards import ShardRecord
 from shardd.identity import DataDirectory
 from shardd.store import VolumeStore
-from tests.private_files import open_to_others, usual_umask
+from tests.private_files import open_to_others
+from tests.server_process import server_process
 from tests.stores import SECRET
 from tests.test_shardd_heartbeat import Coordinator, serving
 
 READY = re.compile(rb"ready http=(http://127\.0\.0\.1:\d+) data=127\.0\.0\.1:\d+\n")
 
 
-@asynccontextmanager
-async def shardd(tmp_path: Path, *flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    secret_file = tmp_path / "secret"
-    secret_file.write_bytes(SECRET.key + b"\n")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shardd", "--data", str(tmp_path / "data"),
-        "--secret-file", str(secret_file), *flags,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=usual_umask,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
+def shardd(tmp_path: Path, *flags: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return server_process("shardd", tmp_path, SECRET.key, *flags)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from sixfold.processes import arguments_of, servers_in, state_of
 from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
 from tests.reports import report_of
 
+NODES = 3
 DEADLINE_S = 60.0
 ESTABLISHED = "01"
 
@@ -125,20 +126,23 @@ class Worker:
         active: int = self.get("/-/ready")[1]["nodes_active"]
         return active
 
+    def knows_every_node(self) -> bool:
+        return self.active_nodes() == NODES
+
     def has(self, data: bytes) -> bool:
         return self.ask("GET", f"/v1/blobs/{blake3(data).hexdigest()}") == (200, data)
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with local_cluster(tmp_path_factory.mktemp("two"), 3, "--workers", "2") as running:
+    with local_cluster(tmp_path_factory.mktemp("two"), NODES, "--workers", "2") as running:
         yield running
 
 
 def test_both_know_every_node_and_read_what_the_other_wrote(cluster: LocalCluster) -> None:
     with connections(cluster.url, cluster.pid("coordinator")) as workers:
         for worker in workers:
-            until(lambda worker=worker: worker.active_nodes() == 3)  # type: ignore[misc]
+            until(worker.knows_every_node)
         for size in (1000, 300_000, 7_000_000):
             contents = [os.urandom(size) for _ in workers]
             for worker, data in zip(workers, contents, strict=True):
@@ -167,7 +171,7 @@ def test_a_worker_that_is_killed_is_replaced(cluster: LocalCluster) -> None:
     until(lambda: len(set(workers_of(supervisor)) - {before[0]}) == 2)
     with connections(cluster.url, supervisor) as workers:
         for worker in workers:
-            until(lambda worker=worker: worker.active_nodes() == 3)  # type: ignore[misc]
+            until(worker.knows_every_node)
             assert worker.has(data)
     assert before[1] in workers_of(supervisor)
 
@@ -185,17 +189,17 @@ def test_kill_and_start_of_the_whole_coordinator(cluster: LocalCluster) -> None:
     cluster.local("start", "coordinator")  # on the port that it had
     with connections(cluster.url, cluster.pid("coordinator")) as workers:
         for worker in workers:
-            until(lambda worker=worker: worker.active_nodes() == 3)  # type: ignore[misc]
+            until(worker.knows_every_node)
 
 
 def test_up_ends_all_of_them(tmp_path: Path) -> None:
-    with local_cluster(tmp_path, 3, "--workers", "2") as cluster:
+    with local_cluster(tmp_path, NODES, "--workers", "2") as cluster:
         assert len(workers_of(cluster.pid("coordinator"))) == 2
     assert servers_in(tmp_path) == []
 
 
 def test_local_stop_names_the_coordinator_once(tmp_path: Path) -> None:
-    with local_cluster(tmp_path, 3, "--workers", "3") as cluster:
+    with local_cluster(tmp_path, NODES, "--workers", "3") as cluster:
         stopped = json.loads(run_sixfold("local", "stop", "--json", "--dir", str(tmp_path)))
         assert sorted(stopped["ended"]) == ["coordinator", "node-1", "node-2", "node-3"]
         assert cluster.process.wait() == 0

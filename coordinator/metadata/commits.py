@@ -1,7 +1,7 @@
 """Commits of new contents, many in one transaction with few statements.
 
 Most uploads are small and alike: one new segment, all its shards durable. Those of a group are
-inserted together, a statement per table, which costs a tenth of one by one; all others, and those
+inserted together, a statement per table, which takes less than half of one by one; all others, and those
 that find a row of theirs taken, go through `commit_content`.
 """
 

@@ -80,7 +80,7 @@ def segments_behind(sql: Sql, content: ContentId) -> list[StoredSegment]:
 
 
 def collectable(sql: Sql, grace_s: int, limit: int) -> list[ContentId]:
-    """Contents whose grace period may be over, those unpinned first first."""
+    """Contents whose grace period may be over, longest unpinned first."""
     rows = sql.rows(
         "SELECT content FROM collect_queue WHERE unpinned_at <= {now} - ? "
         "ORDER BY unpinned_at LIMIT ?",
