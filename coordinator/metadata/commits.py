@@ -1,8 +1,8 @@
 """Commits of new contents, many in one transaction with few statements.
 
 Most uploads are small and alike: one new segment, all its shards durable. Those of a group are
-inserted together, a statement per table, which takes less than half of one by one; all others, and those
-that find a row of theirs taken, go through `commit_content`.
+inserted together, a statement per table, in less than half the time; all others, and those that
+find a row of theirs taken, go through `commit_content`.
 """
 
 from collections.abc import Iterator, Sequence
