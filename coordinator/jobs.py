@@ -6,13 +6,12 @@ Each job runs in one process of the cluster at a time: the one that holds its le
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from contextlib import suppress
 from typing import Protocol
 
 from common.errors import SixfoldError
 from coordinator.cluster import Cluster
-from coordinator.metadata import Metadata, OutboxRow
+from coordinator.metadata import Metadata
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +40,23 @@ class OutboxWorker:
         self._metadata, self._cluster = metadata, cluster
 
     async def step(self) -> bool:
-        rows = await self._metadata.due_deletes(BATCH)
-        by_node: defaultdict[int, list[OutboxRow]] = defaultdict(list)
-        for row in rows:
-            by_node[row.shards.node].append(row)
-        done = await asyncio.gather(*(self._delete(node, of) for node, of in by_node.items()))
-        finished = [id_ for ids in done for id_ in ids]
-        if finished:
-            await self._metadata.finish_deletes(finished)
-        return len(finished) == BATCH
+        """Each node by itself: one that is away holds up no other."""
+        nodes = await self._metadata.nodes_with_deletes()
+        return any(await asyncio.gather(*map(self._serve, nodes)))
 
-    async def _delete(self, node: int, rows: list[OutboxRow]) -> list[int]:
-        """The rows that the node has carried out: all or none."""
+    async def _serve(self, node: int) -> bool:
+        """Whether there may be more for this node at once."""
+        if not self._cluster.membership.is_readable(node):
+            return False
+        rows = await self._metadata.due_deletes(node, BATCH)
         addresses = [address for row in rows for address in row.shards.addresses]
         try:
             await self._cluster.store(node).delete(addresses)
         except SixfoldError as error:
             log.debug("outbox: %d deletes wait for node %d: %s", len(addresses), node, error)
-            return []
-        return [row.id for row in rows]
+            return False
+        await self._metadata.finish_deletes([row.id for row in rows])
+        return len(rows) == BATCH
 
 
 class CollectWorker:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from common.errors import SixfoldError
 from common.ids import ContentId
-from coordinator.metadata import ShardsOnNode
+from coordinator.metadata import DeleteReason, ShardsOnNode
 from coordinator.services import Services
 from coordinator.write_upload import Stored, Upload
 
@@ -54,7 +54,7 @@ class WritePath:
 
     async def _queue_deletes(self, leftovers: list[ShardsOnNode]) -> None:
         try:
-            await self._services.metadata.add_deletes(leftovers)
+            await self._services.metadata.add_deletes(leftovers, DeleteReason.LEFTOVER)
         except SixfoldError as error:
             log.error("shards of a failed upload stay behind as orphans: %s", error)
 

@@ -8,6 +8,7 @@ from common.shards import Encoding
 from coordinator.metadata import (
     Metadata,
     NewContent,
+    OutboxRow,
     StoredSegment,
 )
 
@@ -40,3 +41,9 @@ def several(metadata: Metadata, segments: list[StoredSegment]) -> NewContent:
     size = sum(s.size_bytes for s in segments)
     distinct = {s.id: s for s in [*segments, listed]}
     return NewContent(ContentId(os.urandom(32)), size, segments, listed, list(distinct.values()))
+
+
+async def due_deletes(metadata: Metadata, limit: int = 100) -> list[OutboxRow]:
+    """Of all nodes, `limit` of each at most, also of nodes that never registered."""
+    rows = [await metadata.due_deletes(node, limit) for node in range(1, 20)]
+    return [row for of_node in rows for row in of_node]

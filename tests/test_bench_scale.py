@@ -18,7 +18,7 @@ COMPARED = {
     ),
     "metadata: DELETE, 64 clients",
     "metadata: collect 256 deleted contents",
-    "metadata: list 256 due deletes",
+    "metadata: list 32 due deletes of a node",
     *(f"HTTP: {verb} 4 KiB, clients: {clients}" for verb in ("PUT", "GET") for clients in (1, 64)),
 }
 

@@ -17,7 +17,7 @@ from coordinator.metadata import (
     writes,
 )
 from coordinator.metadata.store import SESSION_LEASE_S
-from tests.metadata_parts import NINE, Clock, segment, several, single
+from tests.metadata_parts import NINE, Clock, due_deletes, segment, several, single
 from tests.reports import incoming
 
 
@@ -58,7 +58,7 @@ async def test_whoever_commits_first_wins_and_the_other_is_deleted(metadata: Met
     manifest = await metadata.find_content(ContentId(first.id))
     assert manifest is not None
     assert manifest.segments == (first,)
-    rows = await metadata.due_deletes(100)
+    rows = await due_deletes(metadata)
     doomed = {address for row in rows for address in row.shards.addresses}
     assert doomed == {second.address(i) for i in range(9)}
     assert {(r.shards.node, r.shards.addresses[0].index) for r in rows} == {
@@ -70,7 +70,7 @@ async def test_unconfirmed_shards_are_deleted_with_the_commit(metadata: Metadata
     stored = segment(metadata, (*NINE[:8], 0))
     unconfirmed = ShardsOnNode(9, (stored.address(8),))
     await metadata.commit_content(replace(single(stored), unconfirmed=[unconfirmed]))
-    assert [row.shards for row in await metadata.due_deletes(10)] == [unconfirmed]
+    assert [row.shards for row in await due_deletes(metadata)] == [unconfirmed]
     assert (await metadata.counts())["repair_queue"] == 1
 
 
@@ -154,7 +154,7 @@ async def test_a_lost_segment_is_healed_by_a_new_upload(metadata: Metadata) -> N
     manifest = await metadata.find_content(ContentId(lost.id))
     assert manifest is not None
     assert manifest.segments == (again,)
-    deleted = {a for row in await metadata.due_deletes(99) for a in row.shards.addresses}
+    deleted = {a for row in await due_deletes(metadata) for a in row.shards.addresses}
     assert deleted == {lost.address(i) for i in range(9)}
     assert (await metadata.counts())["repair_queue"] == 0
     known = await metadata.find_segment(lost.id)

@@ -13,7 +13,7 @@ from coordinator.metadata import (
 )
 from coordinator.metadata.database import Sql
 from coordinator.metadata.store import SESSION_LEASE_S
-from tests.metadata_parts import GRACE_S, Clock, segment, several, single
+from tests.metadata_parts import GRACE_S, Clock, due_deletes, segment, several, single
 
 
 async def test_deleting_waits_for_the_grace_period(metadata: Metadata, clock: Clock) -> None:
@@ -26,11 +26,11 @@ async def test_deleting_waits_for_the_grace_period(metadata: Metadata, clock: Cl
     assert await metadata.collect(10) == 0
     clock.now_s += GRACE_S + 1
     assert await metadata.collect(10) == 1
-    rows = await metadata.due_deletes(100)
+    rows = await due_deletes(metadata)
     assert len([a for row in rows for a in row.shards.addresses]) == 27  # with its segment list
     await metadata.finish_deletes([row.id for row in rows])
     counts = await metadata.counts()
-    for table in ("content", "pin", "segment", "outbox", "collect_queue"):
+    for table in ("content", "pin", "segment", "outbox_delete", "collect_queue"):
         assert counts[table] == 0
 
 
@@ -105,7 +105,7 @@ async def test_a_segment_of_another_content_outlives_its_own(
         assert await metadata.find_content(id_) is None
     clock.now_s += GRACE_S
     assert await metadata.collect(10) == 2
-    assert await metadata.due_deletes(10) == []
+    assert await due_deletes(metadata) == []
     manifest = await metadata.find_content(other.id)
     assert manifest is not None
     assert manifest.segments == tuple(other.segments)
@@ -140,7 +140,7 @@ async def test_no_query_reads_a_whole_table(
         await metadata.unpin(id_)
     clock.now_s += GRACE_S
     assert await metadata.collect(10) == 2
-    await metadata.finish_deletes([row.id for row in await metadata.due_deletes(10)])
+    await metadata.finish_deletes([row.id for row in await due_deletes(metadata)])
     await metadata.close()
     scans = {(plan, text) for plan, text in plans if plan.startswith("SCAN")}
     small = {"SCAN cluster", "SCAN session", "SCAN CONSTANT ROW", "SCAN layout"}

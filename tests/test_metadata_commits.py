@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.errors import NotOurTurn, SessionLost
-from common.ids import ContentId, SegmentId
+from common.ids import ContentId, SegmentId, ShardAddress
 from common.shards import Encoding
 from coordinator.metadata import open_metadata, turns
 from coordinator.metadata.commits import commit_contents
@@ -19,7 +19,7 @@ from coordinator.metadata.rows import NewContent, ShardsOnNode, StoredSegment
 from coordinator.metadata.writes import Layouts, commit_content, open_session
 
 Shard = tuple[int, bytes]  # node and shard key
-TABLES = ("segment", "content", "content_segment", "pin", "layout", "outbox", "repair_queue")
+TABLES = ("segment", "content", "content_segment", "pin", "layout", "outbox_delete", "repair_queue")
 
 
 def opened(path: Path) -> tuple[Sql, Layouts, int]:
@@ -33,7 +33,7 @@ def contents(sql: Sql) -> dict[str, list[Any]]:
     layouts = dict(sql.rows("SELECT id, nodes FROM layout"))
     rows["layout"] = sorted(layouts.values())
     rows["segment"] = sorted((*row[:7], layouts[row[7]], *row[8:]) for row in rows["segment"])
-    rows["outbox"] = sorted(row[1:] for row in rows["outbox"])
+    rows["outbox_delete"] = sorted(row[1:] for row in rows["outbox_delete"])
     return {table: sorted(found, key=repr) for table, found in rows.items()}
 
 
@@ -75,8 +75,12 @@ def live_shards(sql: Sql) -> set[Shard]:
 
 
 def doomed_shards(sql: Sql) -> set[Shard]:
-    rows = sql.rows("SELECT node, shard_keys FROM outbox")
-    return {(node, k[at : at + 41]) for node, k in rows for at in range(0, len(k), 41)}
+    rows = sql.rows("SELECT node, segment, generation, indexes FROM outbox_delete")
+    return {
+        (node, ShardAddress(segment, generation, index).key)
+        for node, segment, generation, indexes in rows
+        for index in indexes
+    }
 
 
 @pytest.mark.parametrize("seed", range(30))

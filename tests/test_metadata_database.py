@@ -13,7 +13,7 @@ from common.errors import (
     Unavailable,
     WrongCluster,
 )
-from common.ids import ContentId
+from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata import (
     checkpoints,
     database,
@@ -67,6 +67,9 @@ async def test_a_database_of_version_1_comes_forward(
     old.run("INSERT INTO content VALUES (?, 8192, 2, ?, 75)", composite, kept)
     for content in (kept, composite):
         old.run("INSERT INTO pin VALUES (?, 0)", content)
+    dead = [ShardAddress(SegmentId(unpinned), generation, 8) for generation in (6, 6, 7)]
+    dead[1] = dead[1]._replace(index=2)
+    old.run("INSERT INTO outbox VALUES (1, 4, 9, ?)", b"".join(address.key for address in dead))
     old.database.close()
     opened = open_metadata(tmp_path, "", GRACE_S, clock)
     await opened.start()
@@ -82,6 +85,8 @@ async def test_a_database_of_version_1_comes_forward(
     counts = await opened.counts()
     assert (counts["content"], counts["pin"], counts["collect_queue"]) == (1, 2, 1)
     clock.now_s += GRACE_S
+    due = [row.shards.addresses for row in await opened.due_deletes(4, 10)]
+    assert due == [tuple(dead[:2]), (dead[2],)]
     assert await opened.collect(10) == 1
     assert (await opened.counts())["segment"] == 2  # the composite needs both
     await opened.close()

@@ -1,6 +1,7 @@
 """The metadata database: the one package of the coordinator that knows peewee and SQL."""
 
 from coordinator.metadata.rows import (
+    DeleteReason,
     KnownSegment,
     Manifest,
     NewContent,
@@ -10,11 +11,13 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
     SharedReport,
     StoredSegment,
+    Wish,
 )
 from coordinator.metadata.sharing import IncomingReport
 from coordinator.metadata.store import Metadata, open_metadata
 
 __all__ = [
+    "DeleteReason",
     "IncomingReport",
     "KnownSegment",
     "Manifest",
@@ -26,5 +29,6 @@ __all__ = [
     "ShardsOnNode",
     "SharedReport",
     "StoredSegment",
+    "Wish",
     "open_metadata",
 ]

@@ -10,7 +10,8 @@ from uuid import uuid4
 from peewee import Database, SqliteDatabase
 
 from common.errors import BadSetting, Conflict, WrongCluster
-from coordinator.metadata.models import SHARED_TABLES, TABLES, CollectQueue, proxy
+from common.ids import KEY_BYTES
+from coordinator.metadata.models import CARE_TABLES, SHARED_TABLES, TABLES, CollectQueue, proxy
 from coordinator.metadata.turns import turn
 
 Clock = Callable[[], float]
@@ -103,7 +104,11 @@ def open_database(url: str, clock: Clock = time.time, cluster_id: str = "") -> S
 
 def _create_everything(sql: Sql, cluster_id: str) -> None:
     sql.database.create_tables(TABLES)
-    sql.run("INSERT INTO cluster VALUES (1, ?, 0, 0, {now})", cluster_id)
+    sql.run(
+        "INSERT INTO cluster (id, cluster_id, schema_version, sessions, created_at) "
+        "VALUES (1, ?, 0, 0, {now})",
+        cluster_id,
+    )
 
 
 def _fewer_rows_for_a_small_content(sql: Sql, cluster_id: str) -> None:
@@ -127,11 +132,38 @@ def _create_shared(sql: Sql, cluster_id: str) -> None:
     sql.database.create_tables(SHARED_TABLES)
 
 
+def _prepare_for_care(sql: Sql, cluster_id: str) -> None:
+    """What repair, scrub, drain and safe deletion need. An outbox row names one segment, so that
+    it can be asked what is about to be deleted of it."""
+    sql.database.create_tables(CARE_TABLES)
+    for node, not_before, keys in sql.rows("SELECT node, not_before, shard_keys FROM outbox"):
+        by_write: dict[bytes, bytes] = {}
+        for at in range(0, len(keys), KEY_BYTES):
+            key = bytes(keys[at : at + KEY_BYTES])
+            by_write[key[:-1]] = by_write.get(key[:-1], b"") + key[-1:]
+        for write, indexes in by_write.items():
+            sql.run(
+                "INSERT INTO outbox_delete (node, not_before, segment, generation, indexes, why) "
+                "VALUES (?, ?, ?, ?, ?, 1)",
+                node, not_before, write[:32], int.from_bytes(write[32:], "big"), indexes,
+            )  # fmt: skip
+    for statement in (
+        "DROP TABLE outbox",
+        "ALTER TABLE cluster ADD COLUMN deletes_stopped TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE node ADD COLUMN wish TEXT NOT NULL DEFAULT 'active'",
+        "ALTER TABLE segment ADD COLUMN verified_at BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE repair_queue ADD COLUMN not_before BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE repair_queue ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0",
+    ):
+        sql.run(statement)
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
     _fewer_rows_for_a_small_content,
     _create_shared,
+    _prepare_for_care,
 )
 
 

@@ -25,7 +25,9 @@ class Table(Model):
 
 
 class Cluster(Table):
-    """One row. `sessions` counts those there ever were."""
+    """One row. `sessions` is the epoch: it grows whenever a session begins or is renewed, and
+    sessions are numbered by it. Since version 4 with a column deletes_stopped: why nothing may be
+    deleted on nodes, empty if it may."""
 
     id = IntegerField(primary_key=True)
     cluster_id = TextField()
@@ -42,6 +44,8 @@ class Session(Table):
 
 
 class Node(Table):
+    """Since version 4 with a column wish: what the operator wants of it, a `Wish`."""
+
     number = AutoField()
     node_id = TextField(unique=True)
     name = TextField()
@@ -68,6 +72,9 @@ class LayoutNode(Table):
 
 
 class Segment(Table):
+    """Since version 4 with a column verified_at: when all its shards were last found good, 0 if
+    they never were looked at since they were written."""
+
     id = BlobField(primary_key=True)
     size_bytes = BigIntegerField()
     stored_bytes = BigIntegerField()
@@ -116,7 +123,7 @@ class Pin(Table):
 
 
 class Outbox(Table):
-    """Shards to delete on a node, once `not_before` has passed: keys of 41 bytes, packed."""
+    """Gone since version 4: `outbox_delete` replaces it. Keys of 41 bytes, packed."""
 
     id = AutoField()
     node = IntegerField()
@@ -125,13 +132,52 @@ class Outbox(Table):
 
 
 class RepairQueue(Table):
-    """Segments that are short of good shards."""
+    """Segments that are short of good shards, or whose shards lie badly. Since version 4 with
+    columns not_before and attempts: when to try (again), and how often that failed."""
 
     segment = BlobField(primary_key=True)
     generation = BigIntegerField()
     survivors = SmallIntegerField(index=True)
     reason = TextField()
     queued_at = BigIntegerField()
+
+
+class OutboxDelete(Table):
+    """Shards of one act of writing a segment, to delete on one node once `not_before` has passed;
+    `indexes` are the shards', a byte each, `why` a `DeleteReason`. While there is such a row, no
+    shard of these addresses may be put on that node: the delete may be on its way."""
+
+    id = AutoField()
+    node = IntegerField()
+    not_before = BigIntegerField()
+    segment = BlobField(index=True)
+    generation = BigIntegerField()
+    indexes = BlobField()
+    why = SmallIntegerField()
+
+    class Meta:
+        indexes = ((("node", "not_before"), False),)
+
+
+class JobState(Table):
+    """What a background job must remember: where it stands, what it has done. JSON."""
+
+    name = TextField(primary_key=True)
+    state = TextField()
+    updated_at = BigIntegerField()
+
+
+class Orphan(Table):
+    """A shard that a node listed and nothing refers to, until it is quarantined or turns out to
+    be referred to after all. `key` is its address, 41 bytes."""
+
+    node = IntegerField()
+    key = BlobField()
+    seen_at = BigIntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("node", "key")
+        without_rowid = True
 
 
 class CollectQueue(Table):
@@ -185,4 +231,5 @@ TABLES = [
     RepairQueue,
 ]
 
+CARE_TABLES = [OutboxDelete, JobState, Orphan]  # what the jobs that care for the data need
 SHARED_TABLES = [NodeReport, ReportNonce, JobLease]  # what processes tell each other

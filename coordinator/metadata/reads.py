@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from common.ids import KEY_BYTES, ContentId, SegmentId, ShardAddress
+from common.ids import ContentId, SegmentId, ShardAddress
 from common.shards import Encoding
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import (
+    DeleteReason,
     KnownSegment,
     Manifest,
     NodeRow,
@@ -89,18 +90,32 @@ def collectable(sql: Sql, grace_s: int, limit: int) -> list[ContentId]:
     return [ContentId(id_) for (id_,) in rows]
 
 
-def due_deletes(sql: Sql, limit: int) -> list[OutboxRow]:
+def nodes_with_deletes(sql: Sql) -> list[int]:
+    """The nodes that have something due to delete."""
     rows = sql.rows(
-        "SELECT id, node, shard_keys FROM outbox WHERE not_before <= {now} "
-        "ORDER BY not_before, id LIMIT ?",  # as the index has them: no more than these are read
-        limit,
+        "SELECT n.number FROM node n WHERE EXISTS "
+        "(SELECT 1 FROM outbox_delete o WHERE o.node = n.number AND o.not_before <= {now})"
     )
-    return [OutboxRow(id_, ShardsOnNode(node, _addresses(keys))) for id_, node, keys in rows]
+    return [number for (number,) in rows]
 
 
-def _addresses(keys: bytes) -> tuple[ShardAddress, ...]:
-    starts = range(0, len(keys), KEY_BYTES)
-    return tuple(ShardAddress.from_key(keys[at : at + KEY_BYTES]) for at in starts)
+def due_deletes(sql: Sql, node: int, limit: int) -> list[OutboxRow]:
+    """What is due on one node, oldest first."""
+    rows = sql.rows(
+        "SELECT id, segment, generation, indexes, why FROM outbox_delete "
+        "WHERE node = ? AND not_before <= {now} ORDER BY not_before, id LIMIT ?",
+        node, limit,
+    )  # fmt: skip
+    return [
+        OutboxRow(
+            id_, ShardsOnNode(node, _addresses(segment, generation, indexes)), DeleteReason(why)
+        )
+        for id_, segment, generation, indexes, why in rows
+    ]
+
+
+def _addresses(segment: bytes, generation: int, indexes: bytes) -> tuple[ShardAddress, ...]:
+    return tuple(ShardAddress(SegmentId(segment), generation, index) for index in indexes)
 
 
 def nodes(sql: Sql) -> list[NodeRow]:
@@ -116,6 +131,6 @@ def cluster_id(sql: Sql) -> str:
 def counts(sql: Sql) -> dict[str, int]:
     """How many rows the larger tables have. To count is to read: not for every request."""
     tables = (
-        "segment", "layout", "content", "pin", "outbox", "repair_queue", "collect_queue",
+        "segment", "layout", "content", "pin", "outbox_delete", "repair_queue", "collect_queue",
     )  # fmt: skip
     return {name: int((sql.row(f"SELECT count(*) FROM {name}") or (0,))[0]) for name in tables}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum, StrEnum
 
 from common.ids import ContentId, SegmentId, ShardAddress
 from common.membership import NodeReport
@@ -55,9 +56,25 @@ class Manifest:
     segments: tuple[StoredSegment, ...]
 
 
+class Wish(StrEnum):
+    """What the operator wants of a node."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    REMOVED = "removed"
+
+
+class DeleteReason(IntEnum):
+    """Why shards are in the outbox. Of a doomed segment all are; it has no other row any more."""
+
+    LEFTOVER = 1  # of an upload that failed, or came second
+    DOOMED = 2
+    RETIRED = 3  # another node holds the shard now
+
+
 @dataclass(frozen=True, slots=True)
 class ShardsOnNode:
-    """Exact shards on an exact node: what a delete names."""
+    """Exact shards, of one act of writing a segment, on an exact node: what a delete names."""
 
     node: int
     addresses: tuple[ShardAddress, ...]
@@ -117,3 +134,4 @@ class OutboxRow:
 
     id: int
     shards: ShardsOnNode
+    why: DeleteReason

@@ -22,6 +22,7 @@ from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Clock, Sql, open_database
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
+    DeleteReason,
     KnownSegment,
     Manifest,
     NewContent,
@@ -113,8 +114,11 @@ class Metadata:
     async def nodes(self) -> list[NodeRow]:
         return await self._read(reads.nodes)
 
-    async def due_deletes(self, limit: int) -> list[OutboxRow]:
-        return await self._read(partial(reads.due_deletes, limit=limit))
+    async def nodes_with_deletes(self) -> list[int]:
+        return await self._read(reads.nodes_with_deletes)
+
+    async def due_deletes(self, node: int, limit: int) -> list[OutboxRow]:
+        return await self._read(partial(reads.due_deletes, node=node, limit=limit))
 
     async def counts(self) -> dict[str, int]:
         return await self._read(reads.counts)
@@ -151,8 +155,10 @@ class Metadata:
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
         return writes.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
 
-    async def add_deletes(self, deletes: Sequence[ShardsOnNode], delay_s: int = 0) -> None:
-        await self._write(partial(writes.add_deletes, deletes=deletes, delay_s=delay_s))
+    async def add_deletes(
+        self, deletes: Sequence[ShardsOnNode], why: DeleteReason, delay_s: int = 0
+    ) -> None:
+        await self._write(partial(writes.add_deletes, deletes=deletes, why=why, delay_s=delay_s))
 
     async def finish_deletes(self, ids: Sequence[int]) -> None:
         await self._write(partial(writes.finish_deletes, ids=ids))

@@ -9,6 +9,7 @@ from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import (
     NO_NODE,
+    DeleteReason,
     NewContent,
     NodeRow,
     RepairNotice,
@@ -125,7 +126,7 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
     _check_reused(sql, [s for s in new.segments if s.id not in written])
     for segment in new.written:
         _put_segment(sql, layouts, segment)
-    add_deletes(sql, new.unconfirmed, 0)
+    add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
     if len(new.segments) > 1:
         _insert_content(sql, new)
     return pin(sql, new.id)
@@ -176,7 +177,7 @@ def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
         _replace_segment(sql, layouts, segment)
     else:
         touch_segment(sql, segment.id)
-        add_deletes(sql, shards_of(segment), 0)
+        add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
 
 
 def _replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
@@ -188,7 +189,7 @@ def _replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None
     )
     assert found is not None
     old = replace(segment, generation=found[0], layout=unpack_layout(found[1]))
-    add_deletes(sql, shards_of(old), 0)
+    add_deletes(sql, shards_of(old), DeleteReason.DOOMED)
     sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
     sql.run("DELETE FROM segment WHERE id = ?", segment.id)
     insert_segment(sql, layouts, segment)
@@ -228,18 +229,22 @@ def shards_of(segment: StoredSegment) -> list[ShardsOnNode]:
     return [ShardsOnNode(node, tuple(addresses)) for node, addresses in by_node.items()]
 
 
-def add_deletes(sql: Sql, deletes: Iterable[ShardsOnNode], delay_s: int) -> None:
+def add_deletes(
+    sql: Sql, deletes: Iterable[ShardsOnNode], why: DeleteReason, delay_s: int = 0
+) -> None:
     for shards in deletes:
-        keys = b"".join(address.key for address in shards.addresses)
+        segment, generation, _ = shards.addresses[0]
         sql.run(
-            "INSERT INTO outbox (node, not_before, shard_keys) VALUES (?, {now} + ?, ?)",
-            shards.node, delay_s, keys,
+            "INSERT INTO outbox_delete (node, not_before, segment, generation, indexes, why) "
+            "VALUES (?, {now} + ?, ?, ?, ?, ?)",
+            shards.node, delay_s, segment, signed(generation),
+            bytes(address.index for address in shards.addresses), int(why),
         )  # fmt: skip
 
 
 def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
     for row in ids:
-        sql.run("DELETE FROM outbox WHERE id = ?", row)
+        sql.run("DELETE FROM outbox_delete WHERE id = ?", row)
 
 
 def unpin(sql: Sql, content: ContentId) -> bool:
@@ -305,4 +310,4 @@ def _remove_unreferenced(sql: Sql, segment: StoredSegment) -> None:
     )  # fmt: skip
     if removed:
         sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
-        add_deletes(sql, shards_of(segment), 0)
+        add_deletes(sql, shards_of(segment), DeleteReason.DOOMED)
