@@ -17,6 +17,7 @@ from common.errors import (
     SessionLost,
     TooLarge,
 )
+from common.failpoints import Point, failpoint
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
@@ -250,6 +251,7 @@ class Upload:
                 buffer.abandon()
         if shortfall := write.shortfall():
             raise shortfall
+        failpoint(Point.UPLOAD_SHARDS_STORED)
         self.unconfirmed += result.unconfirmed
         checksums = b"".join(record.info.checksum for record in records)
         stored = StoredSegment(

@@ -2,6 +2,7 @@
 
 from coordinator.metadata.rows import (
     DeleteReason,
+    JobState,
     KnownSegment,
     Manifest,
     NewContent,
@@ -19,6 +20,7 @@ from coordinator.metadata.store import Metadata, open_metadata
 __all__ = [
     "DeleteReason",
     "IncomingReport",
+    "JobState",
     "KnownSegment",
     "Manifest",
     "Metadata",

@@ -1,8 +1,9 @@
 """What goes into the metadata database and comes out of it, as plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Any
 
 from common.ids import ContentId, SegmentId, ShardAddress
 from common.membership import NodeReport
@@ -125,6 +126,14 @@ class SharedReport:
     node: NodeRow
     version: int
     report: NodeReport
+    age_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What a job remembers and shows of itself, and how long ago it said so."""
+
+    state: Mapping[str, Any]
     age_s: int
 
 

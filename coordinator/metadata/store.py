@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 from peewee import PeeweeException
 
 from common.errors import BadSetting, NotOurTurn, SessionLost, SixfoldError, Unavailable
+from common.failpoints import Point, failpoint
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
-from coordinator.metadata import reads, restoring, sharing, writes
+from coordinator.metadata import jobs, reads, restoring, sharing, writes
 from coordinator.metadata.batching import BatchThread
 from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.commits import commit_contents
@@ -23,6 +24,7 @@ from coordinator.metadata.database import Clock, Sql, open_database
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     DeleteReason,
+    JobState,
     KnownSegment,
     Manifest,
     NewContent,
@@ -120,6 +122,10 @@ class Metadata:
     async def due_deletes(self, node: int, limit: int) -> list[OutboxRow]:
         return await self._read(partial(reads.due_deletes, node=node, limit=limit))
 
+    async def job_states(self) -> dict[str, JobState]:
+        """What the jobs remember, by their names."""
+        return await self._read(jobs.job_states)
+
     async def counts(self) -> dict[str, int]:
         return await self._read(reads.counts)
 
@@ -165,6 +171,10 @@ class Metadata:
 
     async def queue_repair(self, notice: RepairNotice) -> None:
         await self._write(partial(writes.queue_repair, notice=notice))
+
+    async def save_job_state(self, name: str, state: Mapping[str, Any]) -> None:
+        """What a job must remember, and what it shows of itself: whatever JSON can hold."""
+        await self._write(partial(jobs.save_job_state, name=name, state=state))
 
     # Between the processes of a cluster
 
@@ -269,6 +279,10 @@ class Metadata:
                 next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
                 for change in batch
             ]
+            if uploads:
+                failpoint(Point.UPLOAD_COMMIT_BEGUN)
+        if uploads:
+            failpoint(Point.UPLOAD_COMMITTED)
         self._checkpoints.committed(self._sql.rows_changed)
         return answers
 

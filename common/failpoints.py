@@ -1,0 +1,65 @@
+"""Named points of the protocols at which a test ends the process, or runs what it likes.
+
+Every step of writing, repairing, draining, deleting and compacting after which a crash could leave
+something half done is a `Point`. In production nothing is armed, and a point costs one look at an
+empty dictionary. A process is armed by its environment: `SIXFOLD_FAILPOINT=upload-stored:3` ends it
+(`_exit(9)`, no cleanup, as a crash would) when it comes to that point for the third time.
+
+The idea is FreeBSD's fail(9), by way of TiKV's fail-rs.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+ENVIRONMENT = "SIXFOLD_FAILPOINT"
+EXIT_CODE = 9
+
+
+class Point(StrEnum):
+    """Where. The names tell what has just been done."""
+
+    UPLOAD_SHARDS_STORED = "upload-shards-stored"
+    UPLOAD_COMMIT_BEGUN = "upload-commit-begun"
+    UPLOAD_COMMITTED = "upload-committed"
+
+
+_armed: dict[Point, Callable[[], None]] = {}
+
+
+def failpoint(point: Point) -> None:
+    """The process has come to `point`."""
+    if _armed and (action := _armed.get(point)) is not None:
+        action()
+
+
+@contextmanager
+def armed(point: Point, action: Callable[[], None]) -> Iterator[None]:
+    """Within the block `action` runs whenever this process comes to `point`; what it raises, the
+    code at that point raises."""
+    _armed[point] = action
+    try:
+        yield
+    finally:
+        del _armed[point]
+
+
+def arm_from_environment() -> None:
+    """Called once, by a server's `main`. Raises ValueError for a point that there is not."""
+    wanted = os.environ.get(ENVIRONMENT)
+    if wanted:
+        name, _, count = wanted.partition(":")
+        _armed[Point(name)] = _Countdown(int(count or 1))
+
+
+class _Countdown:
+    """Ends the process when it is called for the `count`th time."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os._exit(EXIT_CODE)
