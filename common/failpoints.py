@@ -8,7 +8,6 @@ empty dictionary. A process is armed by its environment: `SIXFOLD_FAILPOINT=uplo
 The idea is FreeBSD's fail(9), by way of TiKV's fail-rs.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -45,21 +44,21 @@ def armed(point: Point, action: Callable[[], None]) -> Iterator[None]:
         del _armed[point]
 
 
-def arm_from_environment() -> None:
-    """Called once, by a server's `main`. Raises ValueError for a point that there is not."""
-    wanted = os.environ.get(ENVIRONMENT)
+def arm(wanted: str, end: Callable[[int], object]) -> None:
+    """Called once, by a server's `main`, with what the environment says, perhaps nothing, and what
+    ends a process. Raises ValueError for a point that there is not."""
     if wanted:
         name, _, count = wanted.partition(":")
-        _armed[Point(name)] = _Countdown(int(count or 1))
+        _armed[Point(name)] = _Countdown(int(count or 1), end)
 
 
 class _Countdown:
     """Ends the process when it is called for the `count`th time."""
 
-    def __init__(self, count: int) -> None:
-        self._left = count
+    def __init__(self, count: int, end: Callable[[int], object]) -> None:
+        self._left, self._end = count, end
 
     def __call__(self) -> None:
         self._left -= 1
         if self._left == 0:
-            os._exit(EXIT_CODE)
+            self._end(EXIT_CODE)

@@ -15,9 +15,9 @@ from typing import Any
 import uvloop
 from aiohttp.http_exceptions import HttpProcessingError
 
+from common import failpoints
 from common.auth import ClusterSecret
 from common.errors import BadSetting, Conflict, SixfoldError
-from common.failpoints import arm_from_environment
 from common.interpreter import calm_the_collector
 from common.settings import make_settings, parse_flags
 from coordinator.config import Config
@@ -74,7 +74,7 @@ def main() -> None:
         config = read_config(sys.argv[1 + as_worker :])
         secret = read_secret(config.secret_file)
         calm_the_collector()
-        arm_from_environment()
+        failpoints.arm(os.environ.get(failpoints.ENVIRONMENT, ""), os._exit)
         with _port_in_use_is_a_conflict(config.port):
             if config.workers > 1 and not as_worker:
                 sys.exit(asyncio.run(supervise(config)))

@@ -14,8 +14,8 @@ from typing import Any
 
 import uvloop
 
+from common import failpoints
 from common.errors import BadSetting, Conflict, SixfoldError
-from common.failpoints import arm_from_environment
 from common.interpreter import calm_the_collector
 from common.settings import make_settings, parse_flags
 from shardd.config import Config, read_secret
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         config = make_settings(Config, _read_file(path), flags)
         _raise_descriptor_limit()
         calm_the_collector()
-        arm_from_environment()
+        failpoints.arm(os.environ.get(failpoints.ENVIRONMENT, ""), os._exit)
         uvloop.run(_run(config))
     except SixfoldError as error:
         print(f"shardd: {error}", file=sys.stderr)

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from common.failpoints import ENVIRONMENT, EXIT_CODE, Point, arm_from_environment, armed, failpoint
+from common.failpoints import ENVIRONMENT, EXIT_CODE, Point, arm, armed, failpoint
 from coordinator.metadata import Metadata
 
 _COMES_TWICE = """
-from common.failpoints import Point, arm_from_environment, failpoint
-arm_from_environment()
+import os
+from common.failpoints import Point, arm, failpoint
+arm(os.environ["SIXFOLD_FAILPOINT"], os._exit)
 for _ in range(2):
     failpoint(Point.UPLOAD_COMMITTED)
     print("passed", flush=True)
@@ -47,10 +48,10 @@ def test_a_process_ends_at_the_point_it_is_armed_for(wanted: str, passes: int) -
     assert done.returncode == (EXIT_CODE if passes < 2 else 0)
 
 
-def test_an_unknown_point_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENVIRONMENT, "no-such-point")
+def test_an_unknown_point_is_refused() -> None:
+    arm("", pytest.fail)
     with pytest.raises(ValueError, match="no-such-point"):
-        arm_from_environment()
+        arm("no-such-point", pytest.fail)
 
 
 async def test_what_a_job_remembers(metadata: Metadata) -> None:
