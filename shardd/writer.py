@@ -108,7 +108,7 @@ class GroupWriter:
         try:
             self._catalog.flush()
         except SixfoldError as error:
-            self._fail(str(error))
+            self.fail(str(error))
 
     def _commit(self, jobs: Sequence[WriteJob]) -> None:
         group = Group(self._volumes, self._catalog, self._sequence)
@@ -118,12 +118,12 @@ class GroupWriter:
         except OSError as error:
             self._undo(group, error)
         except WrongNode as error:
-            self._fail(str(error))
+            self.fail(str(error))
             self._refuse(group, error)
         except Exception as error:
             # A defect must not leave callers waiting for ever, nor be built upon.
             log.exception("the writer failed")
-            self._fail(f"the writer failed: {error!r}")
+            self.fail(f"the writer failed: {error!r}")
             self._refuse(group, StoreReadOnly(self.failure))
 
     def _admit(self, group: Group, jobs: Sequence[WriteJob]) -> None:
@@ -150,7 +150,7 @@ class GroupWriter:
             # The kernel may have dropped the dirty pages and would report success the next time:
             # a second fsync proves nothing (Rebello et al., "Can Applications Recover from fsync
             # Failures?", 2020).
-            self._fail(f"fsync failed: {error}")
+            self.fail(f"fsync failed: {error}")
             self._refuse(group, StoreReadOnly(self.failure))
             return
         self._sequence = group.next_sequence
@@ -159,11 +159,11 @@ class GroupWriter:
     def _undo(self, group: Group, error: OSError) -> None:
         """A write failed before anything was acknowledged: leave no trace of it."""
         if not is_full(error):
-            self._fail(f"writing failed: {error}")
+            self.fail(f"writing failed: {error}")
         try:
             group.cut()
         except OSError as second:
-            self._fail(f"cutting back after a failed write failed: {second}")
+            self.fail(f"cutting back after a failed write failed: {second}")
         if self.failure is None:
             self._refuse(group, StorageFull(f"the node's disk is full: {error}"))
         else:
@@ -173,7 +173,8 @@ class GroupWriter:
         for job in group.jobs:
             job.error = error
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """Take no more writes from now on; the first reason stays. From any thread."""
         if self.failure is None:
             self.failure = reason
             log.critical("the store is read-only from now on: %s", reason)
