@@ -17,7 +17,7 @@ from common.record import (
 from common.shards import Buffer, ShardRecord
 from shardd.buffers import AlignedBuffer
 from shardd.catalog import Catalog
-from shardd.entries import Entry
+from shardd.entries import Entry, Location
 from shardd.volume import Volume, VolumeClass, is_plausible
 from shardd.volumes import VolumeSet
 
@@ -33,14 +33,15 @@ class Incoming(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A record that shall leave its place, as the index knows it: only if the address still is
-    there, or else what has happened to it meanwhile would be undone.
+    """A record that shall leave its `place`: only if the address still is there, or else what has
+    happened to it meanwhile would be undone.
 
     `record`, header to padding, is written anew as it is, its sequence number included, since that
     orders what happened to the address. Without it a tombstone is written: the shard is deleted.
     """
 
-    entry: Entry
+    key: bytes
+    place: Location
     record: Buffer | None = None
 
 
@@ -49,7 +50,8 @@ class WriteJob:
     `moved` are those of the `moves` that were still in their place."""
 
     __slots__ = (
-        "appends", "deletes", "error", "moved", "moves", "payload_bytes", "request", "size_bytes",
+        "appends", "deletes", "error", "moved", "moves", "payload_bytes", "request", "seal",
+        "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -58,10 +60,11 @@ class WriteJob:
         deletes: Sequence[ShardAddress] = (),
         request: int = 0,
         moves: Sequence[Move] = (),
+        seal: int = 0,
     ) -> None:
-        """`request` is the lane's number for it."""
+        """`request` is the lane's number for it; `seal` a volume to append no more to, or 0."""
         self.appends, self.deletes, self.request = appends, deletes, request
-        self.moves, self.moved = moves, list[Move]()
+        self.moves, self.moved, self.seal = moves, list[Move](), seal
         self.error: SixfoldError | None = None
         self.payload_bytes = 0
         self.size_bytes = HEADER_BYTES * len(deletes)  # what it may take on disk
@@ -125,7 +128,7 @@ class Group:
             self._add_tombstone(address)
         for move in job.moved:
             if move.record is None:
-                self._add_tombstone(ShardAddress.from_key(move.entry.key))
+                self._add_tombstone(ShardAddress.from_key(move.key))
             else:
                 self._add_again(move.record)
 
@@ -136,12 +139,11 @@ class Group:
         return [a for a, location in pairs if self._written.get(a, location is not None)]
 
     def _unmoved(self, moves: Sequence[Move]) -> list[Move]:
-        places = self._catalog.places([move.entry.key for move in moves])
+        places = self._catalog.places([move.key for move in moves])
         return [
             move
             for move, place in zip(moves, places, strict=True)
-            if place == move.entry.location
-            and ShardAddress.from_key(move.entry.key) not in self._written
+            if place == move.place and ShardAddress.from_key(move.key) not in self._written
         ]
 
     def _sequence(self) -> int:

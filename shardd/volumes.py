@@ -24,6 +24,7 @@ class VolumeSet:
     ) -> None:
         """`capacity_bytes` is 0 for all that the filesystem has."""
         self.by_number: dict[int, Volume] = {}
+        self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
         self._capacity_bytes, self._volume_bytes = capacity_bytes, volume_bytes
         self._open: dict[VolumeClass, Volume] = {}
@@ -114,13 +115,15 @@ class VolumeSet:
         """Delete a sealed volume, durably. Raises the disk's OSError, or WrongNode."""
         self._directory.check()
         volume = self.by_number.pop(number)
-        self._disk.unlink(volume.path)
-        self._disk.fsync_dir(volume.path.parent)
-        volume.retire()
+        try:
+            self._disk.unlink(volume.path)
+            self._disk.fsync_dir(volume.path.parent)
+        finally:
+            volume.retire()
 
     @property
     def used_bytes(self) -> int:
-        return sum(volume.end for volume in list(self.by_number.values()))
+        return self.set_aside_bytes + sum(each.end for each in list(self.by_number.values()))
 
     @property
     def capacity_bytes(self) -> int:

@@ -41,11 +41,17 @@ class GroupWriter:
     """Owns the thread. `failure` is why the store takes no more writes; once set it stays."""
 
     def __init__(
-        self, volumes: VolumeSet, catalog: Catalog, reserve_bytes: int, flush: Callable[[], None]
+        self,
+        volumes: VolumeSet,
+        catalog: Catalog,
+        reserve_bytes: int,
+        flush: Callable[[], None],
+        done: Callable[[Sequence[WriteJob]], None],
     ) -> None:
-        """`flush` asks, from this thread, for the index to be flushed in the background."""
+        """`flush` asks, from this thread, for the index to be flushed in the background. `done` is
+        called on the event loop with all jobs of a group, before they are answered."""
         self.failure: str | None = None
-        self._volumes, self._catalog, self._flush = volumes, catalog, flush
+        self._volumes, self._catalog, self._flush, self._done = volumes, catalog, flush, done
         self._reserve_bytes = reserve_bytes
         self._sequence = catalog.next_sequence
         self._loop = asyncio.get_running_loop()
@@ -72,7 +78,7 @@ class GroupWriter:
     def _run(self) -> None:
         while (group := self._take()) is not None:
             self._commit([job for submission in group for job in submission.jobs])
-            self._loop.call_soon_threadsafe(_answer, group)
+            self._loop.call_soon_threadsafe(self._answer, group)
             if self._catalog.pending >= FLUSH_ENTRIES:
                 self._flush()
             if self._catalog.pending >= _PENDING_LIMIT:
@@ -132,6 +138,8 @@ class GroupWriter:
             try:
                 if self.failure is not None:
                     raise StoreReadOnly(self.failure)
+                if job.seal:
+                    self._seal(job.seal)
                 job.verify()
                 reserve_bytes = self._reserve_bytes if job.appends else 0
                 if group.size_bytes + job.size_bytes > room_bytes - reserve_bytes:
@@ -139,6 +147,15 @@ class GroupWriter:
                 group.add(job)
             except SixfoldError as error:
                 job.error = error
+
+    def _seal(self, volume: int) -> None:
+        try:
+            self._volumes.seal(volume)
+        except OSError as error:
+            if is_full(error):
+                raise StorageFull(f"no room for a volume after {volume}: {error}") from None
+            self.fail(f"a volume could not be begun: {error}")
+            raise StoreReadOnly(self.failure) from None
 
     def _store(self, group: Group) -> None:
         if not group.size_bytes:
@@ -179,7 +196,8 @@ class GroupWriter:
             self.failure = reason
             log.critical("the store is read-only from now on: %s", reason)
 
-
-def _answer(group: Sequence[Submission]) -> None:
-    for submission in group:
-        submission.answered(submission.jobs)
+    def _answer(self, group: Sequence[Submission]) -> None:
+        for submission in group:
+            self._done(submission.jobs)
+        for submission in group:
+            submission.answered(submission.jobs)
