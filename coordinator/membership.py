@@ -88,10 +88,10 @@ class Membership:
                 f"node {report.name} belongs to cluster {report.cluster_id}, "
                 f"this is {self.metadata.cluster_id}"
             )
-        row, version = await self.metadata.save_report(self._incoming(report, nonce))
-        node = self._heard(row, version, report, 0)
+        taken = await self.metadata.save_report(self._incoming(report, nonce))
+        node = self._heard(taken.node, taken.version, report, 0)
         self.on_report(node)
-        return ReportAnswer(self.metadata.cluster_id, node.number)
+        return ReportAnswer(self.metadata.cluster_id, node.number, taken.epoch)
 
     async def follow(self) -> None:
         """Looks for ever for what nodes reported to other processes."""

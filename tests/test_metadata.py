@@ -126,9 +126,9 @@ async def test_a_session_that_ran_out_commits_nothing(metadata: Metadata, clock:
 
 
 async def test_a_node_keeps_its_number(metadata: Metadata) -> None:
-    first, _ = await metadata.save_report(incoming(1))
-    other, _ = await metadata.save_report(incoming(2))
-    moved, _ = await metadata.save_report(incoming(1, zone="west"))
+    first = (await metadata.save_report(incoming(1))).node
+    other = (await metadata.save_report(incoming(2))).node
+    moved = (await metadata.save_report(incoming(1, zone="west"))).node
     assert (first.number, moved.zone) == (moved.number, "west")
     assert other.number != first.number
     assert moved in await metadata.nodes()

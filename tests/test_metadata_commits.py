@@ -16,14 +16,16 @@ from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Sql, open_database
 from coordinator.metadata.reads import known_segments
 from coordinator.metadata.rows import NewContent, ShardsOnNode, StoredSegment
-from coordinator.metadata.writes import Layouts, commit_content, open_session
+from coordinator.metadata.sessions import open_session
+from coordinator.metadata.writes import Layouts, commit_content
+from tests.metadata_parts import Clock
 
 Shard = tuple[int, bytes]  # node and shard key
 TABLES = ("segment", "content", "content_segment", "pin", "layout", "outbox_delete", "repair_queue")
 
 
 def opened(path: Path) -> tuple[Sql, Layouts, int]:
-    sql = open_database(f"sqlite:///{path}", lambda: 1_700_000_000.0, "ab" * 16)
+    sql = open_database(f"sqlite:///{path}", Clock(), "ab" * 16)
     return sql, Layouts(sql), open_session(sql, 60)
 
 

@@ -12,10 +12,10 @@ from common.errors import SessionLost, SixfoldError
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NO_NODE, NewContent, StoredSegment
+from coordinator.metadata.sessions import check_session
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
     Layouts,
-    check_session,
     commit_content,
     signed,
 )
@@ -33,7 +33,7 @@ _SEGMENTS = (
 )
 _PINS = (
     "INSERT INTO pin (content, account, created_at) VALUES {rows} ON CONFLICT DO NOTHING",
-    f"(?, {DEFAULT_ACCOUNT}, {{now}})",
+    f"(?, {DEFAULT_ACCOUNT}, {{wall}})",
 )
 
 

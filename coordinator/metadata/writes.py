@@ -4,7 +4,7 @@ checks first and writes after: what raises a SixfoldError has written nothing.""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from common.errors import SegmentGone, SessionLost
+from common.errors import SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import (
@@ -16,6 +16,7 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
     StoredSegment,
 )
+from coordinator.metadata.sessions import check_session
 
 DEFAULT_ACCOUNT = 0
 MAX_LAYOUTS = 8_192  # remembered
@@ -77,35 +78,6 @@ class Layouts:
         self._ids.clear()
 
 
-def open_session(sql: Sql, lease_s: int) -> int:
-    """A session number that was never used: generations are made from it."""
-    sql.run("DELETE FROM session WHERE expires_at < {now}")
-    sql.run("UPDATE cluster SET sessions = sessions + 1")
-    sql.run(
-        "INSERT INTO session (number, expires_at) SELECT sessions, {now} + ? FROM cluster", lease_s
-    )
-    found = sql.row("SELECT sessions FROM cluster")
-    assert found is not None
-    return int(found[0])
-
-
-def renew_session(sql: Sql, session: int, lease_s: int) -> None:
-    """Raises SessionLost if the lease has run out: it must not be revived, since others may have
-    acted on its end."""
-    check_session(sql, session)
-    sql.run("UPDATE session SET expires_at = {now} + ? WHERE number = ?", lease_s, session)
-
-
-def close_session(sql: Sql, session: int) -> None:
-    sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number = ?", session)
-
-
-def check_session(sql: Sql, session: int) -> None:
-    """Raises SessionLost."""
-    if not sql.row("SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}", session):
-        raise SessionLost("this coordinator's lease in the database has run out; try again")
-
-
 def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
     """Register a node, or note its new name and zone."""
     changed = sql.run("UPDATE node SET name = ?, zone = ? WHERE node_id = ?", name, zone, node_id)
@@ -135,7 +107,7 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
 def _insert_content(sql: Sql, new: NewContent) -> None:
     added = sql.run(
         "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
-        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT DO NOTHING",
+        "VALUES (?, ?, ?, ?, {wall}) ON CONFLICT DO NOTHING",
         new.id, new.size_bytes, len(new.segments), new.segment_list and new.segment_list.id,
     )  # fmt: skip
     if added:
@@ -146,7 +118,7 @@ def _insert_content(sql: Sql, new: NewContent) -> None:
 def pin(sql: Sql, content: ContentId) -> bool:
     """Make a content visible; True if it was not before."""
     pinned = sql.run(
-        "INSERT INTO pin (content, account, created_at) VALUES (?, ?, {now}) "
+        "INSERT INTO pin (content, account, created_at) VALUES (?, ?, {wall}) "
         "ON CONFLICT DO NOTHING",
         content, DEFAULT_ACCOUNT,
     )  # fmt: skip
