@@ -19,10 +19,8 @@ NINE = tuple(range(1, 10))
 class Clock:
     """Seconds, moved by the test. The database's clock begins with them."""
 
-    boot = "a boot"
-
     def __init__(self, now_s: float = 1_700_000_000.0) -> None:
-        self.now_s = now_s
+        self.now_s, self.boot = now_s, "a boot"
 
     def __call__(self) -> float:
         return self.now_s

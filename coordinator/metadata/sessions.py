@@ -18,6 +18,8 @@ databases could give the same generation only to the same bytes at the same addr
 from common.errors import SessionLost
 from coordinator.metadata.database import Sql
 
+MAY_DELETE = "(SELECT deletes_stopped FROM cluster) = ''"  # a condition
+
 
 def open_session(sql: Sql, lease_s: int) -> int:
     """A session number that was never used: generations are made from it."""

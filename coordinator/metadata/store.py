@@ -15,8 +15,8 @@ from common.errors import BadSetting, NotOurTurn, SessionLost, SixfoldError, Una
 from common.failpoints import Point, failpoint
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
-from coordinator.metadata import jobs, reads, restoring, sessions, sharing, writes
-from coordinator.metadata.batching import BatchThread
+from coordinator.metadata import collecting, jobs, reads, restoring, sessions, sharing, writes
+from coordinator.metadata.batching import BatchThread, own_copy
 from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.clock import Clock
 from coordinator.metadata.commits import commit_contents
@@ -146,7 +146,7 @@ class Metadata:
 
     async def unpin(self, content: ContentId) -> bool:
         """Make a content invisible. False if it was not visible."""
-        return await self._write(partial(writes.unpin, content=content))
+        return await self._write(partial(collecting.unpin, content=content))
 
     async def collect(self, limit: int) -> int:
         """Remove contents that nobody pins and that are past the grace period; how many."""
@@ -159,7 +159,7 @@ class Metadata:
         return removed
 
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
-        return writes.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
+        return collecting.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
 
     async def add_deletes(
         self, deletes: Sequence[ShardsOnNode], why: DeleteReason, delay_s: int = 0
@@ -262,7 +262,7 @@ class Metadata:
         def answer(ask: Callable[[Sql], Any] | Blake3Id) -> Any:
             if isinstance(ask, SegmentId | ContentId):
                 found = segments if isinstance(ask, SegmentId) else manifests
-                return found if isinstance(found, Exception) else found.get(ask)
+                return own_copy(found) if isinstance(found, Exception) else found.get(ask)
             assert not isinstance(ask, Blake3Id)
             return self._attempt(ask)
 

@@ -8,6 +8,9 @@ from common.errors import SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS as COUNTER_BITS,
+)
+from coordinator.metadata.rows import (
     NO_NODE,
     DeleteReason,
     NewContent,
@@ -93,9 +96,9 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
 
     Raises SessionLost, and SegmentGone if a segment that the upload relied on is gone.
     """
-    check_session(sql, session)
-    written = {segment.id for segment in new.written}
-    _check_reused(sql, [s for s in new.segments if s.id not in written])
+    for number in {session, *(written.generation >> COUNTER_BITS for written in new.written)}:
+        check_session(sql, number)  # the sweep spares the shards of a live session only
+    _check_reused(sql, new)
     for segment in new.written:
         _put_segment(sql, layouts, segment)
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
@@ -113,6 +116,18 @@ def _insert_content(sql: Sql, new: NewContent) -> None:
     if added:
         for position, segment in enumerate(new.segments):
             sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", new.id, position, segment.id)
+    else:
+        _offer_to_collector(sql, new.written)
+
+
+def _offer_to_collector(sql: Sql, segments: Sequence[StoredSegment]) -> None:
+    """The content was there, perhaps cut into other segments: then nothing needs these."""
+    for segment in segments:
+        sql.run(
+            "INSERT INTO collect_queue (content, unpinned_at) VALUES (?, {now}) "
+            "ON CONFLICT DO NOTHING",
+            segment.id,
+        )
 
 
 def pin(sql: Sql, content: ContentId) -> bool:
@@ -125,8 +140,13 @@ def pin(sql: Sql, content: ContentId) -> bool:
     return pinned > 0
 
 
-def _check_reused(sql: Sql, segments: Sequence[StoredSegment]) -> None:
-    for segment in {segment.id: segment for segment in segments}.values():
+def _check_reused(sql: Sql, new: NewContent) -> None:
+    """What the upload found there must be there still, the segment list included, and its grace
+    period begins again."""
+    relied_on = {s.id: s for s in (*new.segments, new.segment_list) if s is not None}
+    for segment in new.written:
+        relied_on.pop(segment.id, None)
+    for segment in relied_on.values():
         if not sql.run(
             "UPDATE segment SET touched_at = {now} WHERE id = ? AND generation = ?",
             segment.id, signed(segment.generation),
@@ -217,69 +237,3 @@ def add_deletes(
 def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
     for row in ids:
         sql.run("DELETE FROM outbox_delete WHERE id = ?", row)
-
-
-def unpin(sql: Sql, content: ContentId) -> bool:
-    """Make a content invisible; its space is collected later. False if it was not visible."""
-    gone = sql.run("DELETE FROM pin WHERE content = ? AND account = ?", content, DEFAULT_ACCOUNT)
-    if gone:
-        sql.run(
-            "INSERT INTO collect_queue (content, unpinned_at) VALUES (?, {now}) "
-            "ON CONFLICT (content) DO UPDATE SET unpinned_at = excluded.unpinned_at",
-            content,
-        )
-    _touch_segments(sql, content)
-    return gone > 0
-
-
-def _touch_segments(sql: Sql, content: ContentId) -> None:
-    """The grace period starts now: reads that have begun go on."""
-    sql.run(
-        f"UPDATE segment SET touched_at = {{now}} WHERE id IN ({SEGMENTS_BEHIND})",
-        content, content, content,
-    )  # fmt: skip
-
-
-def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace_s: int) -> bool:
-    """Remove a content that nobody pins, and those of its segments that nothing else needs.
-
-    False if it was pinned again, or a segment of it is younger than the grace: it waits for that.
-    """
-    if sql.row("SELECT 1 FROM pin WHERE content = ?", content):
-        sql.run("DELETE FROM collect_queue WHERE content = ?", content)
-        return False
-    segments = {segment.id: segment for segment in behind}
-    young = sql.rows_in(
-        "SELECT touched_at FROM segment WHERE id IN ({keys}) "
-        f"AND touched_at > {{now}} - {int(grace_s)}",
-        segments,
-    )
-    if young:
-        (latest,) = max(young)
-        sql.run("UPDATE collect_queue SET unpinned_at = ? WHERE content = ?", latest, content)
-        return False
-    sql.run("DELETE FROM collect_queue WHERE content = ?", content)
-    sql.run("DELETE FROM content_segment WHERE content = ?", content)
-    sql.run("DELETE FROM content WHERE id = ?", content)
-    for segment in segments.values():
-        _remove_unreferenced(sql, segment)
-    return True
-
-
-_REFERENCED = (
-    "SELECT 1 FROM pin WHERE content = ? "
-    "UNION ALL SELECT 1 FROM content WHERE segment_list = ? "
-    "UNION ALL SELECT 1 FROM content_segment WHERE segment = ? LIMIT 1"
-)
-
-
-def _remove_unreferenced(sql: Sql, segment: StoredSegment) -> None:
-    if sql.row(_REFERENCED, segment.id, segment.id, segment.id):
-        return
-    removed = sql.run(
-        "DELETE FROM segment WHERE id = ? AND generation = ?",
-        segment.id, signed(segment.generation),
-    )  # fmt: skip
-    if removed:
-        sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
-        add_deletes(sql, shards_of(segment), DeleteReason.DOOMED)
