@@ -197,6 +197,7 @@ def _keep_time_and_epoch(sql: Sql, cluster_id: str) -> None:
         "ALTER TABLE cluster ADD COLUMN clock_s BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE cluster ADD COLUMN clock_boot TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE cluster ADD COLUMN clock_offset_s BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE cluster ADD COLUMN deletes_allowed_at BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE node ADD COLUMN told_epoch BIGINT NOT NULL DEFAULT 0",
         "UPDATE cluster SET clock_s = coalesce((SELECT min({now}, max(expires_at)) FROM session), "
         "{now})",

@@ -93,11 +93,19 @@ def collectable(sql: Sql, grace_s: int, limit: int) -> list[ContentId]:
 
 
 def nodes_with_deletes(sql: Sql) -> list[int]:
-    """The nodes that have something due to delete."""
+    """The nodes that have something due to delete, also those that were removed."""
     rows = sql.rows(
         "SELECT n.number FROM node n WHERE EXISTS "
         "(SELECT 1 FROM outbox_delete o WHERE o.node = n.number AND o.not_before <= {now}) "
         f"AND {MAY_DELETE}"
+    )
+    return [number for (number,) in rows]
+
+
+def removed_nodes_with_deletes(sql: Sql) -> list[int]:
+    rows = sql.rows(
+        "SELECT n.number FROM node n WHERE n.wish = 'removed' "
+        "AND EXISTS (SELECT 1 FROM outbox_delete o WHERE o.node = n.number)"
     )
     return [number for (number,) in rows]
 

@@ -98,8 +98,12 @@ def stop_deletes(sql: Sql, reason: str) -> None:
 
 
 def allow_deletes(sql: Sql) -> bool:
-    """Whether they were stopped."""
-    return sql.run("UPDATE cluster SET deletes_stopped = '' WHERE deletes_stopped <> ''") > 0
+    """Whether they were stopped. The orphans that are known by now are accepted as such."""
+    allowed = sql.run(
+        "UPDATE cluster SET deletes_stopped = '', deletes_allowed_at = {now} "
+        "WHERE deletes_stopped <> ''"
+    )
+    return allowed > 0
 
 
 def deletes_stopped(sql: Sql) -> str:

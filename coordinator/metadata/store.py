@@ -36,6 +36,7 @@ from coordinator.metadata.rows import (
     StoredSegment,
 )
 from coordinator.metadata.sharing import IncomingReport, TakenReport
+from coordinator.metadata.sweeping import Sweeping
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Metadata:
         self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
             "metadata-reader", self._query
         )
+        self.sweeping = Sweeping(self._read, self._write, grace_s)
         self.session = 0
         self._session_lost = asyncio.Event()
         self.cluster_id = ""
@@ -168,6 +170,11 @@ class Metadata:
 
     async def finish_deletes(self, ids: Sequence[int]) -> None:
         await self._write(partial(writes.finish_deletes, ids=ids))
+
+    async def forget_deletes_of_removed_nodes(self) -> None:
+        nodes = await self._read(reads.removed_nodes_with_deletes)
+        if nodes:
+            await self._write(partial(writes.forget_deletes, nodes=nodes))
 
     async def queue_repair(self, notice: RepairNotice) -> None:
         await self._write(partial(writes.queue_repair, notice=notice))

@@ -234,6 +234,13 @@ def add_deletes(
         )  # fmt: skip
 
 
+def forget_deletes(sql: Sql, nodes: Sequence[int]) -> None:
+    """Nodes that are gone for good: what lay on them is gone with them."""
+    for node in nodes:
+        sql.run("DELETE FROM outbox_delete WHERE node = ?", node)
+        sql.run("DELETE FROM orphan WHERE node = ?", node)
+
+
 def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
     for row in ids:
         sql.run("DELETE FROM outbox_delete WHERE id = ?", row)
