@@ -19,6 +19,7 @@ from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
+from coordinator.http.care import CareHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
@@ -26,6 +27,7 @@ from coordinator.jobs import CollectWorker, OutboxWorker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.risk_report import RiskReport
 from coordinator.services import Services
 from coordinator.write_path import WritePath
 
@@ -94,7 +96,9 @@ class Coordinator:
         blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
-        await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes()])
+        risks = RiskReport(config, self.metadata, self.cluster, self._clock)
+        care = CareHandlers(self.metadata, risks)
+        await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes(), *care.routes()])
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(job, name=name)

@@ -1,0 +1,42 @@
+"""The part of the client that asks a coordinator what operators want to know."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import aiohttp
+
+from sixfold.answers import json_of
+from sixfold.transfer import Silence
+
+
+class AdminClient(ABC):
+    """What `Client` can ask of `/-/admin/`. The answers are as the coordinator gives them, JSON:
+    they are there to be shown."""
+
+    @abstractmethod
+    def _request(
+        self,
+        method: str,
+        path: str,
+        silence: Silence | None = None,
+        accept: Collection[int] = (),
+        **options: Any,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]: ...
+
+    async def durability(self, afr: float | None = None) -> dict[str, Any]:
+        """What may fail now, and how likely loss is if `afr` of the nodes fail in a year."""
+        query = "" if afr is None else f"?afr={afr!r}"
+        return await self._asked("GET", f"/-/admin/durability{query}")
+
+    async def jobs(self) -> dict[str, Any]:
+        """The background jobs: who does each, and what it says of itself."""
+        return await self._asked("GET", "/-/admin/jobs")
+
+    async def _asked(
+        self, method: str, path: str, silence: Silence | None = None
+    ) -> dict[str, Any]:
+        async with self._request(method, path, silence) as response:
+            said: dict[str, Any] = await json_of(response)
+            return said

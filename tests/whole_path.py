@@ -1,0 +1,110 @@
+"""A whole coordinator, from its HTTP down, on nodes that are only memory: quick, and every byte of
+theirs in the test's hands."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import aiohttp
+
+from common.errors import NodeUnreachable
+from common.ids import ContentId
+from common.shards import ShardRecord
+from common.units import GIB
+from coordinator.cluster import Cluster
+from coordinator.config import Config
+from coordinator.membership import Node
+from coordinator.metadata import StoredSegment
+from coordinator.server import Coordinator
+from tests.metadata_parts import Clock
+from tests.reports import report_of
+from tests.stores import SECRET, MemoryStore
+
+FOREVER_S = 1e6
+
+
+class MemoryCluster(Cluster):
+    """Nodes are in memory; `memory` has them by number."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.memory: dict[int, MemoryStore] = {}
+        self.membership.on_report = self._remember
+
+    def _remember(self, node: Node) -> None:
+        self.memory.setdefault(node.number, MemoryStore())
+        node.reachable = True
+
+    def store(self, number: int) -> Any:
+        if not self.membership.is_readable(number):
+            raise NodeUnreachable(f"node {number} is away")
+        return self.memory[number]
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """A coordinator that serves, a client session on it, its nodes, and its monotonic clock."""
+
+    coordinator: Coordinator
+    cluster: MemoryCluster
+    http: aiohttp.ClientSession
+    clock: Clock
+
+    @property
+    def url(self) -> str:
+        return self.coordinator.url
+
+    async def segments(self, id_: str) -> tuple[StoredSegment, ...]:
+        manifest = await self.coordinator.metadata.find_content(ContentId.parse(id_))
+        assert manifest is not None
+        return manifest.segments
+
+    def held(self, segment: StoredSegment, index: int) -> ShardRecord:
+        """What the node of that shard has of it."""
+        return self.cluster.memory[segment.layout[index]].records[segment.address(index)]
+
+    def put_back(self, segment: StoredSegment, index: int, record: ShardRecord) -> None:
+        """The node has this in its place from now on."""
+        self.cluster.memory[segment.layout[index]].records[segment.address(index)] = record
+
+    def rot(self, segment: StoredSegment, index: int) -> None:
+        """Flip the first bit of a shard."""
+        record = self.held(segment, index)
+        payload = bytearray(record.payload)
+        payload[0] ^= 1
+        self.put_back(segment, index, ShardRecord(record.info, bytes(payload)))
+
+    def lose(self, segment: StoredSegment, index: int) -> None:
+        del self.cluster.memory[segment.layout[index]].records[segment.address(index)]
+
+    def away(self, *numbers: int) -> None:
+        """Exactly these nodes cannot be reached."""
+        for node in self.cluster.membership.nodes.values():
+            node.reachable = node.number not in numbers
+
+
+@asynccontextmanager
+async def memory_bed(
+    directory: Path, nodes: int = 9, zones: int = 0, **settings: Any
+) -> AsyncIterator[Bed]:
+    """Serves while the block runs. Nodes 1, 2, … are in as many `zones`, or each in its own."""
+    config = Config(
+        data=str(directory), secret_file="unused", port=0,
+        **({"suspect_after_s": FOREVER_S, "lost_after_s": 2 * FOREVER_S} | settings),
+    )  # fmt: skip
+    clock = Clock()
+    with patch("coordinator.server.Cluster", MemoryCluster):
+        coordinator = Coordinator(config, SECRET, clock)
+        async with coordinator, aiohttp.ClientSession(coordinator.url) as http:
+            cluster = coordinator.cluster
+            assert isinstance(cluster, MemoryCluster)
+            for number in range(1, nodes + 1):
+                zone = f"zone-{number % zones if zones else number}"
+                report = report_of(
+                    number, zone=zone, capacity_bytes=GIB, used_bytes=0, free_bytes=GIB
+                )
+                await cluster.membership.report(report, number.to_bytes(16, "big"))
+            yield Bed(coordinator, cluster, http, clock)
