@@ -62,8 +62,8 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
            f"{kind['segments']} segments on {kind['nodes']} nodes, lost before repair with "
            f"probability {kind['loss_before_repair']:.2g}") for kind in short["kinds"]),
         ("in repair queue", _queue(short)),
-        ("loss of an object", f"{_chance(loss['object'])} a year, for each segment of it"),
-        ("loss of any object", f"{_chance(loss['any_object'])} a year"),
+        ("loss of an object", f"{_chance(loss['object'])}, for each segment of it"),
+        ("loss of any object", _chance(loss["any_object"])),
         ("metadata", f"{said['metadata_loss_per_year']['probability']:.2g} a year"),
         ("assumed", f"{assumed['afr']:.2%} of nodes fail in a year, "
          f"{assumed['rot_per_shard_year']:.2g} of shards rot"),
@@ -90,7 +90,7 @@ def _queue(short: dict[str, Any]) -> str:
 
 def _chance(loss: dict[str, float]) -> str:
     """Rebuilt one after another is the worse case, and what a single repair job does."""
-    return f"{loss['serial']:.2g} ({loss['parallel']:.2g} if rebuilt all at once)"
+    return f"{loss['serial']:.2g} a year ({loss['parallel']:.2g} if rebuilt all at once)"
 
 
 def job_lines(said: dict[str, Any]) -> list[str]:
