@@ -17,6 +17,7 @@ from common.units import KIB
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
+from coordinator.explain import Explain
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.care import CareHandlers
@@ -97,7 +98,8 @@ class Coordinator:
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
         risks = RiskReport(config, self.metadata, self.cluster, self._clock)
-        care = CareHandlers(self.metadata, risks)
+        explain = Explain(self.metadata, self.cluster)
+        care = CareHandlers(self.metadata, risks, explain)
         await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes(), *care.routes()])
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from common.ids import ContentId
 from sixfold.answers import json_of
 from sixfold.transfer import Silence
 
@@ -33,6 +34,15 @@ class AdminClient(ABC):
     async def jobs(self) -> dict[str, Any]:
         """The background jobs: who does each, and what it says of itself."""
         return await self._asked("GET", "/-/admin/jobs")
+
+    async def explain(self, id_: ContentId) -> dict[str, Any]:
+        """Where every shard of a content is, its state, and what may still fail."""
+        said = await self._asked("GET", f"/v1/blobs/{id_}/explain")
+        while said["next"] is not None:
+            more = await self._asked("GET", f"/v1/blobs/{id_}/explain?first={said['next']}")
+            said["segments"] += more["segments"]
+            said["next"] = more["next"]
+        return said
 
     async def _asked(
         self, method: str, path: str, silence: Silence | None = None

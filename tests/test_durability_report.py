@@ -11,7 +11,7 @@ from coordinator.metadata.rows import NO_NODE
 from coordinator.risk import Assumed, yearly_loss
 from coordinator.risk_report import FRESH_S
 from coordinator.standing import Kind, Standing, Surroundings
-from sixfold.care_cli import durability_lines, job_lines
+from sixfold.care_words import durability_lines, job_lines
 from sixfold.client import Client
 from tests.blobs import content, put
 from tests.whole_path import Bed, memory_bed

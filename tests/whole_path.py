@@ -11,13 +11,14 @@ from unittest.mock import patch
 import aiohttp
 
 from common.errors import NodeUnreachable
-from common.ids import ContentId
-from common.shards import ShardRecord
+from common.ids import ContentId, ShardAddress
+from common.shards import ShardMissing, ShardRecord
 from common.units import GIB
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.membership import Node
 from coordinator.metadata import StoredSegment
+from coordinator.remote_store import ShardThere
 from coordinator.server import Coordinator
 from tests.metadata_parts import Clock
 from tests.reports import report_of
@@ -26,16 +27,26 @@ from tests.stores import SECRET, MemoryStore
 FOREVER_S = 1e6
 
 
+class MemoryNode(MemoryStore):
+    """As much of a RemoteStore as a coordinator uses. `verified_at_s` is what it says of every
+    shard."""
+
+    verified_at_s: int | None = None
+
+    async def head(self, address: ShardAddress) -> ShardThere | ShardMissing:
+        return ShardThere(self.verified_at_s) if address in self.records else ShardMissing(address)
+
+
 class MemoryCluster(Cluster):
     """Nodes are in memory; `memory` has them by number."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.memory: dict[int, MemoryStore] = {}
+        self.memory: dict[int, MemoryNode] = {}
         self.membership.on_report = self._remember
 
     def _remember(self, node: Node) -> None:
-        self.memory.setdefault(node.number, MemoryStore())
+        self.memory.setdefault(node.number, MemoryNode())
         node.reachable = True
 
     def store(self, number: int) -> Any:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from common.ids import ContentId
 from coordinator.metadata.database import Sql
+from coordinator.metadata.explaining import Explained, explained
 from coordinator.metadata.writes import unpack_layout
 
 T = TypeVar("T")
@@ -79,3 +81,8 @@ class Inspecting(ABC):
     async def job_leases(self) -> Mapping[str, Lease]:
         """Who does which job, by the jobs' names; also leases that have run out."""
         return await self._read(job_leases)
+
+    async def explained(self, content: ContentId, first: int, limit: int) -> Explained | None:
+        """A content with some of its segments, and how they are cared for; None if there is none
+        and nothing is being deleted of it."""
+        return await self._read(partial(explained, content=content, first=first, limit=limit))
