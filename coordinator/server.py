@@ -87,7 +87,7 @@ class Coordinator:
         log.info("codec: %s, %d of %d", codec.backend_name, codec.k, codec.n)
         buffers = StripeBuffers(config.buffer_bytes)
         services = Services(config, codec, self.cluster, self.metadata, buffers, offload)
-        self.reads, self.writes = ReadPath(services), WritePath(services)
+        self.buffers, self.reads, self.writes = buffers, ReadPath(services), WritePath(services)
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
         self._run_behind("session", self.metadata.keep_session())

@@ -1,7 +1,7 @@
 """A whole coordinator, from its HTTP down, on nodes that are only memory: quick, and every byte of
 theirs in the test's hands."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,11 @@ import aiohttp
 
 from common.errors import NodeUnreachable
 from common.ids import ContentId, ShardAddress
-from common.shards import ShardMissing, ShardRecord
+from common.shards import Buffer, ShardMissing, ShardRecord
 from common.units import GIB
 from coordinator.cluster import Cluster
 from coordinator.config import Config
+from coordinator.jobs import run_worker
 from coordinator.membership import Node
 from coordinator.metadata import StoredSegment
 from coordinator.remote_store import ShardThere
@@ -29,12 +30,43 @@ FOREVER_S = 1e6
 
 class MemoryNode(MemoryStore):
     """As much of a RemoteStore as a coordinator uses. `verified_at_s` is what it says of every
-    shard."""
+    shard. While `fault` is "gone" it knows of none, while it is "rotten" all fail their checksums.
+    """
 
     verified_at_s: int | None = None
+    fault = ""
+
+    async def read(
+        self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
+    ) -> list[ShardRecord | ShardMissing]:
+        if self.fault == "gone":
+            return [ShardMissing(address) for address in addresses]
+        answers = await super().read(addresses, into)
+        return list(map(_rotten, answers)) if self.fault == "rotten" else answers
 
     async def head(self, address: ShardAddress) -> ShardThere | ShardMissing:
         return ShardThere(self.verified_at_s) if address in self.records else ShardMissing(address)
+
+
+def _rotten(answer: ShardRecord | ShardMissing) -> ShardRecord | ShardMissing:
+    """As in the place that it was read into."""
+    if isinstance(answer, ShardMissing) or not answer.payload:
+        return answer
+    if isinstance(answer.payload, memoryview):
+        answer.payload[0] ^= 1
+        return answer
+    return ShardRecord(answer.info, flipped(answer.payload, 0))
+
+
+def flipped(data: Buffer, bit: int) -> bytes:
+    """The same but for one bit."""
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+async def _no_job(*arguments: object) -> None:
+    """In place of a background job."""
 
 
 class MemoryCluster(Cluster):
@@ -84,9 +116,7 @@ class Bed:
     def rot(self, segment: StoredSegment, index: int) -> None:
         """Flip the first bit of a shard."""
         record = self.held(segment, index)
-        payload = bytearray(record.payload)
-        payload[0] ^= 1
-        self.put_back(segment, index, ShardRecord(record.info, bytes(payload)))
+        self.put_back(segment, index, ShardRecord(record.info, flipped(record.payload, 0)))
 
     def lose(self, segment: StoredSegment, index: int) -> None:
         del self.cluster.memory[segment.layout[index]].records[segment.address(index)]
@@ -99,15 +129,20 @@ class Bed:
 
 @asynccontextmanager
 async def memory_bed(
-    directory: Path, nodes: int = 9, zones: int = 0, **settings: Any
+    directory: Path, nodes: int = 9, zones: int = 0, jobs: bool = True, **settings: Any
 ) -> AsyncIterator[Bed]:
-    """Serves while the block runs. Nodes 1, 2, … are in as many `zones`, or each in its own."""
+    """Serves while the block runs. Nodes 1, 2, … are in as many `zones`, or each in its own.
+    Without `jobs`, nothing happens behind the requests."""
     config = Config(
         data=str(directory), secret_file="unused", port=0,
         **({"suspect_after_s": FOREVER_S, "lost_after_s": 2 * FOREVER_S} | settings),
     )  # fmt: skip
     clock = Clock()
-    with patch("coordinator.server.Cluster", MemoryCluster):
+    worker = run_worker if jobs else _no_job
+    with (
+        patch("coordinator.server.Cluster", MemoryCluster),
+        patch("coordinator.server.run_worker", worker),
+    ):
         coordinator = Coordinator(config, SECRET, clock)
         async with coordinator, aiohttp.ClientSession(coordinator.url) as http:
             cluster = coordinator.cluster
