@@ -114,9 +114,12 @@ class StripeRead:
         if index is None or future.cancelled():
             return
         error = future.exception()
-        if error is not None:
-            assert isinstance(error, SixfoldError), error
+        if isinstance(error, SixfoldError):
             self._give_up_on(index, str(error), bad=isinstance(error, Corrupt))
+        elif error is not None:  # a defect: it must end the read, and be seen
+            self._give_up_on(index, repr(error), bad=False)
+            if not self._wake.done():
+                self._wake.set_exception(error)
         else:
             self._hedge.answered(self._loop.time() - asked_s)
             self._take(index, future.result()[0])

@@ -21,6 +21,7 @@ from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.clock import Clock
 from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Sql, open_database
+from coordinator.metadata.inspecting import Inspecting
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     DeleteReason,
@@ -46,7 +47,7 @@ SESSION_LEASE_S = 60
 SESSION_RENEW_S = 15
 
 
-class Metadata:
+class Metadata(Inspecting):
     """One writer thread commits in groups, one reader thread looks up in groups.
 
     Holds this process's session, which every commit checks, and makes generations from it.
