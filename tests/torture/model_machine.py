@@ -6,6 +6,7 @@ faults that it made itself, how many shards can be had: with at least k, reading
 
 import asyncio
 import shutil
+import sys
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.torture.one_process import (
 )
 
 T = TypeVar("T")
+STEP_S = 60.0  # no step may take longer: a hang is a failure
 which = st.integers(0, len(CONTENTS) - 1)
 fronts = st.integers(0, COORDINATORS - 1)
 nodes = st.sampled_from(NODES)
@@ -49,11 +51,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         async def and_settle() -> T:
-            try:
-                return await work
-            finally:
-                for front in self.store.fronts:
-                    await front.settle()
+            async with asyncio.timeout(STEP_S):
+                try:
+                    return await work
+                finally:
+                    for front in self.store.fronts:
+                        await front.settle()
 
         type(self).steps += 1
         return self.runner.run(and_settle())
@@ -180,7 +183,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.everything_comes_back()
+            if sys.exception() is None:  # else the history has ended badly already
+                self.everything_comes_back()
         finally:
             self.runner.run(self.store.close())
             self.runner.close()
