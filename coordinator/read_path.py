@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from common.errors import NotFound, SixfoldError
+from common.errors import NotFound, SixfoldError, Unreadable
 from common.ids import ContentId
 from coordinator.buffers import StripeBuffer
 from coordinator.cache import SegmentCache
@@ -72,10 +72,12 @@ class ReadPath:
         self._notices: set[asyncio.Task[None]] = set()
 
     async def find(self, id_: ContentId) -> Manifest:
-        """Raises NotFound."""
+        """Raises NotFound, Unreadable if the metadata does not know all of its segments."""
         manifest = await self._metadata.find_content(id_)
         if manifest is None:
             raise NotFound(f"no such content: {id_}")
+        if sum(segment.size_bytes for segment in manifest.segments) != manifest.size_bytes:
+            raise Unreadable(f"the metadata has lost segments of {id_}")  # others would shift
         return manifest
 
     @contextlib.asynccontextmanager

@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import BadSetting, NotOurTurn, SessionLost, SixfoldError, Unavailable
+from common.errors import (
+    BadSetting,
+    FateUnknown,
+    NotOurTurn,
+    SessionLost,
+    SixfoldError,
+    Unavailable,
+)
 from common.failpoints import Point, failpoint
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
@@ -94,7 +101,8 @@ class Metadata(Inspecting):
                 )
             except SixfoldError as error:
                 log.warning("session %d: %s; beginning a new one", self.session, error)
-                await self._begin_session()
+                with suppress(SixfoldError):  # the next round tries again
+                    await self._begin_session()
 
     async def _begin_session(self) -> None:
         self.session = await self._write(partial(sessions.open_session, lease_s=SESSION_LEASE_S))
@@ -291,6 +299,10 @@ class Metadata(Inspecting):
             return self._commit_together(batch)
         except NotOurTurn as error:  # it would not be for each alone either
             return [NotOurTurn(str(error)) for _ in batch]
+        except FateUnknown as error:  # each alone might be done a second time
+            log.error("metadata database: %s", error)
+            self._layouts.forget()
+            return [FateUnknown(str(error)) for _ in batch]
         except Exception as error:
             self._layouts.forget()
             if len(batch) == 1:
