@@ -21,7 +21,7 @@ from common.units import KIB, MIB
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import Config
-from coordinator.jobs import CollectWorker, OutboxWorker, Worker
+from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.membership import Node as Member
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
@@ -79,7 +79,10 @@ class Front:
         self.reads, self.writes = ReadPath(services), WritePath(services)
         self.jobs: dict[str, Worker] = {
             job.name: job
-            for job in (CollectWorker(self.metadata), OutboxWorker(self.metadata, self.cluster))
+            for job in (
+                CollectWorker(self.metadata, self.cluster),
+                OutboxWorker(self.metadata, self.cluster),
+            )
         }
         self._session = asyncio.create_task(self.metadata.keep_session())
 
