@@ -17,6 +17,7 @@ from common.ids import ContentId
 from coordinator.buffers import StripeBuffer
 from coordinator.cache import SegmentCache
 from coordinator.latency import HedgePolicy
+from coordinator.letting_go import let_go
 from coordinator.metadata import Manifest, RepairNotice, StoredSegment
 from coordinator.metadata.rows import NO_NODE
 from coordinator.offload import INLINE_BYTES
@@ -52,6 +53,7 @@ class Piece:
 
     def abandon(self) -> None:
         """As release, while the socket may still hold the memory."""
+        self.data = b""
         if self._buffer is not None:
             self._buffer.abandon()
 
@@ -158,7 +160,8 @@ class ReadPath:
         buffer = buffer or await self._buffers.acquire(self._stripe_bytes(segment), wait_s)
         try:
             await self._read(part, buffer)
-        except BaseException:
+        except BaseException as error:
+            let_go(error)
             buffer.abandon()
             raise
         return Piece(buffer.memory[part.start : part.end], buffer)
