@@ -119,6 +119,11 @@ class Recorder:
         if status == 404 or (status == 200 and data != content.data):
             self.violations.append(f"{content}: {status}, {len(data)} bytes, wrong while in use")
 
+    async def is_there(self, content: Content) -> bool:
+        """Whether it is visible and right."""
+        status, data = await self._read(content)
+        return status == 200 and data == content.data
+
     async def check_all(self, why: str = "in the end") -> None:
         """Everything must be as it was acknowledged."""
         each = asyncio.Semaphore(8)

@@ -1,13 +1,11 @@
 """Hypothesis makes up histories of the store, and shrinks those that end badly."""
 
-import logging
-
 import hypothesis
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.torture.model_machine import StoreMachine
-from tests.torture.outcome import Outcome, scaled
+from tests.torture.outcome import Outcome, quiet, scaled
 
 ROW = 25
 PROMISE = "any history of the store, with faults, goes as that of a dict"
@@ -23,11 +21,8 @@ def run_histories(histories: int, steps: int, seed: int | None = None) -> int:
 
     if seed is not None:
         hypothesis.seed(seed)(Machine)
-    logging.disable()  # of faults there is a lot to say
-    try:
+    with quiet():
         _run(Machine, histories, steps, derandomize=seed is None)
-    finally:
-        logging.disable(logging.NOTSET)
     return Machine.steps
 
 

@@ -211,7 +211,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def nothing_is_left_over(self) -> None:
         """Neither segments in the database nor shards on nodes."""
-        referred = shards_in(self.directory / "coordinator" / "metadata.db")
+        referred = shards_in(self.store.database)
         assert {bytes(address.segment) for _, address in referred} == segments_of(self.present)
         for number, node in self.store.nodes.items():
             held = {(number, info.address) for info in self.run(node.shards())}

@@ -139,6 +139,7 @@ class Store:
             cache_bytes=0,
             grace_s=GRACE_S,
         )
+        self.database = Path(config.data) / "metadata.db"
         self.fronts = [Front(config, self.nodes, self.clock) for _ in range(COORDINATORS)]
 
     async def start(self) -> None:
