@@ -22,6 +22,7 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.deleting import CollectWorker, OutboxWorker
+from coordinator.jobs import Worker
 from coordinator.membership import Node as Member
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
