@@ -30,6 +30,9 @@ class Point(StrEnum):
     QUARANTINE_WRITTEN = "quarantine-written"
     QUARANTINE_BURIED = "quarantine-buried"
     QUARANTINE_RESTORED = "quarantine-restored"
+    MEND_SURVEYED = "mend-surveyed"
+    MEND_WRITTEN = "mend-written"
+    MEND_SWITCHED = "mend-switched"
     COLLECT_BEGUN = "collect-begun"  # in the transaction
     COLLECTED = "collected"
     DELETES_READ = "deletes-read"  # of the outbox

@@ -6,6 +6,7 @@ on time: the clock is moved by hand.
 """
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -28,7 +29,9 @@ from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
 from coordinator.remote_store import RemoteStore
+from coordinator.repair import RepairWorker
 from coordinator.services import Services
+from coordinator.throttle import Throttle
 from coordinator.write_path import WritePath
 from coordinator.write_upload import Stored
 from tests.metadata_parts import Clock
@@ -83,6 +86,7 @@ class Front:
             for job in (
                 CollectWorker(self.metadata, self.cluster),
                 OutboxWorker(self.metadata, self.cluster),
+                RepairWorker(services, Throttle(math.inf), self._clock),
             )
         }
         self._session = asyncio.create_task(self.metadata.keep_session())
