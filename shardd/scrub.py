@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from common.errors import SixfoldError
 from common.units import MIB
 from shardd.entries import Entry
 from shardd.parts import StoreParts, to_the_end
@@ -56,7 +57,7 @@ class Scrubber:
         self._interval_s, self._clock = interval_s, wall_clock
         self._path = parts.directory.path / FILE_NAME
         self._state = ScrubState.load(self._path)
-        self._unsaved_bytes = 0
+        self._unsaved_bytes, self._changed = 0, False
         self._suspects: set[bytes] = set()
         self._stepping = asyncio.Lock()
         self.wanted = asyncio.Event()  # there is something to do before the next pass is due
@@ -93,6 +94,7 @@ class Scrubber:
         # Times are in whole seconds: what was verified within this one is to be verified again.
         latest = state.started_at - 1
         state.verified_at = {n: min(at, latest) for n, at in state.verified_at.items()}
+        self._changed = True
         self.wanted.set()
 
     def rot_found(self) -> None:
@@ -135,8 +137,9 @@ class Scrubber:
         if volume is None:
             await asyncio.to_thread(self._measure)
             if (volume := self._next_volume()) is None:
-                self._finish_pass()
+                await to_the_end(self._finish_pass)
                 return
+            await to_the_end(self.save)
         rows = self._parts.catalog.live_in
         page = await asyncio.to_thread(rows, volume.number, state.offset, _STEP_ENTRIES)
         await self._examine(volume, page)
@@ -147,7 +150,8 @@ class Scrubber:
         else:
             state.verified_at[volume.number] = state.volume_started_at
             state.volume = 0
-        if not page or self._unsaved_bytes >= _SAVE_BYTES:
+        self._changed = True
+        if self._unsaved_bytes >= _SAVE_BYTES:
             await to_the_end(self.save)
 
     def _measure(self) -> None:
@@ -198,8 +202,16 @@ class Scrubber:
     def save(self) -> None:
         """Raises the disk's OSError, or WrongNode."""
         self._parts.directory.check()
+        self._unsaved_bytes, self._changed = 0, False
         self._state.save(self._parts.disk, self._path)
-        self._unsaved_bytes = 0
+
+    async def close(self) -> None:
+        """Keep how far it is, if it can be; no step may be running."""
+        try:
+            if self._changed:
+                await asyncio.to_thread(self.save)
+        except (OSError, SixfoldError) as error:
+            log.warning("%s: how far scrub is cannot be kept: %s", self._path, error)
 
     def _now(self) -> int:
         return int(self._clock())

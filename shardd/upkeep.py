@@ -65,12 +65,8 @@ class Upkeep:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._tasks:
-            self._tasks.clear()
-            try:
-                await asyncio.to_thread(self.scrubber.save)
-            except (OSError, SixfoldError) as error:
-                log.warning("scrub: how far it is cannot be kept: %s", error)
+        self._tasks.clear()
+        await self.scrubber.close()
 
     async def _compact(self) -> bool:
         return await self.compactor.compact_once() > 0
