@@ -116,7 +116,8 @@ class Scrubber:
                 await self._look_at_suspects()
                 return True
             if not self._state.running:
-                if self._now() < self._state.started_at + self._interval_s:
+                began = self._state.started_at
+                if began and self._now() < began + self._interval_s:
                     return False
                 self.start()
             await self._go_on()
