@@ -30,6 +30,15 @@ class Point(StrEnum):
     QUARANTINE_WRITTEN = "quarantine-written"
     QUARANTINE_BURIED = "quarantine-buried"
     QUARANTINE_RESTORED = "quarantine-restored"
+    COLLECT_BEGUN = "collect-begun"  # in the transaction
+    COLLECTED = "collected"
+    DELETES_READ = "deletes-read"  # of the outbox
+    DELETES_SENT = "deletes-sent"
+    DELETES_FINISHED = "deletes-finished"
+    SWEEP_LISTED = "sweep-listed"
+    SWEEP_NOTED = "sweep-noted"
+    SWEEP_CONDEMNED = "sweep-condemned"
+    QUARANTINE_SENT = "quarantine-sent"
 
 
 _armed: dict[Point, Callable[[], None]] = {}
