@@ -71,9 +71,10 @@ class MemoryCluster:
         return f"node-{number}"
 
     def place(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> Placement:
-        """Turned round by the segment, so that shards of one index lie on all nodes."""
+        """Turned round by the segment, so that shards of one index lie on all nodes; doubled up
+        if there are few."""
         nodes = sorted(self.stores.keys() - self.away)
-        turned = nodes[segment[0] % len(nodes) :] + nodes[: segment[0] % len(nodes)]
+        turned = [nodes[(segment[0] + index) % len(nodes)] for index in range(max(n, len(nodes)))]
         return Placement(tuple(turned[:n]), tuple(turned[n:]))
 
     @property
@@ -86,9 +87,14 @@ class MemoryCluster:
 
 
 @contextmanager
-def paths(metadata: Metadata, cluster: Any) -> Iterator[tuple[WritePath, ReadPath]]:
-    """Over these nodes, with segments of SEGMENT_BYTES. Nothing is read from memory."""
-    config = Config(data="unused", secret_file="unused", segment_bytes=SEGMENT_BYTES, cache_bytes=0)
+def paths(
+    metadata: Metadata, cluster: Any, segment_bytes: int = SEGMENT_BYTES, straggler_s: float = 2.0
+) -> Iterator[tuple[WritePath, ReadPath]]:
+    """Over these nodes. Nothing is read from memory."""
+    config = Config(
+        data="unused", secret_file="unused", segment_bytes=segment_bytes,
+        straggler_s=straggler_s, cache_bytes=0,
+    )  # fmt: skip
     buffers, offload = StripeBuffers(config.buffer_bytes), Offload()
     services = Services(config, CODEC, cluster.cluster, metadata, buffers, offload)
     try:
