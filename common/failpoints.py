@@ -22,6 +22,14 @@ class Point(StrEnum):
     UPLOAD_SHARDS_STORED = "upload-shards-stored"
     UPLOAD_COMMIT_BEGUN = "upload-commit-begun"
     UPLOAD_COMMITTED = "upload-committed"
+    COMPACT_SEALED = "compact-sealed"
+    COMPACT_MOVED = "compact-moved"
+    COMPACT_COPIED = "compact-copied"
+    COMPACT_FORGOTTEN = "compact-forgotten"
+    COMPACT_REMOVED = "compact-removed"
+    QUARANTINE_WRITTEN = "quarantine-written"
+    QUARANTINE_BURIED = "quarantine-buried"
+    QUARANTINE_RESTORED = "quarantine-restored"
     COLLECT_BEGUN = "collect-begun"  # in the transaction
     COLLECTED = "collected"
     DELETES_READ = "deletes-read"  # of the outbox

@@ -67,6 +67,8 @@ class StripeRead:
                 self._alarm.cancel()
             for future in self._open:
                 future.cancel()
+            self._open.clear()  # the answers that come all the same find no place
+            self._rows, self._stripe = [], memoryview(b"")  # not for as long as we live
 
     def _in_order_of_use(self) -> list[int]:
         """The shards that can be asked for, the most useful last: wanted, other data, parity."""
@@ -112,9 +114,12 @@ class StripeRead:
         if index is None or future.cancelled():
             return
         error = future.exception()
-        if error is not None:
-            assert isinstance(error, SixfoldError), error
+        if isinstance(error, SixfoldError):
             self._give_up_on(index, str(error), bad=isinstance(error, Corrupt))
+        elif error is not None:  # a defect: it must end the read, and be seen
+            self._give_up_on(index, repr(error), bad=False)
+            if not self._wake.done():
+                self._wake.set_exception(error)
         else:
             self._hedge.answered(self._loop.time() - asked_s)
             self._take(index, future.result()[0])

@@ -5,6 +5,8 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -19,9 +21,18 @@ from common.wire import KEYS_PER_DELETE, FrameKind, LaneKind
 from coordinator.links import Link
 
 LIST_PAGE = 1000
+VERIFIED_AT = "Sixfold-Verified-At"  # whole seconds since 1970
 # Globals: looking an enum's member up on its class is dear, and done for every shard.
 _READ_LANE, _WRITE_LANE = LaneKind.READ, LaneKind.WRITE
 _READ, _APPEND = FrameKind.READ, FrameKind.APPEND
+
+
+@dataclass(frozen=True, slots=True)
+class ShardThere:
+    """A node's word that it has a shard, and when it last read it and found it good, in seconds
+    since 1970; None if it does not know."""
+
+    verified_at_s: int | None
 
 
 class RemoteStore:
@@ -92,15 +103,31 @@ class RemoteStore:
             if len(page) < LIST_PAGE:
                 return
 
+    async def head(self, address: ShardAddress) -> ShardThere | ShardMissing:
+        """Whether the node has this shard, without its bytes. Raises as `stat`."""
+        async with self._request("HEAD", f"/v1/shards/{address}") as answer:
+            if answer.status == 404:
+                return ShardMissing(address)
+            if answer.status != 200 or answer.headers.get("Sixfold-Address") != str(address):
+                raise _refusal(answer.status, b"")
+            at = answer.headers.get(VERIFIED_AT, "")
+            return ShardThere(int(at) if at.isdecimal() else None)
+
     async def _get(self, path: str) -> bytes:
         """Raises what the node answered, or NodeUnreachable, or NodeTimeout."""
-        signature = self._secret.sign("GET", path, b"", time.time(), secrets.token_hex(16))
+        async with self._request("GET", path) as answer:
+            body = await answer.read()
+            if answer.status == 200:
+                return body
+            raise _refusal(answer.status, body)
+
+    @asynccontextmanager
+    async def _request(self, method: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        signature = self._secret.sign(method, path, b"", time.time(), secrets.token_hex(16))
+        headers = {HEADER: signature}
         try:
-            async with self._http.get(self.http_url + path, headers={HEADER: signature}) as answer:
-                body = await answer.read()
-                if answer.status == 200:
-                    return body
-                raise _refusal(answer.status, body)
+            async with self._http.request(method, self.http_url + path, headers=headers) as answer:
+                yield answer
         except TimeoutError:
             raise NodeTimeout(f"{self.http_url}{path}: no answer in time") from None
         except aiohttp.ClientError as error:

@@ -18,8 +18,10 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.deleting import CollectWorker, OutboxWorker
+from coordinator.explain import Explain
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
+from coordinator.http.care import CareHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
@@ -27,6 +29,7 @@ from coordinator.jobs import Worker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.risk_report import RiskReport
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
 from coordinator.write_path import WritePath
@@ -86,7 +89,7 @@ class Coordinator:
         log.info("codec: %s, %d of %d", codec.backend_name, codec.k, codec.n)
         buffers = StripeBuffers(config.buffer_bytes)
         services = Services(config, codec, self.cluster, self.metadata, buffers, offload)
-        self.reads, self.writes = ReadPath(services), WritePath(services)
+        self.buffers, self.reads, self.writes = buffers, ReadPath(services), WritePath(services)
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
         self._run_behind("session", self.metadata.keep_session())
@@ -96,7 +99,10 @@ class Coordinator:
         blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
-        await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes()])
+        risks = RiskReport(config, self.metadata, self.cluster, self._clock)
+        explain = Explain(self.metadata, self.cluster)
+        care = CareHandlers(self.metadata, risks, explain)
+        await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes(), *care.routes()])
 
     def _workers(self) -> list[Worker]:
         metadata, cluster = self.metadata, self.cluster

@@ -59,6 +59,7 @@ class DataDirectory:
         try:
             self.identity = self._load_or_create(name)
             self.volumes.mkdir(exist_ok=True)
+            self.quarantine.mkdir(exist_ok=True)
             self._disk.fsync_dir(path)
         except BaseException:
             self.close()
@@ -67,6 +68,10 @@ class DataDirectory:
     @property
     def volumes(self) -> Path:
         return self.path / "volumes"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.path / "quarantine"
 
     @property
     def index(self) -> Path:

@@ -5,7 +5,7 @@ Heavy imports stand inside the functions that need them, so that `sixfold --help
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,9 +17,10 @@ from common.errors import SixfoldError
 from common.ids import ContentId
 from common.units import format_bytes
 from sixfold import __version__
+from sixfold.care_cli import care_app
 from sixfold.console import Console, aligned
 from sixfold.local_cli import local_app, up
-from sixfold.options import DEFAULT_URL, Globals, Json, Url, globals_of
+from sixfold.options import DEFAULT_URL, Globals, Json, Url, globals_of, with_client
 from sixfold.servers import exec_server
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ STDIO = "-"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(local_app)
+app.add_typer(care_app)
 app.command()(up)
 admin_app = typer.Typer(name="admin", help="Rare operations on a whole cluster.")
 app.add_typer(admin_app)
@@ -95,7 +97,7 @@ def put(
     async def put_all(client: "Client") -> int:
         return await console.each(files, lambda name: _put(client, console, name))
 
-    return _with_client(context, url, put_all)
+    return with_client(context, url, put_all)
 
 
 async def _put(client: "Client", console: Console, name: str) -> None:
@@ -133,7 +135,7 @@ def get(
             console.result({"id": id_, "size_bytes": size_bytes, "path": output})
         return 0
 
-    return _with_client(context, url, get_it)
+    return with_client(context, url, get_it)
 
 
 async def _get(client: "Client", id_: ContentId, output: str) -> int:
@@ -159,7 +161,7 @@ def stat(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = Fals
 
         return await console.each(ids, stat_one)
 
-    return _with_client(context, url, stat_all)
+    return with_client(context, url, stat_all)
 
 
 def _stat_lines(found: "ContentStat") -> list[str]:
@@ -186,7 +188,7 @@ def rm(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = False)
 
         return await console.each(ids, delete_one)
 
-    return _with_client(context, url, delete_all)
+    return with_client(context, url, delete_all)
 
 
 @app.command()
@@ -206,7 +208,7 @@ def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int
             console.result({}, cluster_line, *aligned([NODE_COLUMNS, *rows]))
         return 0
 
-    return _with_client(context, url, list_nodes)
+    return with_client(context, url, list_nodes)
 
 
 NODE_COLUMNS = ("NODE", "ZONE", "STATE", "USED", "CAPACITY", "FULL", "SHARDS", "SEEN", "URL")
@@ -250,18 +252,4 @@ def rebuild_metadata(context: typer.Context, url: Url = None, as_json: Json = Fa
         console.result(found, *aligned(rows))
         return 0
 
-    return _with_client(context, url, rebuild)
-
-
-def _with_client(
-    context: typer.Context, url: str | None, work: Callable[["Client"], Awaitable[int]]
-) -> int:
-    import uvloop
-
-    from sixfold.client import Client
-
-    async def open_and_work() -> int:
-        async with Client(url or globals_of(context).url) as client:
-            return await work(client)
-
-    return uvloop.run(open_and_work())
+    return with_client(context, url, rebuild)

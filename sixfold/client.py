@@ -12,6 +12,7 @@ from blake3 import blake3
 from common.errors import BadSetting, Corrupt, IdMismatch, Unavailable
 from common.ids import ContentId
 from common.units import KIB, MIB
+from sixfold.admin_client import AdminClient
 from sixfold.answers import ClusterStat, ContentStat, Stored, error_of, json_of
 from sixfold.files import Sink, file_sink, file_source
 from sixfold.transfer import Progress, Silence, Upload
@@ -23,7 +24,7 @@ READ_BUFFER_BYTES = 2 * MIB
 EXPECT_ABOVE_BYTES = 64 * KIB  # up to here a refusal costs less than asking first
 
 
-class Client:
+class Client(AdminClient):
     """`async with Client(url) as client`. Every method raises the SixfoldError that the server
     names, or Unavailable for a server that cannot be reached or falls silent."""
 

@@ -6,9 +6,9 @@ from functools import cache
 from typing import Any
 from uuid import uuid4
 
-from peewee import Database, SqliteDatabase
+from peewee import Database, PeeweeException, SqliteDatabase
 
-from common.errors import BadSetting, Conflict, WrongCluster
+from common.errors import BadSetting, Conflict, FateUnknown, WrongCluster
 from common.ids import KEY_BYTES
 from coordinator.metadata.clock import Clock, MachineClock
 from coordinator.metadata.models import CARE_TABLES, SHARED_TABLES, TABLES, CollectQueue, proxy
@@ -41,13 +41,20 @@ class Sql:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All statements of the block or none. Raises NotOurTurn, and nothing has happened, if
-        another process does not let us.
+        another process does not let us; FateUnknown if COMMIT fails.
 
         It takes the write lock at once (lock_type): one that began by reading could not write any
         more if another process had written meanwhile (SQLITE_BUSY_SNAPSHOT).
         """
-        with turn(str(self.database.database)), self.database.atomic():
-            yield
+        done = False
+        try:
+            with turn(str(self.database.database)), self.database.atomic():
+                yield
+                done = True
+        except PeeweeException as error:
+            if done:
+                raise FateUnknown(f"COMMIT failed, its fate is unknown: {error}") from error
+            raise
 
     def run(self, text: str, *values: Any) -> int:
         """Execute; the number of rows that changed."""

@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import BadSetting, NotOurTurn, SessionLost, SixfoldError, Unavailable
+from common.errors import (
+    BadSetting,
+    FateUnknown,
+    NotOurTurn,
+    SessionLost,
+    SixfoldError,
+    Unavailable,
+)
 from common.failpoints import Point, failpoint
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
@@ -21,6 +28,7 @@ from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.clock import Clock
 from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Sql, open_database
+from coordinator.metadata.inspecting import Inspecting
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     DeleteReason,
@@ -46,7 +54,7 @@ SESSION_LEASE_S = 60
 SESSION_RENEW_S = 15
 
 
-class Metadata:
+class Metadata(Inspecting):
     """One writer thread commits in groups, one reader thread looks up in groups.
 
     Holds this process's session, which every commit checks, and makes generations from it.
@@ -93,7 +101,8 @@ class Metadata:
                 )
             except SixfoldError as error:
                 log.warning("session %d: %s; beginning a new one", self.session, error)
-                await self._begin_session()
+                with suppress(SixfoldError):  # the next round tries again
+                    await self._begin_session()
 
     async def _begin_session(self) -> None:
         self.session = await self._write(partial(sessions.open_session, lease_s=SESSION_LEASE_S))
@@ -290,6 +299,10 @@ class Metadata:
             return self._commit_together(batch)
         except NotOurTurn as error:  # it would not be for each alone either
             return [NotOurTurn(str(error)) for _ in batch]
+        except FateUnknown as error:  # each alone might be done a second time
+            log.error("metadata database: %s", error)
+            self._layouts.forget()
+            return [FateUnknown(str(error)) for _ in batch]
         except Exception as error:
             self._layouts.forget()
             if len(batch) == 1:

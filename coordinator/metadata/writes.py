@@ -162,7 +162,7 @@ def touch_segment(sql: Sql, segment: SegmentId) -> None:
 def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
     unless theirs is known to be lost."""
-    if insert_segment(sql, layouts, segment):
+    if insert_segment(sql, layouts, segment) or _is_stored(sql, segment):
         return
     lost = sql.row(f"SELECT 1 FROM segment s WHERE s.id = ? AND EXISTS ({UNREADABLE})", segment.id)
     if lost:
@@ -170,6 +170,13 @@ def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     else:
         touch_segment(sql, segment.id)
         add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
+
+
+def _is_stored(sql: Sql, segment: StoredSegment) -> bool:
+    """Whether that very act of writing it is in the database: an earlier COMMIT of it, whose
+    answer was lost, took effect."""
+    found = sql.row("SELECT generation FROM segment WHERE id = ?", segment.id)
+    return found is not None and found[0] == segment.generation
 
 
 def _replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:

@@ -1,0 +1,68 @@
+"""`/-/admin/`: what operators ask of the store, and the checks that they start."""
+
+from aiohttp import web
+
+from common.errors import BadRequest
+from common.ids import ContentId
+from coordinator.explain import SEGMENTS_AT_ONCE, Explain
+from coordinator.metadata import Metadata
+from coordinator.risk_report import AFR, ROT_PER_SHARD_YEAR, RiskReport
+
+MAX_DIGITS = 12
+
+
+class CareHandlers:
+    """The handlers, and the routes that lead to them."""
+
+    def __init__(self, metadata: Metadata, risks: RiskReport, explain: Explain) -> None:
+        self._metadata, self._risks, self._explain = metadata, risks, explain
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/-/admin/durability", self.durability),
+            web.get("/-/admin/jobs", self.jobs),
+            web.get("/v1/blobs/{id}/explain", self.explain),
+        ]
+
+    async def durability(self, request: web.Request) -> web.Response:
+        """What may fail now, and how likely loss is: `?afr=0.02&rot=1e-6`."""
+        afr, rot = _rate(request, "afr", AFR), _rate(request, "rot", ROT_PER_SHARD_YEAR)
+        return web.json_response(await self._risks.make(afr, rot))
+
+    async def jobs(self, request: web.Request) -> web.Response:
+        """Every background job: who does it, and what it says of itself."""
+        leases = await self._metadata.job_leases()
+        states = await self._metadata.job_states()
+        jobs = [
+            {
+                "name": name,
+                "session": leases[name].session if name in leases else None,
+                "epoch": leases[name].epoch if name in leases else None,
+                "held": name in leases and leases[name].left_s >= 0,
+                "age_s": states[name].age_s if name in states else None,
+                "state": dict(states[name].state) if name in states else {},
+            }
+            for name in sorted(leases.keys() | states.keys())
+        ]
+        return web.json_response({"jobs": jobs})
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Where the shards of a content are: `?first=0&limit=64` segments of it at a time."""
+        id_ = ContentId.parse(request.match_info["id"])
+        first, limit = _count(request, "first", 0), _count(request, "limit", SEGMENTS_AT_ONCE)
+        return web.json_response(await self._explain.run(id_, first, limit))
+
+
+def _count(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, str(default))
+    if not text.isdecimal() or len(text) > MAX_DIGITS:
+        raise BadRequest(f"{name}: not a number: {text[:20]!r}")
+    return int(text)
+
+
+def _rate(request: web.Request, name: str, default: float) -> float:
+    text = request.query.get(name)
+    try:
+        return default if text is None else float(text)
+    except ValueError:
+        raise BadRequest(f"{name}: not a number: {text!r}") from None

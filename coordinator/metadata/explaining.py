@@ -1,0 +1,129 @@
+"""What the database knows of one content and of the care that its segments get."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from common.ids import ContentId, SegmentId
+from coordinator.metadata import reads
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import DeleteReason, StoredSegment
+
+
+class ContentState(StrEnum):
+    """Deleted: nobody sees it, but its segments are there until the grace period is over. Doomed:
+    its shards are being deleted on the nodes."""
+
+    LIVE = "live"
+    DELETED = "deleted"
+    DOOMED = "doomed"
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A row of the repair queue: times are ages, and until the next try."""
+
+    survivors: int
+    reason: str
+    queued_age_s: int
+    wait_s: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaredSegment:
+    """A segment and its care. `position` is None for the list of the others; `verified_at_s` is 0
+    if its shards were not looked at since they were written."""
+
+    stored: StoredSegment
+    position: int | None
+    verified_at_s: int
+    queued: Queued | None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDelete:
+    """Shards that a node was not yet seen to delete; `due_in_s` may be below 0."""
+
+    node: int
+    generation: int
+    indexes: tuple[int, ...]
+    due_in_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A content, some of its segments in order, and what is being deleted of it. `segment_count`
+    includes the list of segments, if there is one, which comes last."""
+
+    id: ContentId
+    state: ContentState
+    segment_count: int
+    segments: tuple[CaredSegment, ...]
+    pending: tuple[PendingDelete, ...]
+
+
+Numbered = tuple[int | None, StoredSegment]
+
+
+def explained(sql: Sql, content: ContentId, first: int, limit: int) -> Explained | None:
+    """The content with `limit` of its segments at most, from the `first`, counted from 0, on. None
+    if there is no such content and nothing is being deleted of it.
+
+    Of doomed contents of several segments nothing is left that tells which these were.
+    """
+    pending = _pending(sql, content)
+    state = _state(sql, content)
+    if state is None:
+        doomed = Explained(content, ContentState.DOOMED, 0, (), pending)
+        return doomed if pending else None
+    segments = _in_order(sql, content)
+    shown = segments[first : first + limit]
+    return Explained(content, state, len(segments), _with_care(sql, shown), pending)
+
+
+def _state(sql: Sql, content: ContentId) -> ContentState | None:
+    if sql.row("SELECT 1 FROM pin WHERE content = ?", content):
+        return ContentState.LIVE
+    if sql.row("SELECT 1 FROM collect_queue WHERE content = ?", content):
+        return ContentState.DELETED
+    return None
+
+
+def _in_order(sql: Sql, content: ContentId) -> list[Numbered]:
+    behind = {segment.id: segment for segment in reads.segments_behind(sql, content)}
+    rows = sql.rows(
+        "SELECT segment FROM content_segment WHERE content = ? ORDER BY position", content
+    )
+    ids = [SegmentId(id_) for (id_,) in rows]
+    if not ids:
+        return [(0, segment) for segment in behind.values()]
+    listed = [segment for id_, segment in behind.items() if id_ not in set(ids)]
+    parts: list[Numbered] = [(at, behind[id_]) for at, id_ in enumerate(ids) if id_ in behind]
+    return [*parts, *((None, segment) for segment in listed)]
+
+
+def _with_care(sql: Sql, segments: Sequence[Numbered]) -> tuple[CaredSegment, ...]:
+    rows = sql.rows_in(
+        "SELECT s.id, s.verified_at, r.survivors, r.reason, {now} - r.queued_at, "
+        "r.not_before - {now}, r.attempts FROM segment s "
+        "LEFT JOIN repair_queue r ON r.segment = s.id WHERE s.id IN ({keys})",
+        {segment.id for _, segment in segments},
+    )
+    found = {id_: (verified_at_s, queued) for id_, verified_at_s, *queued in rows}
+    cared = []
+    for position, segment in segments:
+        verified_at_s, queued = found[segment.id]
+        row = Queued(*queued) if queued[0] is not None else None
+        cared.append(CaredSegment(segment, position, verified_at_s, row))
+    return tuple(cared)
+
+
+def _pending(sql: Sql, content: ContentId) -> tuple[PendingDelete, ...]:
+    """What is left of the segment of a doomed content of one segment."""
+    rows = sql.rows(
+        "SELECT node, generation, indexes, not_before - {now} FROM outbox_delete "
+        "WHERE segment = ? AND why = ? ORDER BY node",
+        content, int(DeleteReason.DOOMED),
+    )  # fmt: skip
+    return tuple(PendingDelete(node, gen, tuple(indexes), due) for node, gen, indexes, due in rows)

@@ -1,0 +1,88 @@
+"""What operators ask of the database: sums over many rows, in bounded steps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from common.ids import ContentId
+from coordinator.metadata.database import Sql
+from coordinator.metadata.explaining import Explained, explained
+from coordinator.metadata.writes import unpack_layout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutUse:
+    """A layout and how many segments have it."""
+
+    id: int
+    layout: tuple[int, ...]
+    segments: int
+
+
+def layout_uses(sql: Sql, after: int, limit: int) -> list[LayoutUse]:
+    """Of `limit` layouts at most, in order of their ids, from behind `after` on. It counts in an
+    index and looks at no segment."""
+    rows = sql.rows(
+        "SELECT l.id, l.nodes, (SELECT count(*) FROM segment s WHERE s.layout = l.id) "
+        "FROM layout l WHERE l.id > ? ORDER BY l.id LIMIT ?",
+        after, limit,
+    )  # fmt: skip
+    return [LayoutUse(id_, unpack_layout(nodes), count) for id_, nodes, count in rows]
+
+
+def queued_by_survivors(sql: Sql) -> dict[int, int]:
+    """How many segments wait for repair, by the shards that they still have."""
+    rows = sql.rows("SELECT survivors, count(*) FROM repair_queue GROUP BY survivors")
+    return {int(survivors): int(count) for survivors, count in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Which session does a job. `left_s` is below 0 once the lease has run out."""
+
+    session: int
+    epoch: int
+    left_s: int
+
+
+def job_leases(sql: Sql) -> dict[str, Lease]:
+    rows = sql.rows("SELECT name, session, epoch, expires_at - {now} FROM job_lease")
+    return {name: Lease(*rest) for name, *rest in rows}
+
+
+def cluster_age_s(sql: Sql) -> int:
+    """How long ago this database was made."""
+    row = sql.row("SELECT {now} - created_at FROM cluster")
+    assert row is not None
+    return max(0, int(row[0]))
+
+
+class Inspecting(ABC):
+    """The part of Metadata that answers operators."""
+
+    @abstractmethod
+    async def _read(self, query: Callable[[Sql], T]) -> T: ...
+
+    async def layout_uses(self, after: int, limit: int) -> list[LayoutUse]:
+        """Of `limit` layouts at most, in order of their ids, from behind `after` on."""
+        return await self._read(partial(layout_uses, after=after, limit=limit))
+
+    async def queued_by_survivors(self) -> Mapping[int, int]:
+        """How many segments wait for repair, by the shards that they still have."""
+        return await self._read(queued_by_survivors)
+
+    async def cluster_age_s(self) -> int:
+        return await self._read(cluster_age_s)
+
+    async def job_leases(self) -> Mapping[str, Lease]:
+        """Who does which job, by the jobs' names; also leases that have run out."""
+        return await self._read(job_leases)
+
+    async def explained(self, content: ContentId, first: int, limit: int) -> Explained | None:
+        """A content with some of its segments, and how they are cared for; None if there is none
+        and nothing is being deleted of it."""
+        return await self._read(partial(explained, content=content, first=first, limit=limit))

@@ -1,0 +1,159 @@
+"""What an operator is told of the store's durability: what may fail now, and what it is likely to
+lose in a year, with everything that this rests on."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.errors import BadRequest
+from common.units import MIB
+from coordinator.cluster import Cluster
+from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
+from coordinator.metadata import JobState, Metadata
+from coordinator.risk import Assumed, any_loss, loss_before_repair, yearly_loss
+from coordinator.standing import Kind, Standing, standing_of, surroundings
+
+AFR = 0.02  # of a node: what large fleets of disks report, and a little more
+# Of one shard: Bairavasundaram et al., "An Analysis of Latent Sector Errors in Disk Drives"
+# (SIGMETRICS 2007), found some tens of errors a year in a tenth of the disks of 1 TB.
+ROT_PER_SHARD_YEAR = 1e-6
+REPAIR_BYTES_PER_S = 32 * MIB  # while nothing has been repaired yet
+FRESH_S = 10.0
+HOUR_S = 3600
+
+MODEL = (
+    "These figures are those of a model in which nodes fail independently of each other, at a "
+    "constant rate."
+)
+METADATA = (
+    "The metadata is one SQLite file: this is the yearly probability that the disk under it fails, "
+    "if it is like a node's. How old its last backup is, is unknown. After its loss, sixfold admin "
+    "rebuild-metadata finds the contents again on the nodes; deleted ones may come back."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A figure in hours, and where it comes from."""
+
+    hours: float
+    source: str
+
+
+class RiskReport:
+    """Makes the report; what the database had to be scanned for is kept for some seconds."""
+
+    def __init__(
+        self, config: Config, metadata: Metadata, cluster: Cluster, clock: Callable[[], float]
+    ) -> None:
+        self._config, self._metadata, self._cluster = config, metadata, cluster
+        self._clock = clock
+        self._scanned_at_s = float("-inf")
+        self._standing = Standing(DATA_SHARDS)
+        self._scanning = asyncio.Lock()
+
+    async def make(self, afr: float = AFR, rot: float = ROT_PER_SHARD_YEAR) -> dict[str, Any]:
+        """As JSON. `rot` is per shard and year. Raises BadRequest for what are no rates."""
+        if not 0 < afr < 1 or not 0 <= rot < 1:
+            raise BadRequest("afr must be above 0 and below 1, rot at least 0 and below 1")
+        standing = await self._standing_now()
+        queued = await self._metadata.queued_by_survivors()
+        states = await self._metadata.job_states()
+        repair, scrub = self._repair(states), await self._scrub(states)
+        assumed = Assumed(afr, rot, repair.hours, scrub.hours)
+        return {
+            "segments": standing.segments,
+            "may_fail_now": _may_fail(standing, queued),
+            "short": _short(standing, queued, assumed),
+            "assumed": {
+                **asdict(assumed),
+                "repair_h_is": repair.source,
+                "scrub_h_is": scrub.source,
+            },
+            "loss_per_year": _losses(assumed, standing, len(self._cluster.membership.nodes)),
+            "metadata_loss_per_year": {"probability": afr, "words": METADATA},
+            "correlated": _correlated(_may_fail(standing, queued)),
+            "model": MODEL,
+        }
+
+    async def _standing_now(self) -> Standing:
+        """Of a few seconds ago at most."""
+        async with self._scanning:
+            if self._clock() - self._scanned_at_s >= FRESH_S:
+                around = surroundings(self._cluster.membership)
+                self._standing = await standing_of(self._metadata, around, DATA_SHARDS)
+                self._scanned_at_s = self._clock()
+        return self._standing
+
+    def _repair(self, states: Mapping[str, JobState]) -> Sourced:
+        """From the failure of the fullest node to its last shard on another."""
+        reports = [n.report for n in self._cluster.membership.nodes.values() if n.report]
+        fullest_bytes = max((report.used_bytes for report in reports), default=0)
+        repair = states.get("repair")
+        measured = repair.state.get("bytes_per_s") if repair else None
+        rate = measured or REPAIR_BYTES_PER_S
+        source = "the measured rate of repair" if measured else "an assumed rate of repair"
+        hours = (self._config.lost_after_s + fullest_bytes / rate) / HOUR_S
+        return Sourced(hours, f"to see it as lost, and to rebuild the fullest node at {source}")
+
+    async def _scrub(self, states: Mapping[str, JobState]) -> Sourced:
+        """What passes between two looks at the shard that is looked at most seldom."""
+        age_h = await self._metadata.cluster_age_s() / HOUR_S
+        return Sourced(age_h, "the age of the store: not every shard has been looked at yet")
+
+
+def _may_fail(standing: Standing, queued: Mapping[int, int]) -> dict[str, int | None]:
+    """The least over all segments, from where their shards lie and from what is known to be bad;
+    None if there are no segments."""
+    if not standing.segments:
+        return {"nodes": None, "zones": None}
+    known_bad = min(queued, default=standing.k + ALL_SHARDS) - standing.k
+    nodes = max(-1, min(*standing.spare_nodes, known_bad))
+    return {"nodes": nodes, "zones": min(*standing.spare_zones, nodes)}
+
+
+def _short(standing: Standing, queued: Mapping[int, int], assumed: Assumed) -> dict[str, Any]:
+    kinds = sorted(standing.short.items(), key=lambda item: item[0].spare)
+    return {
+        "on_absent_nodes": standing.short.total(),
+        "kinds": [
+            {
+                "nodes": kind.holders,
+                "may_fail": kind.spare,
+                "segments": segments,
+                "loss_before_repair": loss_before_repair(assumed, kind.holders, kind.spare),
+            }
+            for kind, segments in kinds
+        ],
+        "queued": sum(queued.values()),
+        "fewest_survivors": min(queued, default=None),
+    }
+
+
+def _losses(assumed: Assumed, standing: Standing, nodes: int) -> dict[str, Any]:
+    """Of the segments that have all their shards; if there are none, of one that would."""
+    kinds = standing.complete or {Kind(ALL_SHARDS, ALL_SHARDS - DATA_SHARDS): 0}
+    worst = max(kinds, key=lambda kind: yearly_loss(assumed, kind.holders, kind.spare).serial)
+    of_one = yearly_loss(assumed, worst.holders, worst.spare)
+    of_any = any_loss(
+        assumed, worst.holders, worst.spare, nodes, standing.node_sets, standing.segments
+    )
+    return {
+        "nodes": worst.holders,
+        "may_fail": worst.spare,
+        "object": asdict(of_one.probability()),
+        "any_object": asdict(of_any.probability()),
+    }
+
+
+def _correlated(may_fail: Mapping[str, int | None]) -> str:
+    nodes, zones = may_fail["nodes"], may_fail["zones"]
+    if nodes is None or zones is None:
+        return "Nothing is stored yet that one event could take."
+    what = [f"{nodes + 1} nodes", *([] if zones < 0 else [f"{zones + 1} zones"])]
+    return (
+        f"One event that destroys {' or '.join(what)} at once (fire, theft, a bad batch of disks, "
+        "a defect of this software, a command given by mistake) may lose data; no figure here "
+        "counts that."
+    )

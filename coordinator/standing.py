@@ -1,0 +1,98 @@
+"""How the segments of the whole store stand now: what each layout can still lose, added up."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from coordinator.membership import Membership, NodeState
+from coordinator.metadata import Metadata
+from coordinator.metadata.rows import NO_NODE
+from coordinator.placement import survives
+
+LAYOUTS_AT_ONCE = 500
+MAX_NODE_SETS = 10_000  # told apart
+ABSENT = (NodeState.SUSPECT, NodeState.LOST)
+Layout = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The nodes that are there now, and each one's zone as a number from 1 on."""
+
+    zone_of: Mapping[int, int]
+
+    def present(self, layout: Layout) -> Layout:
+        """With NO_NODE for what is on no node that is there."""
+        return tuple(node if node in self.zone_of else NO_NODE for node in layout)
+
+    def zones(self, layout: Layout) -> Layout:
+        """The layout as if each zone were one node."""
+        return tuple(self.zone_of.get(node, NO_NODE) for node in layout)
+
+
+def surroundings(membership: Membership) -> Surroundings:
+    """As this process sees the nodes now."""
+    there = [n for n in membership.nodes.values() if membership.state(n) not in ABSENT]
+    numbers = {zone: at for at, zone in enumerate({n.row.zone for n in there}, 1)}
+    return Surroundings({node.number: numbers[node.row.zone] for node in there})
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Segments that are alike: on `holders` nodes, of which any `spare` may go. -1: fewer than k
+    shards are left."""
+
+    holders: int
+    spare: int
+
+
+@dataclass(slots=True)
+class Standing:
+    """Counts of segments. `complete` are those whose n shards all have a node, as if these were
+    all there; `short` those of which a shard is on no node that is there now, by what is left;
+    `spare_zones` all, by how many zones may still go."""
+
+    k: int
+    segments: int = 0
+    layouts: int = 0
+    complete: Counter[Kind] = field(default_factory=Counter)
+    short: Counter[Kind] = field(default_factory=Counter)
+    spare_nodes: Counter[int] = field(default_factory=Counter)
+    spare_zones: Counter[int] = field(default_factory=Counter)
+    _node_sets: set[frozenset[int]] = field(default_factory=set)
+
+    @property
+    def node_sets(self) -> int:
+        """How many different sets of nodes hold segments, at most."""
+        few = len(self._node_sets) < MAX_NODE_SETS
+        return len(self._node_sets) if few else self.layouts
+
+    def add(self, layout: Layout, segments: int, around: Surroundings) -> None:
+        """`segments` more that have this layout."""
+        present = around.present(layout)
+        left = _kind(present, self.k)
+        self.segments += segments
+        self.layouts += 1
+        self.spare_nodes[left.spare] += segments
+        self.spare_zones[survives(around.zones(present), self.k)] += segments
+        if len(self._node_sets) < MAX_NODE_SETS:
+            self._node_sets.add(frozenset(layout) - {NO_NODE})
+        if NO_NODE not in layout:
+            self.complete[_kind(layout, self.k)] += segments
+        if NO_NODE in present:
+            self.short[left] += segments
+
+
+def _kind(layout: Layout, k: int) -> Kind:
+    return Kind(len(set(layout) - {NO_NODE}), survives(layout, k))
+
+
+async def standing_of(metadata: Metadata, around: Surroundings, k: int) -> Standing:
+    """Looks at every layout in use, some at a time, so that requests come in between."""
+    standing, after = Standing(k), 0
+    while uses := await metadata.layout_uses(after, LAYOUTS_AT_ONCE):
+        after = uses[-1].id
+        for use in uses:
+            if use.segments:
+                standing.add(use.layout, use.segments, around)
+    return standing

@@ -1,0 +1,52 @@
+"""The part of the client that asks a coordinator what operators want to know."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import aiohttp
+
+from common.ids import ContentId
+from sixfold.answers import json_of
+from sixfold.transfer import Silence
+
+
+class AdminClient(ABC):
+    """What `Client` can ask of `/-/admin/`. The answers are as the coordinator gives them, JSON:
+    they are there to be shown."""
+
+    @abstractmethod
+    def _request(
+        self,
+        method: str,
+        path: str,
+        silence: Silence | None = None,
+        accept: Collection[int] = (),
+        **options: Any,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]: ...
+
+    async def durability(self, afr: float | None = None) -> dict[str, Any]:
+        """What may fail now, and how likely loss is if `afr` of the nodes fail in a year."""
+        query = "" if afr is None else f"?afr={afr!r}"
+        return await self._asked("GET", f"/-/admin/durability{query}")
+
+    async def jobs(self) -> dict[str, Any]:
+        """The background jobs: who does each, and what it says of itself."""
+        return await self._asked("GET", "/-/admin/jobs")
+
+    async def explain(self, id_: ContentId) -> dict[str, Any]:
+        """Where every shard of a content is, its state, and what may still fail."""
+        said = await self._asked("GET", f"/v1/blobs/{id_}/explain")
+        while said["next"] is not None:
+            more = await self._asked("GET", f"/v1/blobs/{id_}/explain?first={said['next']}")
+            said["segments"] += more["segments"]
+            said["next"] = more["next"]
+        return said
+
+    async def _asked(
+        self, method: str, path: str, silence: Silence | None = None
+    ) -> dict[str, Any]:
+        async with self._request(method, path, silence) as response:
+            said: dict[str, Any] = await json_of(response)
+            return said

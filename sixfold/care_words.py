@@ -1,0 +1,127 @@
+"""What a coordinator tells operators, in words: each answer of `AdminClient` as lines to print."""
+
+import time
+from typing import Any
+
+from sixfold.console import aligned
+
+
+def durability_lines(said: dict[str, Any]) -> list[str]:
+    """The report of `/-/admin/durability` in words."""
+    now, short, assumed = said["may_fail_now"], said["short"], said["assumed"]
+    loss = said["loss_per_year"]
+    rows = [
+        ("segments", str(said["segments"])),
+        ("may fail now", f"{_may(now['nodes'], 'node')}, {_may(now['zones'], 'zone')}"),
+        ("short of shards", f"{short['on_absent_nodes']} segments, as nodes are away"),
+        *((f"  may lose {kind['may_fail']}" if kind["may_fail"] >= 0 else "  unreadable",
+           f"{kind['segments']} segments on {kind['nodes']} nodes, lost before repair with "
+           f"probability {kind['loss_before_repair']:.2g}") for kind in short["kinds"]),
+        ("in repair queue", _queue(short)),
+        ("loss of an object", f"{_chance(loss['object'])}, for each segment of it"),
+        ("loss of any object", _chance(loss["any_object"])),
+        ("metadata", f"{said['metadata_loss_per_year']['probability']:.2g} a year"),
+        ("assumed", f"{assumed['afr']:.2%} of nodes fail in a year, "
+         f"{assumed['rot_per_shard_year']:.2g} of shards rot"),
+        ("repair", f"{assumed['repair_h']:.2f} hours {assumed['repair_h_is']}"),
+        ("scrub", f"{assumed['scrub_h']:.1f} hours: {assumed['scrub_h_is']}"),
+    ]  # fmt: skip
+    words = (said["metadata_loss_per_year"]["words"], said["correlated"], said["model"])
+    return [*aligned(rows), "", *words]
+
+
+def _may(count: int | None, what: str) -> str:
+    if count is None:
+        return f"no {what} matters yet"
+    if count < 0:
+        return f"too many {what}s have failed"
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _queue(short: dict[str, Any]) -> str:
+    if not short["queued"]:
+        return "nothing"
+    return f"{short['queued']} segments, the worst with {short['fewest_survivors']} shards"
+
+
+def _chance(loss: dict[str, float]) -> str:
+    """Rebuilt one after another is the worse case, and what a single repair job does."""
+    return f"{loss['serial']:.2g} a year ({loss['parallel']:.2g} if rebuilt all at once)"
+
+
+def job_lines(said: dict[str, Any]) -> list[str]:
+    """The list of `/-/admin/jobs` in words."""
+    rows = [("JOB", "DONE BY", "EPOCH", "SAID", "STATE")]
+    for job in said["jobs"]:
+        age_s = job["age_s"]
+        rows.append(
+            (
+                job["name"],
+                f"session {job['session']}" if job["held"] else "nobody",
+                str(job["epoch"] or "-"),
+                "-" if age_s is None else f"{age_s} s ago",
+                ", ".join(f"{key} {value}" for key, value in job["state"].items()) or "-",
+            )
+        )
+    return aligned(rows)
+
+
+SHARD_COLUMNS = ("SHARD", "NODE", "ZONE", "NODE IS", "SHARD IS", "VERIFIED")
+
+
+def explain_lines(said: dict[str, Any]) -> list[str]:
+    """The answer of `/v1/blobs/{id}/explain` in words."""
+    lines = [f"{said['id']}: {said['state']}, {said['segment_count']} segments"]
+    for segment in said["segments"]:
+        lines += ["", *_segment_lines(segment)]
+    for row in said["being_deleted"]:
+        shards = ", ".join(map(str, row["indexes"]))
+        lines.append(f"{row['name']} has yet to delete shard {shards} of {row['generation']}")
+    return lines
+
+
+def _segment_lines(segment: dict[str, Any]) -> list[str]:
+    position = segment["position"]
+    name = "list of segments" if position is None else f"segment {position}"
+    rows = [SHARD_COLUMNS, *(_shard_row(shard) for shard in segment["shards"])]
+    return [
+        f"{name} {segment['id']}, {segment['size_bytes']} bytes",
+        *(f"  {line}" for line in aligned(rows)),
+        f"  verified: {_moment(segment['verified_at_s'])}; {_in_queue(segment['repair'])}",
+        f"  {_left(segment['may_fail'])}",
+    ]
+
+
+def _shard_row(shard: dict[str, Any]) -> tuple[str, ...]:
+    state = f"{shard['state']}: {shard['why']}" if shard["why"] else shard["state"]
+    return (
+        str(shard["index"]),
+        shard["name"] or "-",
+        shard["zone"] or "-",
+        shard["node_state"] or "-",
+        state,
+        _moment(shard["verified_at_s"]),
+    )
+
+
+def _moment(at_s: int | None) -> str:
+    if not at_s:
+        return "not since it was written"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
+
+
+def _in_queue(repair: dict[str, Any] | None) -> str:
+    if repair is None:
+        return "not in the repair queue"
+    tries = f", {repair['attempts']} tries failed" if repair["attempts"] else ""
+    return f"in the repair queue for {repair['queued_age_s']} s: {repair['reason']}{tries}"
+
+
+def _left(may_fail: dict[str, Any]) -> str:
+    if may_fail["nodes"] < 0:
+        return "too few shards are there: it cannot be read now"
+    nodes, zones = ", ".join(may_fail["of_nodes"]), ", ".join(may_fail["of_zones"])
+    return (
+        f"may still fail: any {may_fail['nodes']} of {nodes}; "
+        f"any {max(0, may_fail['zones'])} of the zones {zones}"
+    )

@@ -1,0 +1,165 @@
+"""What an operator is told of durability and of jobs: over HTTP, and as words."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.metadata import RepairNotice
+from coordinator.metadata.rows import NO_NODE
+from coordinator.risk import Assumed, yearly_loss
+from coordinator.risk_report import FRESH_S
+from coordinator.standing import Kind, Standing, Surroundings
+from sixfold.care_words import durability_lines, job_lines
+from sixfold.client import Client
+from tests.blobs import content, put
+from tests.whole_path import Bed, memory_bed
+
+NINE = tuple(range(1, 10))
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    async with memory_bed(tmp_path, zones=3) as running:
+        yield running
+
+
+async def report(bed: Bed, query: str = "") -> dict[str, Any]:
+    bed.clock.now_s += FRESH_S
+    async with bed.http.get(f"/-/admin/durability{query}") as answer:
+        said: dict[str, Any] = await answer.json()
+        assert answer.status == 200, said
+    return said
+
+
+# Adding layouts up
+
+
+def test_layouts_are_added_up_by_what_they_can_still_lose() -> None:
+    around = Surroundings({node: 1 + node % 3 for node in NINE if node != 9})
+    standing = Standing(6)
+    standing.add(NINE, 10, around)
+    standing.add((10, *NINE[1:]), 1, around)  # of node 10 nothing is known
+    standing.add((1, 2, 3, 4, 5, 6, 7, 8, NO_NODE), 5, around)
+    standing.add((1, 2, 3) * 3, 7, around)
+    assert standing.segments == 23
+    assert standing.complete == {Kind(9, 3): 11, Kind(3, 1): 7}
+    assert standing.short == {Kind(8, 2): 15, Kind(7, 1): 1}
+    assert standing.spare_nodes == {2: 15, 1: 8}
+    assert standing.node_sets == 4
+
+
+# Over HTTP
+
+
+async def test_a_healthy_store(bed: Bed) -> None:
+    for number in range(5):
+        await put(bed.http, content(1000, f"healthy {number}"))
+    said = await report(bed)
+    assert said["segments"] == 5
+    assert said["may_fail_now"] == {"nodes": 3, "zones": 1}
+    assert said["short"] == {
+        "on_absent_nodes": 0, "kinds": [], "queued": 0, "fewest_survivors": None
+    }  # fmt: skip
+    assert said["metadata_loss_per_year"]["probability"] == 0.02
+    assert "independently" in said["model"]
+    assert "4 nodes or 2 zones" in said["correlated"]
+
+
+async def test_the_figures_follow_from_what_is_said_to_be_assumed(bed: Bed) -> None:
+    await put(bed.http, content(1000, "figures"))
+    said = await report(bed, "?afr=0.05&rot=0.001")
+    assumed = said["assumed"]
+    names = ("afr", "rot_per_shard_year", "repair_h", "scrub_h")
+    assert (assumed["afr"], assumed["rot_per_shard_year"]) == (0.05, 0.001)
+    expected = yearly_loss(Assumed(*(assumed[name] for name in names)), 9, 3).probability()
+    assert said["loss_per_year"]["object"]["serial"] == pytest.approx(expected.serial)
+    assert said["loss_per_year"]["any_object"]["serial"] == pytest.approx(expected.serial)
+
+
+async def test_nodes_that_are_away_count_and_are_counted_apart(bed: Bed) -> None:
+    await put(bed.http, content(1000, "away"))
+    healthy = await report(bed)
+    bed.away(2, 5)
+    said = await report(bed)
+    assert said["may_fail_now"]["nodes"] == 1
+    (kind,) = said["short"]["kinds"]
+    assert (kind["nodes"], kind["may_fail"], kind["segments"]) == (7, 1, 1)
+    assert 0 < kind["loss_before_repair"] < 1
+    assert said["loss_per_year"]["object"] == pytest.approx(
+        healthy["loss_per_year"]["object"], rel=1e-2
+    )
+    bed.away(1, 2, 3, 4)
+    lost = await report(bed)
+    assert lost["may_fail_now"] == {"nodes": -1, "zones": -1}
+    assert lost["short"]["kinds"][0]["loss_before_repair"] == 1.0
+
+
+async def test_what_waits_for_repair_counts(bed: Bed) -> None:
+    id_ = await put(bed.http, content(1000, "queued"))
+    (segment,) = await bed.segments(id_)
+    notice = RepairNotice(segment.id, segment.generation, 7, "two are rotten")
+    await bed.coordinator.metadata.queue_repair(notice)
+    said = await report(bed)
+    assert said["may_fail_now"]["nodes"] == 1
+    assert (said["short"]["queued"], said["short"]["fewest_survivors"]) == (1, 7)
+
+
+async def test_the_scan_is_kept_for_some_seconds(bed: Bed) -> None:
+    await put(bed.http, content(1000, "kept"))
+    assert (await report(bed))["segments"] == 1
+    await put(bed.http, content(1000, "and one more"))
+    async with bed.http.get("/-/admin/durability") as answer:
+        assert (await answer.json())["segments"] == 1
+    assert (await report(bed))["segments"] == 2
+
+
+async def test_an_empty_store_promises_nothing(bed: Bed) -> None:
+    said = await report(bed)
+    assert said["may_fail_now"] == {"nodes": None, "zones": None}
+    assert said["loss_per_year"]["may_fail"] == 3
+    assert durability_lines(said)
+
+
+@pytest.mark.parametrize("query", ["?afr=0", "?afr=1", "?afr=nan", "?afr=x", "?rot=-1", "?rot=inf"])
+async def test_what_is_no_rate_is_refused(bed: Bed, query: str) -> None:
+    async with bed.http.get(f"/-/admin/durability{query}") as answer:
+        assert answer.status == 400
+
+
+# Jobs, and words
+
+
+async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
+    metadata = bed.coordinator.metadata
+    assert await metadata.take_lease("repair", 15)
+    await metadata.save_job_state("repair", {"queued": 3})
+    async with Client(bed.url) as client:
+        said = await client.jobs()
+    jobs = {job["name"]: job for job in said["jobs"]}
+    assert jobs["repair"] == {
+        "name": "repair", "session": metadata.session, "epoch": 1, "held": True,
+        "age_s": jobs["repair"]["age_s"], "state": {"queued": 3},
+    }  # fmt: skip
+    assert 0 <= jobs["repair"]["age_s"] < 60
+    (line,) = [line for line in job_lines(said) if line.startswith("repair ")]
+    assert f"session {metadata.session}" in line
+    assert line.endswith("queued 3")
+    await metadata.give_back_lease("repair")
+    async with Client(bed.url) as client:
+        jobs = {job["name"]: job for job in (await client.jobs())["jobs"]}
+    assert not jobs["repair"]["held"]
+
+
+async def test_the_words_say_what_the_figures_say(bed: Bed) -> None:
+    await put(bed.http, content(1000, "words"))
+    bed.away(4)
+    async with Client(bed.url) as client:
+        lines = durability_lines(await client.durability(0.03))
+    text = "\n".join(lines)
+    assert "may fail now        2 nodes, 0 zones" in text
+    assert "3.00% of nodes fail in a year" in text
+    assert "1 segments on 8 nodes" in text
+    assert "a year (" in text
+    assert "unknown" in text
