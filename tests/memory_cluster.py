@@ -1,7 +1,7 @@
 """A cluster whose nodes are dictionaries, and the write path, read path and jobs over it."""
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -50,8 +50,12 @@ class KeepingStore(MemoryStore):
 class MemoryCluster:
     """As much of a Cluster as the paths and the jobs use. Nodes are numbered from 1."""
 
-    def __init__(self, count: int = ALL_SHARDS) -> None:
-        self.stores = {number: KeepingStore() for number in range(1, count + 1)}
+    def __init__(
+        self,
+        count: int = ALL_SHARDS,
+        make: Callable[[int], KeepingStore] = lambda number: KeepingStore(),
+    ) -> None:
+        self.stores = {number: make(number) for number in range(1, count + 1)}
         self.away: set[int] = set()
         self.silent: set[int] = set()  # have not reported since this process began
         self.membership = SimpleNamespace(
