@@ -19,7 +19,9 @@ EXIT_CODE = 9
 class Point(StrEnum):
     """Where. The names tell what has just been done."""
 
+    UPLOAD_SHARD_STORED = "upload-shard-stored"  # one of them
     UPLOAD_SHARDS_STORED = "upload-shards-stored"
+    UPLOAD_DISCARDED = "upload-discarded"
     UPLOAD_COMMIT_BEGUN = "upload-commit-begun"
     UPLOAD_COMMITTED = "upload-committed"
     COMPACT_SEALED = "compact-sealed"
@@ -33,6 +35,8 @@ class Point(StrEnum):
     MEND_SURVEYED = "mend-surveyed"
     MEND_WRITTEN = "mend-written"
     MEND_SWITCHED = "mend-switched"
+    UNPIN_BEGUN = "unpin-begun"  # in the transaction
+    UNPINNED = "unpinned"
     COLLECT_BEGUN = "collect-begun"  # in the transaction
     COLLECTED = "collected"
     DELETES_READ = "deletes-read"  # of the outbox

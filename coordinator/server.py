@@ -22,6 +22,7 @@ from coordinator.explain import Explain
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.care import CareHandlers
+from coordinator.http.deletes import DeleteHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
@@ -104,7 +105,8 @@ class Coordinator:
         risks = RiskReport(config, self.metadata, self.cluster, self._clock)
         explain = Explain(self.metadata, self.cluster)
         care = CareHandlers(self.metadata, risks, explain)
-        await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes(), *care.routes()])
+        handlers = (blobs, nodes, admin, care, DeleteHandlers(self.metadata))
+        await self._listen([route for each in handlers for route in each.routes()])
 
     def _workers(self, services: Services) -> list[Worker]:
         metadata, cluster = self.metadata, self.cluster

@@ -160,7 +160,9 @@ class Metadata(Inspecting):
 
     async def unpin(self, content: ContentId) -> bool:
         """Make a content invisible. False if it was not visible."""
-        return await self._write(partial(collecting.unpin, content=content))
+        gone = await self._write(partial(collecting.unpin, content=content))
+        failpoint(Point.UNPINNED)
+        return gone
 
     async def collect(self, limit: int) -> int:
         """Remove contents that nobody pins and that are past the grace period; how many."""
@@ -170,6 +172,7 @@ class Metadata(Inspecting):
         removed = 0
         for content in candidates:
             removed += await self._write(partial(self._collect_one, content=content))
+            failpoint(Point.COLLECTED)
         return removed
 
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
