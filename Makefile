@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 8600
 NODES ?= 9
 WORKERS ?= 1
+SCALE ?= 1
+SEED ?= 42
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ INPUTS := pyproject.toml deploy/constraints.txt
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up test load bench bench-micro bench-scale compose-test clean
+.PHONY: help up test load bench bench-micro bench-scale torture compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +42,12 @@ bench-micro: $(VENV)/installed-dev ## Measure each piece by itself, a minute
 
 bench-scale: $(VENV)/installed-dev ## Measure with a million segments and a thousand nodes
 	@exec $(BIN)/python -m bench.scale
+
+torture: $(VENV)/installed-dev ## Test every promise under faults at full length, or make torture-NAME [SCALE=1] [SEED=42]
+	@exec $(BIN)/python -m tests.torture --scale $(SCALE) --seed $(SEED)
+
+torture-%: $(VENV)/installed-dev
+	@exec $(BIN)/python -m tests.torture $* --scale $(SCALE) --seed $(SEED)
 
 compose-test: ## Prove compose.yml with docker: store, stop three nodes, read back
 	@exec deploy/compose-test.sh

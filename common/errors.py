@@ -21,6 +21,7 @@
     │   ├── Undurable               fewer than a quorum of shards could be written
     │   ├── SessionLost
     │   ├── NotOurTurn              another process kept the database: nothing was written
+    │   ├── FateUnknown             the database did not answer COMMIT: it may be written or not
     │   ├── SegmentGone             a segment that an upload relied on was deleted meanwhile
     │   ├── NodeUnreachable
     │   └── NodeTimeout
@@ -125,6 +126,10 @@ class SessionLost(Unavailable):
 
 class NotOurTurn(Unavailable):
     code = "not_our_turn"
+
+
+class FateUnknown(Unavailable):
+    code = "fate_unknown"
 
 
 class SegmentGone(Unavailable):

@@ -22,6 +22,23 @@ class Point(StrEnum):
     UPLOAD_SHARDS_STORED = "upload-shards-stored"
     UPLOAD_COMMIT_BEGUN = "upload-commit-begun"
     UPLOAD_COMMITTED = "upload-committed"
+    COMPACT_SEALED = "compact-sealed"
+    COMPACT_MOVED = "compact-moved"
+    COMPACT_COPIED = "compact-copied"
+    COMPACT_FORGOTTEN = "compact-forgotten"
+    COMPACT_REMOVED = "compact-removed"
+    QUARANTINE_WRITTEN = "quarantine-written"
+    QUARANTINE_BURIED = "quarantine-buried"
+    QUARANTINE_RESTORED = "quarantine-restored"
+    COLLECT_BEGUN = "collect-begun"  # in the transaction
+    COLLECTED = "collected"
+    DELETES_READ = "deletes-read"  # of the outbox
+    DELETES_SENT = "deletes-sent"
+    DELETES_FINISHED = "deletes-finished"
+    SWEEP_LISTED = "sweep-listed"
+    SWEEP_NOTED = "sweep-noted"
+    SWEEP_CONDEMNED = "sweep-condemned"
+    QUARANTINE_SENT = "quarantine-sent"
 
 
 _armed: dict[Point, Callable[[], None]] = {}

@@ -14,6 +14,7 @@ from common.errors import BadRequest
 
 REPORT_PATH = "/-/cluster/report"
 HEARTBEAT_S = 2.0
+MAX_EPOCH = (1 << 31) - 2  # sessions are numbered by it; see the generations in common/ids.py
 MAX_WORD = 255  # characters of a name, a zone, a URL
 
 
@@ -43,7 +44,8 @@ class _JsonMessage:
 @dataclass(frozen=True, slots=True)
 class NodeReport(_JsonMessage):
     """Ids are 32 hex digits. `cluster_id` is empty on a node that never joined. `instance` names
-    the process, so that two processes claiming to be one node are told apart."""
+    the process, so that two processes claiming to be one node are told apart. `epoch` is the
+    highest that a coordinator has told the node, 0 if none has."""
 
     node_id: str
     instance: str
@@ -58,6 +60,7 @@ class NodeReport(_JsonMessage):
     free_bytes: int
     shards: int
     read_only: bool
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         """Raises BadRequest for what no node reports."""
@@ -67,6 +70,8 @@ class NodeReport(_JsonMessage):
             raise BadRequest("NodeReport: ids have 32 hex digits")
         if not 0 < self.data_port < 65_536 or min(sizes) < 0 or max(sizes) >= 1 << 63:
             raise BadRequest("NodeReport: a port or a size is out of range")
+        if not 0 <= self.epoch <= MAX_EPOCH:
+            raise BadRequest("NodeReport: the epoch is out of range")
         words = (self.name, self.zone, self.http_url, self.data_host)
         if not all(word.isprintable() and 0 < len(word) <= MAX_WORD for word in words):
             raise BadRequest(f"NodeReport: names have 1 to {MAX_WORD} printable characters")
@@ -74,7 +79,9 @@ class NodeReport(_JsonMessage):
 
 @dataclass(frozen=True, slots=True)
 class ReportAnswer(_JsonMessage):
-    """`number` is the node's short name inside layouts: 1 to 65535, never used twice."""
+    """`number` is the node's short name inside layouts: 1 to 65535, never used twice. `epoch` is
+    that of the metadata database, for the node to remember."""
 
     cluster_id: str
     number: int
+    epoch: int = 0

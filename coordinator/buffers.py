@@ -1,12 +1,15 @@
-"""Memory for stripes, counted: the bound on what all uploads and downloads hold together, except
-for abandoned buffers, whose memory lives on until the last view of it goes.
+"""Memory for stripes, counted: the bound on what all uploads and downloads hold together, those
+included that have gone away and left memory to a socket that is not done with it.
 
 Large buffers are anonymous mappings that are used again, since fresh ones cost a page fault for
 every 4 KiB; small ones are plain bytearrays.
 """
 
 import asyncio
+import contextlib
+import gc
 import mmap
+import weakref
 from collections import deque
 from types import TracebackType
 from typing import Self
@@ -17,8 +20,15 @@ from common.units import KIB, MIB
 # Beyond the budget, for small buffers alone: slow large transfers, which may hold the whole budget
 # for a while, must not keep small requests out.
 SMALL_RESERVE_BYTES = 16 * MIB
+COLLECT_AFTER_S = 0.2  # of waiting: it takes some hundredths of a second
 # From here on a buffer is pooled, in sizes a sixteenth of a power of two apart.
 POOLED_BYTES = 256 * KIB
+
+
+class _Bytes(bytearray):
+    """A bytearray of which one can learn when it goes."""
+
+    __slots__ = ("__weakref__",)
 
 
 class StripeBuffer:
@@ -32,17 +42,18 @@ class StripeBuffer:
 
     def release(self) -> None:
         """The memory may be used again. Doing it twice is harmless."""
-        self._give_back(self.memory)
-
-    def abandon(self) -> None:
-        """The budget is free again; the memory goes when the last view of it does."""
-        self._give_back(None)
-
-    def _give_back(self, memory: memoryview | None) -> None:
         if self._size_bytes:
             size_bytes, self._size_bytes = self._size_bytes, 0
+            memory, self.memory = self.memory, memoryview(b"")
             self._owner.take_back(size_bytes, memory)
-            self.memory = memoryview(b"")
+
+    def abandon(self) -> None:
+        """The memory goes, and is no longer counted, when the last view of it does. Twice, or
+        after `release`, is harmless."""
+        if self._size_bytes:
+            size_bytes, self._size_bytes = self._size_bytes, 0
+            memory, self.memory = self.memory, memoryview(b"")
+            self._owner.watch(size_bytes, memory.obj)
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +77,8 @@ class StripeBuffers:
         self._idle: dict[int, list[memoryview]] = {}
         self._idle_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._abandoned_bytes = 0
+        self._collection: asyncio.TimerHandle | None = None
 
     @property
     def held_bytes(self) -> int:
@@ -80,6 +93,7 @@ class StripeBuffers:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (size_bytes, place)
         self._waiting.append(entry)
+        self._collect_soon()
         try:
             async with asyncio.timeout(wait_s):
                 await place
@@ -96,8 +110,36 @@ class StripeBuffers:
         size_bytes = self._rounded(size_bytes)
         return self._take(size_bytes) if self._may_pass(size_bytes) else None
 
+    def watch(self, size_bytes: int, memory: object) -> None:
+        """For StripeBuffer: `memory` is abandoned and counts until it is gone."""
+        self._abandoned_bytes += size_bytes
+        loop = asyncio.get_running_loop()
+        weakref.finalize(memory, self._gone, loop, size_bytes).atexit = False
+
+    def _gone(self, loop: asyncio.AbstractEventLoop, size_bytes: int) -> None:
+        """In whichever thread, and amid whatever it was doing, the last view went."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(self._take_back_abandoned, size_bytes)
+
+    def _take_back_abandoned(self, size_bytes: int) -> None:
+        self._abandoned_bytes -= size_bytes
+        self.take_back(size_bytes, None)
+
+    def _collect_soon(self) -> None:
+        """Somebody waits. A transfer that was cancelled may hold its views in a cycle, of an
+        exception, the frames that it went through and the future that they waited for."""
+        if self._abandoned_bytes and self._waiting and self._collection is None:
+            loop = asyncio.get_running_loop()
+            self._collection = loop.call_later(COLLECT_AFTER_S, self._collect)
+
+    def _collect(self) -> None:
+        self._collection = None
+        if self._abandoned_bytes and self._waiting:
+            gc.collect()
+            self._collect_soon()
+
     def take_back(self, size_bytes: int, memory: memoryview | None) -> None:
-        """For StripeBuffer: the other half of `_take`."""
+        """For StripeBuffer: the other half of `_take`. `None` is not pooled."""
         self.used_bytes -= size_bytes
         if memory is not None and size_bytes >= POOLED_BYTES:
             self._idle.setdefault(size_bytes, []).append(memory)
@@ -123,7 +165,7 @@ class StripeBuffers:
     def _take(self, size_bytes: int) -> StripeBuffer:
         self.used_bytes += size_bytes
         if size_bytes < POOLED_BYTES:
-            return StripeBuffer(self, memoryview(bytearray(size_bytes)))
+            return StripeBuffer(self, memoryview(_Bytes(size_bytes)))
         idle = self._idle.get(size_bytes)
         if idle:
             self._idle_bytes -= size_bytes

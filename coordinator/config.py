@@ -57,6 +57,9 @@ class Config:
     suspect_after_s: float = seconds_setting("silence after which a node is suspect", 10.0)
     lost_after_s: float = seconds_setting("silence after which a node is lost", 900.0)
     grace_s: int = setting("how long deleted content keeps its space", 3600, int)
+    sweep_every_s: float = seconds_setting(
+        "rest between two searches of the nodes for shards that nothing refers to", 21_600.0
+    )
 
     def __post_init__(self) -> None:
         if self.host not in LOOPBACK_HOSTS and not self.allow_unauthenticated:

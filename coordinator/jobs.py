@@ -1,4 +1,4 @@
-"""Background jobs: one contract, a loop that paces them, and the jobs themselves.
+"""Background jobs: one contract, and a loop that paces them.
 
 Each job runs in one process of the cluster at a time: the one that holds its lease.
 """
@@ -10,12 +10,10 @@ from contextlib import suppress
 from typing import Protocol
 
 from common.errors import SixfoldError
-from coordinator.cluster import Cluster
 from coordinator.metadata import Metadata
 
 log = logging.getLogger(__name__)
 
-BATCH = 256
 LEASE_S = 15
 
 
@@ -27,49 +25,6 @@ class Worker(Protocol):
 
     async def step(self) -> bool:
         """Do a bounded piece of work. True if there may be more at once."""
-
-
-class OutboxWorker:
-    """Does on nodes what transactions have decided: deletes exact shards on exact nodes. A row
-    goes when its node has answered; while it does not, the row stays."""
-
-    name = "outbox"
-    rest_s = 1.0
-
-    def __init__(self, metadata: Metadata, cluster: Cluster) -> None:
-        self._metadata, self._cluster = metadata, cluster
-
-    async def step(self) -> bool:
-        """Each node by itself: one that is away holds up no other."""
-        nodes = await self._metadata.nodes_with_deletes()
-        return any(await asyncio.gather(*map(self._serve, nodes)))
-
-    async def _serve(self, node: int) -> bool:
-        """Whether there may be more for this node at once."""
-        if not self._cluster.membership.is_readable(node):
-            return False
-        rows = await self._metadata.due_deletes(node, BATCH)
-        addresses = [address for row in rows for address in row.shards.addresses]
-        try:
-            await self._cluster.store(node).delete(addresses)
-        except SixfoldError as error:
-            log.debug("outbox: %d deletes wait for node %d: %s", len(addresses), node, error)
-            return False
-        await self._metadata.finish_deletes([row.id for row in rows])
-        return len(rows) == BATCH
-
-
-class CollectWorker:
-    """Removes contents that nobody pins, once the grace period is over."""
-
-    name = "collect"
-    rest_s = 10.0
-
-    def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
-
-    async def step(self) -> bool:
-        return await self._metadata.collect(BATCH) == BATCH
 
 
 async def run_worker(worker: Worker, metadata: Metadata, renew_s: float = LEASE_S / 3) -> None:

@@ -11,6 +11,7 @@ that waits on it fails at once; `coordinator/links.py` opens the next.
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from common.errors import NodeTimeout, NodeUnreachable, ProtocolError, SixfoldError
@@ -18,11 +19,16 @@ from common.framing import LARGE_PAYLOAD_BYTES, FrameReceiver, kind_name
 from common.ids import ShardAddress
 from common.record import RecordHeader, unpack_header
 from common.shards import Buffer, ShardMissing, ShardRecord
+from common.units import MIB
 from common.wire import FrameKind, pack_frame, unpack_error
+from coordinator.lane_request import Batch, Request
 
 # Globals: looking an enum's member up on its class takes nearly as long as to unpack a frame.
 _OK, _RECORD = FrameKind.OK, FrameKind.RECORD
 MAX_UNANSWERED_BATCHES = 2
+# Large payloads wait here, where they can be given up, and not in the transport, as long as it
+# has so much that the node does not take: each holds on to the memory of a whole stripe.
+UNSENT_BYTES = 2 * MIB
 NO_REQUEST = 0
 
 
@@ -34,44 +40,6 @@ class LaneLimits:
     request_s: float
     ping_s: float = 1.0
     silence_s: float = 4.0
-
-
-class _Batch:
-    """Small frames that left together; its slot is free again when all are answered."""
-
-    __slots__ = ("unanswered",)
-
-    def __init__(self) -> None:
-        self.unanswered = 0
-
-
-class _Request:
-    """A request that waits to be sent or answered."""
-
-    __slots__ = (
-        "address",
-        "batch",
-        "cost_bytes",
-        "deadline_s",
-        "frame",
-        "future",
-        "into",
-        "payload",
-    )
-
-    def __init__(
-        self,
-        frame: bytes,
-        payload: Buffer,
-        future: "asyncio.Future[Any]",
-        cost_bytes: int,
-        address: ShardAddress | None,
-        into: memoryview | None,
-    ) -> None:
-        self.frame, self.payload, self.future = frame, payload, future
-        self.cost_bytes, self.address, self.into = cost_bytes, address, into
-        self.batch: _Batch | None = None
-        self.deadline_s = 0.0
 
 
 class Lane(FrameReceiver):
@@ -90,12 +58,14 @@ class Lane(FrameReceiver):
         self._loop = asyncio.get_running_loop()
         self._free_bytes, self._free_requests = window_bytes, window_requests
         self._window_bytes = window_bytes
-        self._waiting: deque[tuple[int, _Request]] = deque()  # for credits
-        self._small: list[tuple[int, _Request]] = []  # for the next batch
+        self._waiting: deque[tuple[int, Request]] = deque()  # for credits
+        self._small: list[tuple[int, Request]] = []  # for the next batch
         self._flush_planned = False
+        self._congested = False  # the transport has enough to send
+        transport.set_write_buffer_limits(UNSENT_BYTES)
         self._unanswered_batches = 0
-        self._sent: dict[int, _Request] = {}  # in order of sending, so of deadlines
-        self._receiving: _Request | None = None  # its `into` is being filled
+        self._sent: dict[int, Request] = {}  # in order of sending, so of deadlines
+        self._receiving: Request | None = None  # its `into` is being filled
         self._next_request = NO_REQUEST
         self._heard_s = self._pinged_s = self._watched_s = self._loop.time()
         self.closed: asyncio.Future[SixfoldError] = self._loop.create_future()
@@ -124,7 +94,9 @@ class Lane(FrameReceiver):
         number = self._next_request
         frame = pack_frame(kind, number, meta, len(payload))
         cost_bytes = min(len(frame) + len(payload) + answer_bytes, self._window_bytes)
-        request = _Request(frame, payload, future, cost_bytes, address, into)
+        request = Request(frame, payload, future, cost_bytes, address, into)
+        if len(payload) >= LARGE_PAYLOAD_BYTES or answer_bytes >= LARGE_PAYLOAD_BYTES:
+            future.add_done_callback(partial(self._let_go, request))
         self._waiting.append((number, request))
         self._admit()
         return future
@@ -133,19 +105,36 @@ class Lane(FrameReceiver):
         """Move waiting requests on, as far as credits go."""
         while self._waiting and self._free_requests > 0:
             number, request = self._waiting[0]
-            if request.cost_bytes > self._free_bytes:
+            if request.future.done():
+                self._waiting.popleft()
+                continue
+            is_large = len(request.payload) >= LARGE_PAYLOAD_BYTES
+            if request.cost_bytes > self._free_bytes or (is_large and self._congested):
                 return
             self._waiting.popleft()
-            if request.future.cancelled():
-                continue
             self._free_bytes -= request.cost_bytes
             self._free_requests -= 1
-            if len(request.payload) >= LARGE_PAYLOAD_BYTES:
+            if is_large:
                 self._mark_sent(number, request)
                 self._transport.writelines((request.frame, request.payload))
             else:
                 self._small.append((number, request))
                 self._plan_flush()
+
+    def _let_go(self, request: Request, future: "asyncio.Future[Any]") -> None:
+        """Nobody waits any more: do not hold the memory of whoever did."""
+        request.payload = b""
+        if future.cancelled():
+            self._leave_place(request)
+        request.into = None
+
+    def pause_writing(self) -> None:
+        self._congested = True
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        if not self.closed.done():
+            self._admit()
 
     def _plan_flush(self) -> None:
         if not self._flush_planned and self._unanswered_batches < MAX_UNANSWERED_BATCHES:
@@ -156,7 +145,7 @@ class Lane(FrameReceiver):
         self._flush_planned = False
         if not self._small or self.closed.done():
             return
-        batch, pieces = _Batch(), list[Buffer]()
+        batch, pieces = Batch(), list[Buffer]()
         for number, request in self._small:
             request.batch = batch
             batch.unanswered += 1
@@ -168,7 +157,7 @@ class Lane(FrameReceiver):
         self._unanswered_batches += 1
         self._transport.write(b"".join(pieces))
 
-    def _mark_sent(self, number: int, request: _Request) -> None:
+    def _mark_sent(self, number: int, request: Request) -> None:
         request.deadline_s = self._loop.time() + self._limits.request_s
         self._sent[number] = request
 
@@ -202,7 +191,7 @@ class Lane(FrameReceiver):
             raise ProtocolError(f"{self._name} sent {kind_name(kind)} unasked")
 
     def _answer(
-        self, kind: int, asked: _Request, meta: memoryview | bytes, payload: memoryview
+        self, kind: int, asked: Request, meta: memoryview | bytes, payload: memoryview
     ) -> list[ShardRecord | ShardMissing] | None:
         if kind == _OK and asked.address is None:
             return None
@@ -214,7 +203,7 @@ class Lane(FrameReceiver):
             raise unpack_error(meta)
         raise ProtocolError(f"{self._name} answered with {kind_name(kind)}")
 
-    def _record(self, asked: _Request, header: RecordHeader, payload: memoryview) -> ShardRecord:
+    def _record(self, asked: Request, header: RecordHeader, payload: memoryview) -> ShardRecord:
         if header.info.address != asked.address:
             raise ProtocolError(f"{self._name} answered {asked.address} with {header.info.address}")
         if len(payload) >= LARGE_PAYLOAD_BYTES:
@@ -235,7 +224,7 @@ class Lane(FrameReceiver):
         self._receiving = asked
         return asked.into
 
-    def _give_back(self, request: _Request) -> None:
+    def _give_back(self, request: Request) -> None:
         self._free_bytes += request.cost_bytes
         self._free_requests += 1
         if request.batch is not None:
@@ -254,14 +243,18 @@ class Lane(FrameReceiver):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         self._heard_s = self._loop.time()  # also while a large payload is on its way
-        receiving = self._receiving
-        if receiving is not None and receiving.future.done():
-            # The reader has gone away, and its buffer may be in other use from now on. Looking
-            # here, right before the socket is read, leaves no moment in between.
-            self._receiving = None
-            assert receiving.into is not None
-            self.redirect_payload(memoryview(bytearray(len(receiving.into))))
+        # Looking here, right before the socket is read, leaves no moment in which the buffer of a
+        # reader who has gone away may be in other use.
+        if self._receiving is not None and self._receiving.future.done():
+            self._leave_place(self._receiving)
         return super().get_buffer(sizehint)
+
+    def _leave_place(self, request: Request) -> None:
+        """Receive the rest of the payload for `request`, if it is in progress, elsewhere."""
+        if self._receiving is request:
+            self._receiving = None
+            assert request.into is not None
+            self.redirect_payload(memoryview(bytearray(len(request.into))))
 
     def _watch(self) -> None:
         """Every half ping interval: ping if it is quiet, give up if it stays so."""

@@ -65,6 +65,7 @@ class Membership:
     lost_after_s: float
     on_report: Callable[[Node], None] = lambda node: None
     nodes: dict[int, Node] = field(default_factory=dict)
+    _loaded: Mapping[int, int] = field(default_factory=dict)  # versions of reports, at start
     _started_at_s: float = 0.0
     _looked_s: int = 0  # by the database's clock
     _ring: Ring | None = None
@@ -76,6 +77,7 @@ class Membership:
         self._started_at_s = self.clock()
         self.nodes = {row.number: Node(row) for row in await self.metadata.nodes()}
         await self.look()
+        self._loaded = {node.number: node.version for node in self.nodes.values()}
 
     async def report(self, report: NodeReport, nonce: bytes) -> ReportAnswer:
         """A node's first word or its heartbeat; `nonce` is that of its signature.
@@ -88,10 +90,10 @@ class Membership:
                 f"node {report.name} belongs to cluster {report.cluster_id}, "
                 f"this is {self.metadata.cluster_id}"
             )
-        row, version = await self.metadata.save_report(self._incoming(report, nonce))
-        node = self._heard(row, version, report, 0)
+        taken = await self.metadata.save_report(self._incoming(report, nonce))
+        node = self._heard(taken.node, taken.version, report, 0)
         self.on_report(node)
-        return ReportAnswer(self.metadata.cluster_id, node.number)
+        return ReportAnswer(self.metadata.cluster_id, node.number, taken.epoch)
 
     async def follow(self) -> None:
         """Looks for ever for what nodes reported to other processes."""
@@ -199,6 +201,17 @@ class Membership:
         """Whether asking this node for a shard makes sense."""
         node = self.nodes.get(number)
         return node is not None and node.reachable
+
+    def has_reported(self, number: int) -> bool:
+        """Whether this node has reported, to whichever process, since this one began: then it has
+        been asked whether it knows a younger database."""
+        node = self.nodes.get(number)
+        return node is not None and node.version > self._loaded.get(number, 0)
+
+    def all_have_reported(self) -> bool:
+        """All that can be reached, of which there is one."""
+        reachable = [node.number for node in self.nodes.values() if node.reachable]
+        return bool(reachable) and all(map(self.has_reported, reachable))
 
     def count_sent(self, number: int, shard_bytes: int) -> None:
         if node := self.nodes.get(number):

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from common.errors import NotFound, SixfoldError
+from common.errors import NotFound, SixfoldError, Unreadable
 from common.ids import ContentId
 from coordinator.buffers import StripeBuffer
 from coordinator.cache import SegmentCache
+from coordinator.durability import Durability, durability_of
 from coordinator.latency import HedgePolicy
+from coordinator.letting_go import let_go
 from coordinator.metadata import Manifest, RepairNotice, StoredSegment
 from coordinator.metadata.rows import NO_NODE
 from coordinator.offload import INLINE_BYTES
@@ -52,6 +54,7 @@ class Piece:
 
     def abandon(self) -> None:
         """As release, while the socket may still hold the memory."""
+        self.data = b""
         if self._buffer is not None:
             self._buffer.abandon()
 
@@ -70,11 +73,17 @@ class ReadPath:
         self._notices: set[asyncio.Task[None]] = set()
 
     async def find(self, id_: ContentId) -> Manifest:
-        """Raises NotFound."""
+        """Raises NotFound, Unreadable if the metadata does not know all of its segments."""
         manifest = await self._metadata.find_content(id_)
         if manifest is None:
             raise NotFound(f"no such content: {id_}")
+        if sum(segment.size_bytes for segment in manifest.segments) != manifest.size_bytes:
+            raise Unreadable(f"the metadata has lost segments of {id_}")  # others would shift
         return manifest
+
+    def durability(self, manifest: Manifest) -> Durability:
+        """As things are now."""
+        return durability_of(manifest.segments, self._services.cluster.membership.is_readable)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -156,7 +165,8 @@ class ReadPath:
         buffer = buffer or await self._buffers.acquire(self._stripe_bytes(segment), wait_s)
         try:
             await self._read(part, buffer)
-        except BaseException:
+        except BaseException as error:
+            let_go(error)
             buffer.abandon()
             raise
         return Piece(buffer.memory[part.start : part.end], buffer)

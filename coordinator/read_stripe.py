@@ -67,6 +67,8 @@ class StripeRead:
                 self._alarm.cancel()
             for future in self._open:
                 future.cancel()
+            self._open.clear()  # the answers that come all the same find no place
+            self._rows, self._stripe = [], memoryview(b"")  # not for as long as we live
 
     def _in_order_of_use(self) -> list[int]:
         """The shards that can be asked for, the most useful last: wanted, other data, parity."""

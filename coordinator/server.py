@@ -17,6 +17,7 @@ from common.units import KIB
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
+from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.explain import Explain
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
@@ -24,12 +25,13 @@ from coordinator.http.care import CareHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
-from coordinator.jobs import CollectWorker, OutboxWorker, run_worker
+from coordinator.jobs import Worker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
 from coordinator.risk_report import RiskReport
 from coordinator.services import Services
+from coordinator.sweep import SweepWorker
 from coordinator.write_path import WritePath
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class Coordinator:
         on_exit(self.writes.settle)
         self._run_behind("session", self.metadata.keep_session())
         self._run_behind("reports", self.cluster.membership.follow())
-        for worker in (OutboxWorker(self.metadata, self.cluster), CollectWorker(self.metadata)):
+        for worker in self._workers():
             self._run_behind(worker.name, run_worker(worker, self.metadata))
         blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
@@ -101,6 +103,15 @@ class Coordinator:
         explain = Explain(self.metadata, self.cluster)
         care = CareHandlers(self.metadata, risks, explain)
         await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes(), *care.routes()])
+
+    def _workers(self) -> list[Worker]:
+        metadata, cluster = self.metadata, self.cluster
+        every_s = self._config.sweep_every_s
+        return [
+            OutboxWorker(metadata, cluster),
+            CollectWorker(metadata, cluster),
+            SweepWorker(metadata, cluster, every_s),
+        ]
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(job, name=name)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from common.errors import SixfoldError
 from common.ids import ContentId
+from coordinator.letting_go import let_go
 from coordinator.metadata import DeleteReason, ShardsOnNode
 from coordinator.services import Services
 from coordinator.write_upload import Stored, Upload
@@ -37,6 +38,7 @@ class WritePath:
             return await upload.run(body, declared_bytes, expected)
         except BaseException as error:
             self._discard(upload.leftovers())
+            let_go(error)
             if isinstance(error, BaseExceptionGroup):
                 raise _first_cause(error) from None
             raise

@@ -13,6 +13,7 @@ from common.shards import ShardInfo
 from shardd.entries import Entry, Location
 from shardd.index import IndexFile
 from shardd.recent import RecentMap
+from shardd.usage import VolumeUse, loser_of
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Catalog:
         self._memory, self._flush_lock = threading.Lock(), threading.Lock()
         self._pending: dict[bytes, Entry] = {}
         self._flushing: dict[bytes, Entry] = {}
+        self._buried: set[tuple[bytes, int]] = set()  # dead before they came to SQLite
         self._scanned: dict[int, int] = {}  # checkpoints that are not flushed
         self._recent: RecentMap[Location] = RecentMap(RECENT_ENTRIES)
         self._next_sequence = self._file.next_sequence
@@ -44,8 +46,15 @@ class Catalog:
                 known = self._pending.get(entry.key)
                 if known is None or entry.sequence >= known.sequence:
                     self._pending[entry.key] = entry
+                if known is not None:
+                    self._bury_loser(known, entry)
             self._scanned.update(scanned)
             self._next_sequence = max(self._next_sequence, next_sequence)
+
+    def _bury_loser(self, known: Entry, entry: Entry) -> None:
+        loser = loser_of(known, entry)
+        if loser is not None and loser.live:
+            self._buried.add((loser.key, loser.volume))
 
     def recall(self, key: bytes) -> Location | None:
         """The location if memory knows it, without any I/O; None says nothing."""
@@ -56,6 +65,11 @@ class Catalog:
     def find(self, keys: Sequence[bytes]) -> list[Location | None]:
         """Where each live shard is, None for one that is not there. Raises Unavailable if the
         index cannot be read: an error is never an absence."""
+        places = self.places(keys)
+        return [at if at is not None and at.live else None for at in places]
+
+    def places(self, keys: Sequence[bytes]) -> list[Location | None]:
+        """As `find`, with the places of tombstones too."""
         flushes = self._flushes
         found = {key: self.recall(key) for key in keys}
         unknown = [key for key, location in found.items() if location is None]
@@ -63,8 +77,7 @@ class Catalog:
             located = self._file.find(unknown)
             self._remember(located, flushes)
             found.update(located)
-        live_or_not = (found[key] for key in keys)
-        return [at if at is not None and at.live else None for at in live_or_not]
+        return [found[key] for key in keys]
 
     def _remember(self, located: Mapping[bytes, Location], flushes: int) -> None:
         """Cache what SQL said, unless it may be outdated: what changed since is in memory, or was
@@ -102,19 +115,42 @@ class Catalog:
             log.error("%s", error)
         return self._file.live
 
+    # For compaction and scrub: as IndexFile, after a flush where it says so
+
+    def use(self) -> dict[int, VolumeUse]:
+        """As IndexFile.use, all that was applied before included."""
+        self.flush()
+        return self._file.use()
+
+    def live_in(self, volume: int, after: int, limit: int) -> list[Entry]:
+        return self._file.live_in(volume, after, limit)
+
+    def needed_tombstones_in(self, volume: int, after: int, limit: int) -> list[Entry]:
+        return self._file.needed_tombstones_in(volume, after, limit)
+
+    def count_needed_tombstones(self, volume: int) -> int:
+        return self._file.count_needed_tombstones(volume)
+
+    def forget(self, volume: int) -> None:
+        """As IndexFile.forget, after a flush."""
+        self.flush()
+        with self._flush_lock:
+            self._file.forget(volume)
+
     def flush(self) -> None:
         """Bring what is pending to SQLite. Raises Unavailable; nothing is lost from memory then."""
         with self._flush_lock:
             with self._memory:
                 entries, self._pending = self._pending, {}
+                buried, self._buried = self._buried, set()
                 scanned, self._scanned = self._scanned, {}
                 self._flushing, next_sequence = entries, self._next_sequence
             if not entries and not scanned:
                 return
             try:
-                self._file.write(entries, scanned, next_sequence)
+                self._file.write(entries, buried, scanned, next_sequence)
             except BaseException:
-                self._take_back(entries, scanned)
+                self._take_back(entries, buried, scanned)
                 raise
             self._finish_flush(entries)
 
@@ -125,8 +161,16 @@ class Catalog:
             self._flushing = {}
             self._flushes += 1
 
-    def _take_back(self, entries: dict[bytes, Entry], scanned: dict[int, int]) -> None:
+    def _take_back(
+        self,
+        entries: dict[bytes, Entry],
+        buried: set[tuple[bytes, int]],
+        scanned: dict[int, int],
+    ) -> None:
         with self._memory:
+            self._buried |= buried
+            for key in entries.keys() & self._pending.keys():
+                self._bury_loser(entries[key], self._pending[key])
             self._pending = {**entries, **self._pending}
             self._scanned = {**scanned, **self._scanned}
             self._flushing = {}

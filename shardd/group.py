@@ -17,7 +17,7 @@ from common.record import (
 from common.shards import Buffer, ShardRecord
 from shardd.buffers import AlignedBuffer
 from shardd.catalog import Catalog
-from shardd.entries import Entry
+from shardd.entries import Entry, Location
 from shardd.volume import Volume, VolumeClass, is_plausible
 from shardd.volumes import VolumeSet
 
@@ -32,22 +32,44 @@ class Incoming(NamedTuple):
     buffer: AlignedBuffer | None = None
 
 
-class WriteJob:
-    """Stored as a whole or not at all, and answered once; `error` is the answer if not None."""
+class Move(NamedTuple):
+    """A record that shall leave its `place`: only if the address still is there, or else what has
+    happened to it meanwhile would be undone.
 
-    __slots__ = ("appends", "deletes", "error", "payload_bytes", "request", "size_bytes")
+    `record`, header to padding, is written anew as it is, its sequence number included, since that
+    orders what happened to the address. Without it a tombstone is written: the shard is deleted.
+    """
+
+    key: bytes
+    place: Location
+    record: Buffer | None = None
+
+
+class WriteJob:
+    """Stored as a whole or not at all, and answered once; `error` is the answer if not None.
+    `moved` are those of the `moves` that were still in their place."""
+
+    __slots__ = (
+        "appends", "deletes", "error", "moved", "moves", "payload_bytes", "request", "seal",
+        "size_bytes",
+    )  # fmt: skip
 
     def __init__(
         self,
         appends: Sequence[Incoming] = (),
         deletes: Sequence[ShardAddress] = (),
         request: int = 0,
+        moves: Sequence[Move] = (),
+        seal: int = 0,
     ) -> None:
-        """`request` is the lane's number for it."""
+        """`request` is the lane's number for it; `seal` a volume to append no more to, or 0."""
         self.appends, self.deletes, self.request = appends, deletes, request
+        self.moves, self.moved, self.seal = moves, list[Move](), seal
         self.error: SixfoldError | None = None
         self.payload_bytes = 0
         self.size_bytes = HEADER_BYTES * len(deletes)  # what it may take on disk
+        for move in moves:
+            self.size_bytes += HEADER_BYTES if move.record is None else len(move.record)
         for incoming in appends:
             payload_bytes = len(incoming.record.payload)
             self.payload_bytes += payload_bytes
@@ -91,24 +113,38 @@ class Group:
         self.next_sequence = sequence
         self._volumes, self._catalog = volumes, catalog
         self._batches: dict[VolumeClass, _Batch] = {kind: _Batch() for kind in VolumeClass}
-        self._appended: set[ShardAddress] = set()
+        self._written: dict[ShardAddress, bool] = {}  # in this group; whether it is live then
         self.size_bytes = 0
 
     def add(self, job: WriteJob) -> None:
         """Give the job's records their sequence numbers and places. Raises Unavailable if the
         index cannot say what there is to delete."""
         present = self._present(job.deletes) if job.deletes else ()
+        job.moved = self._unmoved(job.moves) if job.moves else []
         self.jobs.append(job)
         for incoming in job.appends:
             self._add_shard(incoming)
         for address in present:
             self._add_tombstone(address)
+        for move in job.moved:
+            if move.record is None:
+                self._add_tombstone(ShardAddress.from_key(move.key))
+            else:
+                self._add_again(move.record)
 
     def _present(self, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
         """Only these need a tombstone, so a delete that is repeated costs nothing."""
         found = self._catalog.find([address.key for address in addresses])
         pairs = zip(addresses, found, strict=True)
-        return [a for a, location in pairs if location is not None or a in self._appended]
+        return [a for a, location in pairs if self._written.get(a, location is not None)]
+
+    def _unmoved(self, moves: Sequence[Move]) -> list[Move]:
+        places = self._catalog.places([move.key for move in moves])
+        return [
+            move
+            for move, place in zip(moves, places, strict=True)
+            if place == move.place and ShardAddress.from_key(move.key) not in self._written
+        ]
 
     def _sequence(self) -> int:
         self.next_sequence += 1
@@ -129,13 +165,20 @@ class Group:
             pieces = [incoming.buffer.padded(size)]
         self._batches[volume_class].add(header, pieces, span)
         self.size_bytes += span
-        self._appended.add(record.address)
+        self._written[record.address] = True
 
     def _add_tombstone(self, address: ShardAddress) -> None:
         packed = tombstone_header(address, self._sequence())
         self._batches[VolumeClass.SMALL].add(unpack_header(packed), [packed], HEADER_BYTES)
         self.size_bytes += HEADER_BYTES
-        self._appended.discard(address)
+        self._written[address] = False
+
+    def _add_again(self, record: Buffer) -> None:
+        header, span = unpack_header(memoryview(record)[:HEADER_BYTES]), len(record)
+        volume_class = VolumeClass.of(header.info.payload_bytes)
+        self._batches[volume_class].add(header, [record], span)
+        self.size_bytes += span
+        self._written[header.info.address] = header.kind is _SHARD
 
     def write(self) -> None:
         """Raises the disk's OSError, after which `cut` must follow."""

@@ -93,10 +93,18 @@ class Heartbeat:
                 self._urls.append(self._urls.pop(0))  # begin with another the next time
                 continue
             self._directory.join(answer.cluster_id, answer.number)
+            await self._remember(answer.epoch)
             self._note(None)
             return
         assert unreachable is not None
         raise unreachable
+
+    async def _remember(self, epoch: int) -> None:
+        """A disk that refuses it is no reason to fall silent."""
+        try:
+            await asyncio.to_thread(self._directory.note_epoch, epoch)
+        except OSError as error:
+            log.error("cannot note the epoch: %s", error)
 
     async def _send(self, url: str, report: NodeReport) -> ReportAnswer:
         body = report.to_json()

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,17 @@ LOCK_NAME = "lock"
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Ids are 32 hex digits. Before the first join `cluster_id` is empty and `number` is 0."""
+    """Ids are 32 hex digits. Before the first join `cluster_id` is empty and `number` is 0.
+
+    `epoch` is the highest of the metadata database that this node was told of: not a part of who
+    it is, but what shows that the database was replaced by an older one.
+    """
 
     cluster_id: str
     node_id: str
     name: str
     number: int
+    epoch: int = field(default=0, compare=False)
 
     @property
     def cluster_bytes(self) -> bytes:
@@ -54,6 +59,7 @@ class DataDirectory:
         try:
             self.identity = self._load_or_create(name)
             self.volumes.mkdir(exist_ok=True)
+            self.quarantine.mkdir(exist_ok=True)
             self._disk.fsync_dir(path)
         except BaseException:
             self.close()
@@ -62,6 +68,10 @@ class DataDirectory:
     @property
     def volumes(self) -> Path:
         return self.path / "volumes"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.path / "quarantine"
 
     @property
     def index(self) -> Path:
@@ -98,6 +108,15 @@ class DataDirectory:
             self.check()
             self._write(joined)
             self.identity = joined
+
+    def note_epoch(self, epoch: int) -> None:
+        """Remember durably that the metadata database has come to this epoch. Only a higher one is
+        written: with one coordinator process that is once in 15 s. Raises OSError, WrongNode."""
+        if epoch > self.identity.epoch:
+            self.check()
+            noted = replace(self.identity, epoch=epoch)
+            self._write(noted)
+            self.identity = noted
 
     def check(self) -> None:
         """Raises WrongNode unless the directory on disk still is this node's."""

@@ -5,12 +5,12 @@ Rows and the checkpoint that covers them commit together. SQLite runs in WAL wit
 the volumes, but cannot leave a checkpoint without its rows, which would hide shards silently.
 
 A deleted shard keeps a row, marked not live: so the latest sequence number wins whichever volume
-recovery reads first.
+recovery reads first. `buried` lists the dead records that the volumes still hold (usage.py).
 """
 
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +18,10 @@ import peewee
 
 from common.errors import Unavailable
 from shardd.entries import Entry, Location
+from shardd.usage import Changes, Standing, VolumeUse, changes_of
 
 T = TypeVar("T")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _KEYS_PER_QUERY = 500
 # peewee wraps what goes through execute_sql; executemany raises what sqlite3 raises.
 _SQL_ERRORS = (peewee.PeeweeException, sqlite3.Error)
@@ -33,6 +34,15 @@ _SCHEMA = (
         encoding INTEGER NOT NULL, checksum BLOB NOT NULL
     ) WITHOUT ROWID""",
     "CREATE TABLE checkpoint (volume INTEGER PRIMARY KEY, scanned_bytes INTEGER NOT NULL)",
+    # What is in a volume, in order of place: for compaction and scrub.
+    "CREATE INDEX place ON record (volume, live, offset)",
+    """CREATE TABLE volume_use (
+        volume INTEGER PRIMARY KEY, live_bytes INTEGER NOT NULL, tombstones INTEGER NOT NULL
+    )""",
+    """CREATE TABLE buried (
+        key BLOB NOT NULL, volume INTEGER NOT NULL, PRIMARY KEY (key, volume)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX buried_in ON buried (volume)",
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
@@ -45,6 +55,13 @@ ON CONFLICT (key) DO UPDATE SET
     checksum = excluded.checksum
 WHERE excluded.sequence >= record.sequence
 """
+_COUNT_USE = """
+INSERT INTO volume_use VALUES (?, ?, ?) ON CONFLICT (volume) DO UPDATE SET
+    live_bytes = live_bytes + excluded.live_bytes, tombstones = tombstones + excluded.tombstones
+"""
+# Only over what another volume still holds is a tombstone needed.
+_NEEDED = """live = 0 AND EXISTS (
+    SELECT 1 FROM buried WHERE buried.key = record.key AND buried.volume != record.volume)"""
 
 
 class IndexDamaged(Exception):
@@ -90,18 +107,35 @@ class IndexFile:
             self._set_meta({"node_id": node_id, "next_sequence": 1, "live": 0})
 
     def write(
-        self, entries: Mapping[bytes, Entry], scanned: Mapping[int, int], next_sequence: int
+        self,
+        entries: Mapping[bytes, Entry],
+        buried: Collection[tuple[bytes, int]],
+        scanned: Mapping[int, int],
+        next_sequence: int,
     ) -> None:
-        """One transaction: the rows, unless a later record of the address is there already; how
-        far each volume is known; the first free sequence number; how many shards are live."""
+        """One transaction: the rows, unless a later record of the address is there already; the
+        dead records that the rows never knew; how far each volume is known; the first free
+        sequence number; what all this changes in the use of the volumes."""
         with self._write_lock, _explained("written"), self._writing.atomic():
-            keys = list(entries)
-            before = self._count_live(keys)
+            changes = changes_of(self._standing(list(entries)), entries)
             self._executemany(_UPSERT, list(entries.values()))
             self._executemany("REPLACE INTO checkpoint VALUES (?, ?)", list(scanned.items()))
-            live = self.live + self._count_live(keys) - before
+            changes.buried.update(buried)
+            self._apply(changes)
+            live = self.live + changes.live
             self._set_meta({"next_sequence": next_sequence, "live": live})
         self.next_sequence, self.live = next_sequence, live
+
+    def _apply(self, changes: Changes) -> None:
+        use = [(volume, *gained) for volume, gained in changes.use.items()]
+        self._executemany(_COUNT_USE, use)
+        self._executemany("INSERT OR IGNORE INTO buried VALUES (?, ?)", list(changes.buried))
+
+    def _standing(self, keys: Sequence[bytes]) -> dict[bytes, Standing]:
+        fields = "key, volume, offset, payload_bytes, live, sequence"
+        query = f"SELECT {fields} FROM record WHERE key IN "
+        rows = _by_parts(keys, lambda part: _fetch(self._writing, query + _marks(part), part))
+        return {key: Standing(*said) for key, *said in rows}
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Location]:
         """What there is of `keys`, tombstones included."""
@@ -122,14 +156,48 @@ class IndexFile:
         with self._query_lock, _explained("read"):
             return dict(_fetch(self._querying, "SELECT volume, scanned_bytes FROM checkpoint"))
 
+    def use(self) -> dict[int, VolumeUse]:
+        """By volume number; a volume that nothing points to may be left out."""
+        with self._query_lock, _explained("read"):
+            rows = _fetch(self._querying, "SELECT volume, live_bytes, tombstones FROM volume_use")
+        return {volume: VolumeUse(*use) for volume, *use in rows}
+
+    def live_in(self, volume: int, after: int, limit: int) -> list[Entry]:
+        """The next live shards of a volume whose offset is greater than `after`, by offset."""
+        return self._placed("live = 1", volume, after, limit)
+
+    def needed_tombstones_in(self, volume: int, after: int, limit: int) -> list[Entry]:
+        """Likewise the tombstones over shards that other volumes still hold."""
+        return self._placed(_NEEDED, volume, after, limit)
+
+    def _placed(self, condition: str, volume: int, after: int, limit: int) -> list[Entry]:
+        where = f"volume = ? AND offset > ? AND {condition}"
+        query = f"SELECT * FROM record WHERE {where} ORDER BY offset LIMIT ?"
+        with self._query_lock, _explained("read"):
+            rows = _fetch(self._querying, query, [volume, after, limit])
+        return [Entry(*row) for row in rows]
+
+    def count_needed_tombstones(self, volume: int) -> int:
+        query = f"SELECT count(*) FROM record WHERE volume = ? AND {_NEEDED}"
+        with self._query_lock, _explained("read"):
+            return int(_fetch(self._querying, query, [volume])[0][0])
+
+    def forget(self, volume: int) -> None:
+        """Remove all that is known of a volume, durably: its file goes next, and an index that
+        still knew it would have to be made anew. Raises Unavailable if a live shard is left."""
+        with self._write_lock, self._query_lock, _explained("written"):
+            with self._writing.atomic():
+                query = "SELECT count(*) FROM record WHERE live = 1 AND volume = ?"
+                if left := _fetch(self._writing, query, [volume])[0][0]:
+                    raise Unavailable(f"volume {volume} still holds {left} live shards")
+                for table in ("record", "buried", "volume_use", "checkpoint"):
+                    _fetch(self._writing, f"DELETE FROM {table} WHERE volume = ?", [volume])
+            _fetch(self._writing, "PRAGMA incremental_vacuum")
+            _fetch(self._writing, "PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         self._querying.close()
         self._writing.close()
-
-    def _count_live(self, keys: Sequence[bytes]) -> int:
-        query = "SELECT count(*) FROM record WHERE live AND key IN "
-        rows = _by_parts(keys, lambda part: _fetch(self._writing, query + _marks(part), part))
-        return sum(count for (count,) in rows)
 
     def _set_meta(self, values: Mapping[str, int | str]) -> None:
         self._executemany("REPLACE INTO meta VALUES (?, ?)", list(values.items()))
@@ -153,7 +221,13 @@ class _explained:
 
 
 def _database(path: Path) -> peewee.SqliteDatabase:
-    pragmas = {"journal_mode": "wal", "synchronous": "normal", "busy_timeout": 10_000}
+    # auto_vacuum must come first: it cannot be changed once the file has a page.
+    pragmas = {
+        "auto_vacuum": "incremental",
+        "journal_mode": "wal",
+        "synchronous": "normal",
+        "busy_timeout": 10_000,
+    }
     # Without autoconnect: connecting anew to a file that has gone would find an empty index.
     return peewee.SqliteDatabase(
         str(path), pragmas=pragmas, autoconnect=False, thread_safe=False, check_same_thread=False

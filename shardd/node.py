@@ -94,6 +94,7 @@ class _Reporter:
             data_host=host,
             data_port=port,
             **asdict(stat),
+            epoch=identity.epoch,
         )
 
 

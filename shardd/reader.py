@@ -21,6 +21,7 @@ from common.shards import ShardInfo
 from shardd.buffers import AlignedBuffer, BufferPool
 from shardd.catalog import Catalog
 from shardd.entries import Location
+from shardd.volume import VolumeGone
 from shardd.volumes import VolumeSet
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,16 @@ class RawRecord:
 class Reader:
     """Used from the event loop."""
 
-    def __init__(self, volumes: VolumeSet, catalog: Catalog, buffers: BufferPool) -> None:
+    def __init__(
+        self,
+        volumes: VolumeSet,
+        catalog: Catalog,
+        buffers: BufferPool,
+        suspect: Callable[[bytes], None],
+    ) -> None:
+        """`suspect` is told the key of every shard whose record could not be read as it should."""
         self._volumes, self._catalog, self._buffers = volumes, catalog, buffers
+        self._suspect = suspect
         self._threads = ThreadPoolExecutor(_THREADS, "shardd-read")
 
     def read_now(self, key: bytes) -> RawRecord | None:
@@ -73,7 +82,7 @@ class Reader:
         data = memoryview(bytearray(HEADER_BYTES + location.payload_bytes))
         try:
             found = volume.read_nowait(data, location.offset)
-        except OSError:  # EAGAIN; or an error, which the patient way then reports
+        except (OSError, VolumeGone):  # EAGAIN; or what the patient way then deals with
             return None
         return RawRecord(data) if found == len(data) and _is_of(key, data) else None
 
@@ -91,16 +100,37 @@ class Reader:
         record = self.read_now(key)
         if record is not None:
             return record
+        looked_at: Location | None = None
+        while (location := await self._place_of(key)) is not None:
+            if location == looked_at:
+                self._suspect(key)
+                address = ShardAddress.from_key(key)
+                raise Corrupt(f"{address} is in volume {location.volume}, which is gone")
+            try:
+                return await self._read_at(key, location)
+            except VolumeGone:
+                looked_at = location  # compaction has moved it meanwhile
+            except Corrupt:
+                self._suspect(key)
+                raise
+        return None
+
+    async def _place_of(self, key: bytes) -> Location | None:
         location = self._catalog.recall(key)
         if location is None:
             location = (await self._run(lambda: self._catalog.find([key])))[0]
-        if location is None or not location.live:
-            return None
-        if location.payload_bytes < LARGE_PAYLOAD_BYTES:
+        return location if location is not None and location.live else None
+
+    async def _read_at(self, key: bytes, location: Location) -> RawRecord | None:
+        if location.payload_bytes >= LARGE_PAYLOAD_BYTES:
+            record = await self._read_large(key, location)
+        else:
             data = memoryview(bytearray(HEADER_BYTES + location.payload_bytes))
             good = await self._run(lambda: self._fill(key, location, data))
-            return RawRecord(data) if good else None
-        return await self._read_large(key, location)
+            record = RawRecord(data) if good else None
+        if record is None:
+            self._suspect(key)
+        return record
 
     async def _read_large(self, key: bytes, location: Location) -> RawRecord | None:
         buffer = await self._buffers.acquire(location.payload_bytes)
@@ -123,12 +153,11 @@ class Reader:
 
     def _fill(self, key: bytes, location: Location, place: memoryview) -> bool:
         """Read the record, and its padding if there is place, on a thread. False, and logged, if
-        something else stands there."""
+        something else stands there. Raises VolumeGone, or Corrupt if the disk cannot read it."""
         volume = self._volumes.by_number.get(location.volume)
         address = ShardAddress.from_key(key)
         if volume is None:
-            log.error("bad record: %s is in volume %d, which is gone", address, location.volume)
-            return False
+            raise VolumeGone(f"volume {location.volume}")
         try:
             found = volume.read(place, location.offset)
         except OSError as error:

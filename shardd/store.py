@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from common.errors import SixfoldError
@@ -22,8 +22,11 @@ from shardd.disk import Disk
 from shardd.group import Incoming, WriteJob
 from shardd.identity import DataDirectory
 from shardd.index import remove_index
+from shardd.parts import StoreParts
 from shardd.reader import RawRecord, Reader
 from shardd.recovery import recover
+from shardd.throttle import Clocks
+from shardd.upkeep import Upkeep, UpkeepLimits
 from shardd.volumes import VolumeSet
 from shardd.writer import GroupWriter
 
@@ -35,46 +38,66 @@ LIST_PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """`capacity_bytes` 0 is the whole filesystem; of it, `reserve_bytes` are for deletes."""
+    """`capacity_bytes` 0 is the whole filesystem; of it, `reserve_bytes` are for deletes and
+    compaction."""
 
     capacity_bytes: int = 0
     reserve_bytes: int = 64 * MIB
     volume_bytes: int = GIB
     write_buffer_bytes: int = 32 * MIB
     read_buffer_bytes: int = 16 * MIB
+    upkeep: UpkeepLimits = field(default_factory=UpkeepLimits)
 
 
 class VolumeStore:
     """Opened by `open`; lives until `close`."""
 
     def __init__(
-        self, directory: DataDirectory, volumes: VolumeSet, catalog: Catalog, limits: StoreLimits
+        self,
+        directory: DataDirectory,
+        disk: Disk,
+        volumes: VolumeSet,
+        catalog: Catalog,
+        limits: StoreLimits,
+        clocks: Clocks,
     ) -> None:
         self.write_buffers = BufferPool(limits.write_buffer_bytes)
         self._directory, self._volumes, self._catalog = directory, volumes, catalog
         self._reserve_bytes = limits.reserve_bytes
-        self._reader = Reader(volumes, catalog, BufferPool(limits.read_buffer_bytes))
+        parts = StoreParts(
+            directory, disk, volumes, catalog,
+            self._written, self._make_read_only, self.append, self.read_raw,
+        )  # fmt: skip
+        tight_bytes = limits.reserve_bytes + limits.volume_bytes
+        self.upkeep = Upkeep(parts, limits.upkeep, tight_bytes, clocks)
+        read_buffers = BufferPool(limits.read_buffer_bytes)
+        self._reader = Reader(volumes, catalog, read_buffers, self.upkeep.suspect)
         # One thread: a flush, a page of the listing and a count do not run beside each other.
         self._index_thread = ThreadPoolExecutor(1, "shardd-index")
-        self._writer = GroupWriter(volumes, catalog, limits.reserve_bytes, self._flush_soon)
+        settle = self.upkeep.quarantine.settle
+        self._writer = GroupWriter(volumes, catalog, limits.reserve_bytes, self._flush_soon, settle)
         self._flush_planned = self._flush_failed = False
 
     @classmethod
     async def open(
-        cls, directory: DataDirectory, limits: StoreLimits | None = None, disk: Disk | None = None
+        cls,
+        directory: DataDirectory,
+        limits: StoreLimits | None = None,
+        disk: Disk | None = None,
+        clocks: Clocks | None = None,
     ) -> "VolumeStore":
         """Recover what the directory holds. Raises WrongNode or WrongCluster for a volume that
         is not this node's."""
-        limits = limits or StoreLimits()
+        limits, disk = limits or StoreLimits(), disk or Disk()
         directory.check()
-        volumes = VolumeSet(directory, disk or Disk(), limits.capacity_bytes, limits.volume_bytes)
+        volumes = VolumeSet(directory, disk, limits.capacity_bytes, limits.volume_bytes)
         try:
             volumes.load()
             catalog = await recover(volumes, directory.index, directory.identity.node_id)
         except BaseException:
             volumes.close()
             raise
-        return cls(directory, volumes, catalog, limits)
+        return cls(directory, disk, volumes, catalog, limits, clocks or Clocks())
 
     # The five verbs
 
@@ -177,6 +200,13 @@ class VolumeStore:
         """Up to `limit` shards that follow `after`, in order of address."""
         key = b"" if after is None else after.key
         return await self._on_index_thread(lambda: self._catalog.page(key, limit))
+
+    async def compact_once(self) -> int:
+        """As Compactor.compact_once."""
+        return await self.upkeep.compactor.compact_once()
+
+    def _make_read_only(self, reason: str) -> None:
+        self._writer.fail(reason)
 
     @property
     def failure(self) -> str | None:

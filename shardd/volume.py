@@ -22,6 +22,7 @@ import errno
 import logging
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,6 +119,10 @@ class ShortWrite(OSError):
     """The disk took less than it was given: it is full."""
 
 
+class VolumeGone(Exception):
+    """The volume was removed: what was live in it is elsewhere, or was deleted. Look again."""
+
+
 class Volume:
     """An open volume. Reads may come from any thread; writes from one at a time.
 
@@ -131,6 +136,8 @@ class Volume:
         self._disk = disk
         self._read_fd = self._open(os.O_RDONLY)
         self._write_fd = -1
+        self._lock = threading.Lock()
+        self._readers, self._retired = 0, False
 
     @classmethod
     def create(cls, disk: Disk, folder: Path, superblock: Superblock) -> "Volume":
@@ -150,12 +157,43 @@ class Volume:
         return cls(disk, path, superblock.number, superblock.volume_class, SUPERBLOCK_BYTES)
 
     def read(self, buffer: bytearray | memoryview, offset: int) -> int:
-        """From a large volume, aligned as for O_DIRECT; the bytes that were there."""
-        return self._disk.preadv(self._read_fd, [buffer], offset)
+        """From a large volume, aligned as for O_DIRECT; the bytes that were there. Raises
+        VolumeGone, or the disk's OSError."""
+        self._enter()
+        try:
+            return self._disk.preadv(self._read_fd, [buffer], offset)
+        finally:
+            self._leave()
 
     def read_nowait(self, buffer: bytearray | memoryview, offset: int) -> int:
-        """As Disk.preadv_nowait."""
-        return self._disk.preadv_nowait(self._read_fd, [buffer], offset)
+        """As Disk.preadv_nowait; raises VolumeGone too."""
+        self._enter()
+        try:
+            return self._disk.preadv_nowait(self._read_fd, [buffer], offset)
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._retired:
+                raise VolumeGone(str(self.path))
+            self._readers += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            last = self._retired and not self._readers
+        if last:
+            self._disk.close(self._read_fd)
+
+    def retire(self) -> None:
+        """Let nobody begin to read, and close the file as soon as nobody reads: a descriptor that
+        is closed under a reader might be another file's when it reads."""
+        self.seal()
+        with self._lock:
+            self._retired, unused = True, not self._readers
+        if unused:
+            self._disk.close(self._read_fd)
 
     def write(self, buffers: Sequence[Buffer], size_bytes: int) -> None:
         """Put `size_bytes` after `end`, which stays: `advance` moves it once they are durable.

@@ -24,6 +24,7 @@ class VolumeSet:
     ) -> None:
         """`capacity_bytes` is 0 for all that the filesystem has."""
         self.by_number: dict[int, Volume] = {}
+        self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
         self._capacity_bytes, self._volume_bytes = capacity_bytes, volume_bytes
         self._open: dict[VolumeClass, Volume] = {}
@@ -95,9 +96,34 @@ class VolumeSet:
         self._open[volume_class] = volume
         return volume
 
+    def seal(self, number: int) -> None:
+        """Append no more to this volume. The highest number must not go with its volume: after a
+        restart it would be given again, to a file that an old index takes for the old one. So a
+        new volume takes over first. Raises as `appendable`."""
+        volume = self.by_number[number]
+        if self.is_open(volume):
+            del self._open[volume.volume_class]
+            volume.seal()
+        if number == max(self.by_number):
+            self._create(volume.volume_class)
+
+    def is_open(self, volume: Volume) -> bool:
+        """Whether records are appended to it."""
+        return self._open.get(volume.volume_class) is volume
+
+    def remove(self, number: int) -> None:
+        """Delete a sealed volume, durably. Raises the disk's OSError, or WrongNode."""
+        self._directory.check()
+        volume = self.by_number.pop(number)
+        try:
+            self._disk.unlink(volume.path)
+            self._disk.fsync_dir(volume.path.parent)
+        finally:
+            volume.retire()
+
     @property
     def used_bytes(self) -> int:
-        return sum(volume.end for volume in list(self.by_number.values()))
+        return self.set_aside_bytes + sum(each.end for each in list(self.by_number.values()))
 
     @property
     def capacity_bytes(self) -> int:

@@ -41,11 +41,17 @@ class GroupWriter:
     """Owns the thread. `failure` is why the store takes no more writes; once set it stays."""
 
     def __init__(
-        self, volumes: VolumeSet, catalog: Catalog, reserve_bytes: int, flush: Callable[[], None]
+        self,
+        volumes: VolumeSet,
+        catalog: Catalog,
+        reserve_bytes: int,
+        flush: Callable[[], None],
+        done: Callable[[Sequence[WriteJob]], None],
     ) -> None:
-        """`flush` asks, from this thread, for the index to be flushed in the background."""
+        """`flush` asks, from this thread, for the index to be flushed in the background. `done` is
+        called on the event loop with all jobs of a group, before they are answered."""
         self.failure: str | None = None
-        self._volumes, self._catalog, self._flush = volumes, catalog, flush
+        self._volumes, self._catalog, self._flush, self._done = volumes, catalog, flush, done
         self._reserve_bytes = reserve_bytes
         self._sequence = catalog.next_sequence
         self._loop = asyncio.get_running_loop()
@@ -72,7 +78,7 @@ class GroupWriter:
     def _run(self) -> None:
         while (group := self._take()) is not None:
             self._commit([job for submission in group for job in submission.jobs])
-            self._loop.call_soon_threadsafe(_answer, group)
+            self._loop.call_soon_threadsafe(self._answer, group)
             if self._catalog.pending >= FLUSH_ENTRIES:
                 self._flush()
             if self._catalog.pending >= _PENDING_LIMIT:
@@ -108,7 +114,7 @@ class GroupWriter:
         try:
             self._catalog.flush()
         except SixfoldError as error:
-            self._fail(str(error))
+            self.fail(str(error))
 
     def _commit(self, jobs: Sequence[WriteJob]) -> None:
         group = Group(self._volumes, self._catalog, self._sequence)
@@ -118,12 +124,12 @@ class GroupWriter:
         except OSError as error:
             self._undo(group, error)
         except WrongNode as error:
-            self._fail(str(error))
+            self.fail(str(error))
             self._refuse(group, error)
         except Exception as error:
             # A defect must not leave callers waiting for ever, nor be built upon.
             log.exception("the writer failed")
-            self._fail(f"the writer failed: {error!r}")
+            self.fail(f"the writer failed: {error!r}")
             self._refuse(group, StoreReadOnly(self.failure))
 
     def _admit(self, group: Group, jobs: Sequence[WriteJob]) -> None:
@@ -132,6 +138,8 @@ class GroupWriter:
             try:
                 if self.failure is not None:
                     raise StoreReadOnly(self.failure)
+                if job.seal:
+                    self._seal(job.seal)
                 job.verify()
                 reserve_bytes = self._reserve_bytes if job.appends else 0
                 if group.size_bytes + job.size_bytes > room_bytes - reserve_bytes:
@@ -139,6 +147,15 @@ class GroupWriter:
                 group.add(job)
             except SixfoldError as error:
                 job.error = error
+
+    def _seal(self, volume: int) -> None:
+        try:
+            self._volumes.seal(volume)
+        except OSError as error:
+            if is_full(error):
+                raise StorageFull(f"no room for a volume after {volume}: {error}") from None
+            self.fail(f"a volume could not be begun: {error}")
+            raise StoreReadOnly(self.failure) from None
 
     def _store(self, group: Group) -> None:
         if not group.size_bytes:
@@ -150,7 +167,7 @@ class GroupWriter:
             # The kernel may have dropped the dirty pages and would report success the next time:
             # a second fsync proves nothing (Rebello et al., "Can Applications Recover from fsync
             # Failures?", 2020).
-            self._fail(f"fsync failed: {error}")
+            self.fail(f"fsync failed: {error}")
             self._refuse(group, StoreReadOnly(self.failure))
             return
         self._sequence = group.next_sequence
@@ -159,11 +176,11 @@ class GroupWriter:
     def _undo(self, group: Group, error: OSError) -> None:
         """A write failed before anything was acknowledged: leave no trace of it."""
         if not is_full(error):
-            self._fail(f"writing failed: {error}")
+            self.fail(f"writing failed: {error}")
         try:
             group.cut()
         except OSError as second:
-            self._fail(f"cutting back after a failed write failed: {second}")
+            self.fail(f"cutting back after a failed write failed: {second}")
         if self.failure is None:
             self._refuse(group, StorageFull(f"the node's disk is full: {error}"))
         else:
@@ -173,12 +190,14 @@ class GroupWriter:
         for job in group.jobs:
             job.error = error
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """Take no more writes from now on; the first reason stays. From any thread."""
         if self.failure is None:
             self.failure = reason
             log.critical("the store is read-only from now on: %s", reason)
 
-
-def _answer(group: Sequence[Submission]) -> None:
-    for submission in group:
-        submission.answered(submission.jobs)
+    def _answer(self, group: Sequence[Submission]) -> None:
+        for submission in group:
+            self._done(submission.jobs)
+        for submission in group:
+            submission.answered(submission.jobs)

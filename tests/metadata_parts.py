@@ -17,12 +17,15 @@ NINE = tuple(range(1, 10))
 
 
 class Clock:
-    """Seconds, moved by the test: by default as the database's clock begins."""
+    """Seconds, moved by the test. The database's clock begins with them."""
 
     def __init__(self, now_s: float = 1_700_000_000.0) -> None:
-        self.now_s = now_s
+        self.now_s, self.boot = now_s, "a boot"
 
     def __call__(self) -> float:
+        return self.now_s
+
+    def wall(self) -> float:
         return self.now_s
 
 

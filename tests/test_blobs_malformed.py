@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -11,6 +11,7 @@ from aiohttp import web
 from common.units import MIB
 from coordinator.buffers import StripeBuffers
 from coordinator.http.blobs import _send_piece
+from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.read_path import Piece
 from tests.blobs import SEGMENT, UNKNOWN, content, get, id_of, put, raw, shards_stored
 from tests.local_cluster import LocalCluster
@@ -84,7 +85,7 @@ async def test_a_reader_that_takes_nothing_gives_its_memory_back() -> None:
         await _send_piece(
             cast(web.StreamResponse, StuckResponse()), Piece(buffer.memory, buffer), 0.01
         )
-    assert buffers.used_bytes == 0
+    await buffers.acquire(20 * MIB, 10.0)  # who waits for it gets it
 
 
 def form(*parts: str, end: str = "--x--\r\n") -> bytes:
@@ -200,3 +201,36 @@ async def test_a_reader_that_vanishes_disturbs_nobody(
         assert writer.transport is not None
         writer.transport.abort()
     assert await get(http, id_) == data
+
+
+async def test_what_follows_malformed_http_is_not_kept() -> None:
+    released = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await released.wait()
+        return web.Response(text="slow")
+
+    app = web.Application()
+    app.router.add_get("/", slow)
+    runner = JsonErrorsRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await writer.drain()
+        assert runner.server is not None
+        while not runner.server.connections:
+            await asyncio.sleep(0)
+        (connection,) = runner.server.connections
+        for _ in range(50):
+            connection.data_received(b"\x00garbage\r\n\r\n")
+        assert len(connection._messages) == 1
+        queued: Any = connection._messages[0][0]
+        assert queued.exc.__traceback__ is None
+        released.set()
+        assert b"400 Bad Request" in await reader.read()
+        writer.close()
+    finally:
+        released.set()
+        await runner.cleanup()

@@ -26,10 +26,43 @@ async def test_abandoned_memory_is_not_used_again() -> None:
     first = await buffers.acquire(9 * MIB, LONG_S)
     view = first.memory
     first.abandon()
-    assert buffers.used_bytes == 0
     again = await buffers.acquire(9 * MIB, LONG_S)
     again.memory[0] = 9
     assert view[0] == 0
+
+
+@pytest.mark.parametrize("size_bytes", [1, 100 * KIB, 9 * MIB])
+async def test_abandoned_memory_counts_until_the_last_view_of_it_goes(size_bytes: int) -> None:
+    buffers = StripeBuffers(10 * MIB)
+    first = await buffers.acquire(size_bytes, LONG_S)
+    view = first.memory[:1]
+    first.abandon()
+    await asyncio.sleep(0)
+    assert buffers.used_bytes >= size_bytes
+    waiting = asyncio.create_task(buffers.acquire(10 * MIB, LONG_S))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(view.release)
+    await waiting
+    assert buffers.used_bytes == 10 * MIB
+
+
+async def test_who_waits_gets_what_is_garbage() -> None:
+    buffers = StripeBuffers(10 * MIB)
+    first = await buffers.acquire(9 * MIB, LONG_S)
+    cycle: list[object] = [first.memory]
+    cycle.append(cycle)
+    first.abandon()
+    del cycle
+    await buffers.acquire(9 * MIB, LONG_S)
+    assert buffers.used_bytes == 9 * MIB
+
+
+async def test_abandoned_memory_that_nobody_views_is_free_at_once() -> None:
+    buffers = StripeBuffers(10 * MIB)
+    (await buffers.acquire(9 * MIB, LONG_S)).abandon()
+    (await buffers.acquire(9 * MIB, LONG_S)).abandon()
+    await asyncio.sleep(0)
+    assert buffers.used_bytes == 0
 
 
 async def test_a_failed_block_does_not_pool_its_memory() -> None:

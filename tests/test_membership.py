@@ -24,13 +24,14 @@ REPORT = NodeReport(
     free_bytes=2,
     shards=1,
     read_only=False,
+    epoch=7,
 )
 GOLDEN = (
     b'{"node_id": "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f", '
     b'"instance": "abababababababababababababababab", "cluster_id": "", "name": "node-1", '
     b'"zone": "rack \\u00e9", "http_url": "http://node-1:8601", "data_host": "node-1", '
     b'"data_port": 8602, "capacity_bytes": 1099511627776, "used_bytes": 3, "free_bytes": 2, '
-    b'"shards": 1, "read_only": false}'
+    b'"shards": 1, "read_only": false, "epoch": 7}'
 )
 NAMES = [field.name for field in fields(NodeReport)]
 
@@ -41,9 +42,9 @@ def test_a_report_has_these_bytes() -> None:
 
 
 def test_an_answer_has_these_bytes() -> None:
-    answer = ReportAnswer("ab", 3)
-    assert answer.to_json() == b'{"cluster_id": "ab", "number": 3}'
-    assert ReportAnswer.from_json(b' {"number": 3, "cluster_id": "ab"}\n') == answer
+    answer = ReportAnswer("ab", 3, 4)
+    assert answer.to_json() == b'{"cluster_id": "ab", "number": 3, "epoch": 4}'
+    assert ReportAnswer.from_json(b' {"number": 3, "epoch": 4, "cluster_id": "ab"}\n') == answer
 
 
 @given(st.from_regex(r"[a-zé日]{1,40}", fullmatch=True), st.integers(0, 2**63 - 1), st.booleans())

@@ -97,12 +97,12 @@ async def test_one_refusal_in_a_group_leaves_the_others(metadata: Metadata) -> N
 
 async def test_a_failing_statement_fails_only_its_own_change(metadata: Metadata) -> None:
     good, bad = single(segment(metadata)), single(segment(metadata))
-    broken = single(replace(bad.written[0], generation=1 << 63))  # more than the database holds
+    broken = single(replace(bad.written[0], size_bytes=1 << 63))  # more than the database holds
     outcomes = await asyncio.gather(
         metadata.commit_content(good), metadata.commit_content(broken), return_exceptions=True
     )
     assert outcomes[0] is True
-    assert isinstance(outcomes[1], ValueError)
+    assert isinstance(outcomes[1], OverflowError)
     assert await metadata.find_content(good.id) is not None
     assert await metadata.find_segment(bad.written[0].id) is None
 
@@ -126,9 +126,9 @@ async def test_a_session_that_ran_out_commits_nothing(metadata: Metadata, clock:
 
 
 async def test_a_node_keeps_its_number(metadata: Metadata) -> None:
-    first, _ = await metadata.save_report(incoming(1))
-    other, _ = await metadata.save_report(incoming(2))
-    moved, _ = await metadata.save_report(incoming(1, zone="west"))
+    first = (await metadata.save_report(incoming(1))).node
+    other = (await metadata.save_report(incoming(2))).node
+    moved = (await metadata.save_report(incoming(1, zone="west"))).node
     assert (first.number, moved.zone) == (moved.number, "west")
     assert other.number != first.number
     assert moved in await metadata.nodes()

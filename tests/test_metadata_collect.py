@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import SegmentGone, SessionLost
 from common.ids import ContentId
 from coordinator.metadata import (
     Metadata,
@@ -13,7 +14,8 @@ from coordinator.metadata import (
 )
 from coordinator.metadata.database import Sql
 from coordinator.metadata.store import SESSION_LEASE_S
-from tests.metadata_parts import GRACE_S, Clock, due_deletes, segment, several, single
+from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, segment, several, single
+from tests.reports import incoming
 
 
 async def test_deleting_waits_for_the_grace_period(metadata: Metadata, clock: Clock) -> None:
@@ -109,6 +111,112 @@ async def test_a_segment_of_another_content_outlives_its_own(
     manifest = await metadata.find_content(other.id)
     assert manifest is not None
     assert manifest.segments == tuple(other.segments)
+
+
+async def test_a_segment_list_that_is_used_again_is_kept(metadata: Metadata, clock: Clock) -> None:
+    """Its content was deleted, and the same bytes come again while it waits to be collected."""
+    new = several(metadata, [segment(metadata), segment(metadata)])
+    await metadata.commit_content(new)
+    await metadata.unpin(new.id)
+    clock.now_s += GRACE_S
+    await metadata._begin_session()
+    assert await metadata.commit_content(replace(new, written=[]))
+    touched = await metadata._read(lambda sql: sql.rows("SELECT touched_at FROM segment"))
+    assert touched == 3 * [(int(clock.now_s),)]
+
+
+async def test_a_segment_list_that_is_gone_is_not_referred_to(
+    metadata: Metadata, clock: Clock
+) -> None:
+    """Its segments live on in another content; the list was found, and collected before COMMIT."""
+    new = several(metadata, [segment(metadata), segment(metadata)])
+    assert new.segment_list is not None
+    await metadata.commit_content(new)
+    for stored in new.segments:
+        await metadata.commit_content(replace(single(stored), written=[]))
+    await metadata.unpin(new.id)
+    clock.now_s += GRACE_S
+    assert await metadata.collect(10) == 1
+    assert {row.shards.addresses[0].segment for row in await due_deletes(metadata)} == {
+        new.segment_list.id
+    }
+    await metadata._begin_session()
+    with pytest.raises(SegmentGone):
+        await metadata.commit_content(replace(new, written=[]))
+    assert await metadata.find_content(new.id) is None
+
+
+async def test_a_content_cut_otherwise_leaves_no_segments_behind(
+    metadata: Metadata, clock: Clock
+) -> None:
+    """Its first cut stands; the segments of the second are collected."""
+    first = several(metadata, [segment(metadata), segment(metadata)])
+    second = replace(several(metadata, [segment(metadata) for _ in range(3)]), id=first.id)
+    await metadata.commit_content(first)
+    assert not await metadata.commit_content(second)
+    clock.now_s += GRACE_S
+    for _ in range(2):
+        await metadata.collect(10)
+    manifest = await metadata.find_content(first.id)
+    assert manifest is not None
+    assert manifest.segments == tuple(first.segments)
+    assert {row.shards.addresses[0].segment for row in await due_deletes(metadata)} == {
+        stored.id for stored in second.written
+    }
+    assert (await metadata.counts())["segment"] == 3
+
+
+async def test_shards_of_a_session_that_has_ended_do_not_become_visible(
+    metadata: Metadata, clock: Clock
+) -> None:
+    """The sweep may have taken them: it spares those of live sessions only."""
+    old, plain = segment(metadata), segment(metadata)
+    clock.now_s += SESSION_LEASE_S + 1
+    await metadata._begin_session()
+    for new in (single(plain), several(metadata, [old, segment(metadata)])):
+        with pytest.raises(SessionLost):
+            await metadata.commit_content(new)
+    assert (await metadata.counts())["segment"] == 0
+    assert await metadata.commit_content(single(segment(metadata)))
+
+
+async def test_two_processes_that_collect_the_same_content(
+    both: tuple[Metadata, Metadata], clock: Clock
+) -> None:
+    stored = segment(both[0])
+    await both[0].commit_content(single(stored))
+    await both[1].unpin(ContentId(stored.id))
+    clock.now_s += GRACE_S
+    content = ContentId(stored.id)
+    found = [
+        await each._write(lambda sql: each._collect_one(sql, content))  # noqa: B023
+        for each in (*both, *both)
+    ]
+    assert found == [True, False, False, False]
+    assert len(await due_deletes(both[0])) == 9
+
+
+async def test_nothing_is_deleted_while_deletes_are_stopped(
+    metadata: Metadata, clock: Clock
+) -> None:
+    contents = [single(segment(metadata)) for _ in range(2)]
+    for new in contents:
+        await metadata.commit_content(new)
+        await metadata.unpin(new.id)
+    clock.now_s += GRACE_S
+    assert await metadata.collect(1) == 1
+    (node, *_) = NINE
+    await metadata.save_report(incoming(node))
+    assert await metadata.nodes_with_deletes() == [node]
+    await metadata.stop_deletes("to look first")
+    assert await metadata.collect(10) == 0
+    left = ContentId(contents[1].id)
+    assert not await metadata._write(lambda sql: metadata._collect_one(sql, left))
+    assert await due_deletes(metadata) == []
+    assert await metadata.nodes_with_deletes() == []
+    assert await metadata.allow_deletes()
+    assert await metadata.collect(10) == 1
+    assert len(await due_deletes(metadata)) == 18
 
 
 async def test_no_query_reads_a_whole_table(

@@ -15,15 +15,23 @@ from coordinator.metadata import open_metadata, turns
 from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Sql, open_database
 from coordinator.metadata.reads import known_segments
-from coordinator.metadata.rows import NewContent, ShardsOnNode, StoredSegment
-from coordinator.metadata.writes import Layouts, commit_content, open_session
+from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS,
+    NewContent,
+    ShardsOnNode,
+    StoredSegment,
+)
+from coordinator.metadata.sessions import open_session
+from coordinator.metadata.writes import Layouts, commit_content
+from tests.metadata_parts import Clock
 
+FIRST = 1 << GENERATION_COUNTER_BITS  # of the first session
 Shard = tuple[int, bytes]  # node and shard key
 TABLES = ("segment", "content", "content_segment", "pin", "layout", "outbox_delete", "repair_queue")
 
 
 def opened(path: Path) -> tuple[Sql, Layouts, int]:
-    sql = open_database(f"sqlite:///{path}", lambda: 1_700_000_000.0, "ab" * 16)
+    sql = open_database(f"sqlite:///{path}", Clock(), "ab" * 16)
     return sql, Layouts(sql), open_session(sql, 60)
 
 
@@ -89,7 +97,8 @@ def test_a_group_leaves_what_one_after_another_leaves(tmp_path: Path, seed: int)
     together, alone = opened(tmp_path / "together.db"), opened(tmp_path / "alone.db")
     for group in range(6):
         uploads = [
-            upload(rng, 1000 * group + 100_000 * n) for n in range(rng.choice([1, 2, 7, 70]))
+            upload(rng, FIRST + 1000 * group + 100_000 * n)
+            for n in range(rng.choice([1, 2, 7, 70]))
         ]
         with together[0].database.atomic():
             found = commit_contents(*together, uploads)
@@ -116,7 +125,7 @@ def test_plain_uploads_leave_the_very_same_rows(tmp_path: Path) -> None:
         for number in range(150)
         for stored in [
             StoredSegment(
-                SegmentId(rng.randbytes(32)), 4096, Encoding.PLAIN, 6, 9, number,
+                SegmentId(rng.randbytes(32)), 4096, Encoding.PLAIN, 6, 9, FIRST + number,
                 tuple(rng.sample(range(1, 11), 9)), rng.randbytes(288),
             )
         ]

@@ -24,12 +24,14 @@ async def shared_with(metadata: Metadata, since_s: int = 0) -> list[SharedReport
 
 async def test_a_report_reaches_the_others(both: tuple[Metadata, Metadata], clock: Clock) -> None:
     a, b = both
-    node, version = await a.save_report(incoming(1))
+    taken = await a.save_report(incoming(1))
     clock.now_s += 3
-    assert await shared_with(b) == [SharedReport(node, version, report_of(1), 3)]
-    _, later = await b.save_report(incoming(1, used_bytes=200))
-    assert later > version
-    assert await shared_with(a) == [SharedReport(node, later, report_of(1, used_bytes=200), 0)]
+    assert await shared_with(b) == [SharedReport(taken.node, taken.version, report_of(1), 3)]
+    later = await b.save_report(incoming(1, used_bytes=200))
+    assert later.version > taken.version
+    assert await shared_with(a) == [
+        SharedReport(taken.node, later.version, report_of(1, used_bytes=200), 0)
+    ]
 
 
 async def test_only_what_is_new_is_read(both: tuple[Metadata, Metadata], clock: Clock) -> None:
@@ -41,9 +43,9 @@ async def test_only_what_is_new_is_read(both: tuple[Metadata, Metadata], clock: 
     assert (now_s, len(known)) == (int(clock.now_s), 2)
     assert await b.reports_since(now_s, known) == (now_s, [])
     clock.now_s += 5
-    node, version = await a.save_report(incoming(2))
+    taken = await a.save_report(incoming(2))
     assert await b.reports_since(now_s, known) == (
-        now_s + 5, [SharedReport(node, version, report_of(2), 0)]
+        now_s + 5, [SharedReport(taken.node, taken.version, report_of(2), 0)]
     )  # fmt: skip
 
 
@@ -99,8 +101,8 @@ async def test_concurrent_reports_of_processes(both: tuple[Metadata, Metadata]) 
     saved = await asyncio.gather(
         *(both[turn % 2].save_report(incoming(turn // 4)) for turn in range(200))
     )
-    assert len({row.number for row, _ in saved}) == 50
-    assert len({(row.number, version) for row, version in saved}) == 200
+    assert len({taken.node.number for taken in saved}) == 50
+    assert len({(taken.node.number, taken.version) for taken in saved}) == 200
 
 
 async def test_a_report_of_another_version_of_sixfold_is_passed_over(

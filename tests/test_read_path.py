@@ -1,10 +1,13 @@
 """The read path's memory: whatever becomes of a reader, its buffers come back."""
 
+import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from common.errors import Unreadable
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from common.units import MIB
@@ -22,6 +25,35 @@ class NoShards(ReadPath):
 
     async def _read(self, part: Slice, buffer: StripeBuffer) -> None:
         pass
+
+
+async def test_a_content_that_lacks_a_segment_is_unreadable_and_not_shorter() -> None:
+    """What follows the gap would come in the place of what is lost."""
+    segment = StoredSegment(
+        SegmentId(b"s" * 32),
+        SEGMENT_BYTES,
+        Encoding.PLAIN,
+        6,
+        9,
+        1,
+        tuple(range(1, 10)),
+        bytes(288),
+    )
+    whole = Manifest(ContentId(b"c" * 32), 2 * SEGMENT_BYTES, 0, (segment, segment))
+    lacking = replace(whole, segments=(segment,))
+
+    async def find(manifest: Manifest) -> Manifest:
+        async def found(id_: ContentId) -> Manifest:
+            return manifest
+
+        config = Config(data="unused", secret_file="unused")
+        metadata, buffers = SimpleNamespace(find_content=found), StripeBuffers(config.buffer_bytes)
+        services = SimpleNamespace(config=config, metadata=metadata, buffers=buffers)
+        return await ReadPath(cast(Services, services)).find(manifest.id)
+
+    assert await find(whole) is whole
+    with pytest.raises(Unreadable, match="has lost segments"):
+        await find(lacking)
 
 
 async def test_a_reader_that_leaves_at_once_gives_every_buffer_back() -> None:
@@ -45,4 +77,5 @@ async def test_a_reader_that_leaves_at_once_gives_every_buffer_back() -> None:
                     assert buffers.used_bytes > SEGMENT_BYTES  # the next are being fetched
                     piece.abandon()
                     raise ConnectionResetError  # before the fetches have taken a step
+        await asyncio.sleep(0)
         assert buffers.used_bytes == 0

@@ -1,6 +1,7 @@
 """Joining and reporting, to coordinators that answer, refuse, or are not there."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from common.errors import Conflict, NodeUnreachable, SixfoldError, Unauthorized,
 from common.membership import REPORT_PATH, NodeReport, ReportAnswer
 from shardd import heartbeat as heartbeat_module
 from shardd.heartbeat import Heartbeat
-from shardd.identity import DataDirectory
+from shardd.identity import FILE_NAME, DataDirectory
 from tests.stores import SECRET
 
 CLUSTER = "ab" * 16
@@ -80,7 +81,7 @@ async def made(
         identity = directory.identity
         return NodeReport(
             identity.node_id, "cd" * 16, identity.cluster_id, identity.name, "zone",
-            "http://127.0.0.1:1", "127.0.0.1", 2, 100, 10, 90, 5, False,
+            "http://127.0.0.1:1", "127.0.0.1", 2, 100, 10, 90, 5, False, identity.epoch,
         )  # fmt: skip
 
     async with aiohttp.ClientSession() as http:
@@ -107,6 +108,32 @@ async def test_joining_is_remembered(
     again = DataDirectory(tmp_path)
     assert (again.identity.cluster_id, again.identity.number) == (CLUSTER, 7)
     again.close()
+
+
+async def test_the_highest_epoch_is_remembered_and_reported(
+    coordinator: Coordinator, directory: DataDirectory, made: Callable[..., Heartbeat]
+) -> None:
+    beats = made(coordinator.url)
+    for epoch in (5, 9, 6):
+        coordinator.answer = ReportAnswer(CLUSTER, 7, epoch)
+        await beats.beat()
+    await beats.beat()
+    assert [report.epoch for report in coordinator.reports] == [0, 5, 9, 9]
+    assert json.loads((directory.path / FILE_NAME).read_text())["epoch"] == 9
+
+
+async def test_a_disk_that_takes_no_epoch_does_not_silence_the_node(
+    coordinator: Coordinator, directory: DataDirectory, made: Callable[..., Heartbeat],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def refuse(epoch: int) -> None:
+        raise OSError("no space")
+
+    await made(coordinator.url).beat()
+    monkeypatch.setattr(directory, "note_epoch", refuse)
+    coordinator.answer = ReportAnswer(CLUSTER, 7, 5)
+    await made(coordinator.url).beat()
+    assert directory.identity.epoch == 0
 
 
 @pytest.mark.parametrize("error", [WrongCluster("no"), Conflict("no"), Unauthorized("no")])

@@ -133,3 +133,41 @@ async def test_no_volume_is_begun_on_a_swapped_disk(tmp_path: Path) -> None:
     await store.close()
     directory.close()
     other.close()
+
+
+def test_an_epoch_is_kept_and_never_goes_back(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.join(CLUSTER, 3)
+    directory.note_epoch(7)
+    written = (tmp_path / FILE_NAME).stat().st_mtime_ns, (tmp_path / FILE_NAME).stat().st_ino
+    for lower in (7, 6, 0):
+        directory.note_epoch(lower)
+    assert ((tmp_path / FILE_NAME).stat().st_mtime_ns, (tmp_path / FILE_NAME).stat().st_ino) == (
+        written
+    )
+    directory.close()
+    again = DataDirectory(tmp_path)
+    again.join(CLUSTER, 3)
+    assert again.identity.epoch == 7
+    again.close()
+
+
+def test_an_epoch_does_not_change_who_a_node_is(tmp_path: Path) -> None:
+    """A check in another thread may see the file before or after it was noted."""
+    directory = DataDirectory(tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    directory.note_epoch(7)
+    directory.check()
+    (tmp_path / FILE_NAME).write_bytes(before)
+    directory.check()
+    directory.close()
+
+
+def test_a_directory_of_an_earlier_version_knows_no_epoch(tmp_path: Path) -> None:
+    DataDirectory(tmp_path).close()
+    values = json.loads((tmp_path / FILE_NAME).read_text())
+    del values["epoch"]
+    (tmp_path / FILE_NAME).write_text(json.dumps(values))
+    directory = DataDirectory(tmp_path)
+    assert directory.identity.epoch == 0
+    directory.close()

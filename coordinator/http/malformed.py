@@ -28,7 +28,18 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ()
+    __slots__ = ("_is_malformed",)
+
+    def data_received(self, data: bytes) -> None:
+        """What follows malformed HTTP cannot be understood, and must not pile up: aiohttp would
+        queue an error for each piece of it, and hold the piece by its traceback."""
+        if getattr(self, "_is_malformed", False):
+            return
+        super().data_received(data)
+        error = getattr(self._messages[-1][0], "exc", None) if self._messages else None
+        if isinstance(error, HttpProcessingError):
+            self._is_malformed = True
+            error.__traceback__ = None
 
     def handle_error(
         self,

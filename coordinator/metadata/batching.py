@@ -4,6 +4,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Generic, TypeVar
 
 from common.errors import Unavailable
@@ -71,9 +72,17 @@ class BatchThread(Generic[Q, A]):
         try:
             answers = self._work([question for question, _ in batch])
         except BaseException as error:
-            answers = [error] * len(batch)
+            answers = [own_copy(error) for _ in batch]
         futures = [future for _, future in batch]
         self._loop.call_soon_threadsafe(_resolve, futures, answers)
+
+
+def own_copy(error: BaseException) -> BaseException:
+    """For one of several waiters: raised in all of them, one instance would gather the traceback
+    of each, and keep alive what their frames hold."""
+    twin = copy(error)
+    twin.__cause__ = error.__cause__
+    return twin
 
 
 def _resolve(futures: Sequence["asyncio.Future[A]"], answers: Sequence[A | BaseException]) -> None:

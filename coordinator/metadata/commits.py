@@ -11,11 +11,16 @@ from typing import Any, TypeVar
 from common.errors import SessionLost, SixfoldError
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
-from coordinator.metadata.rows import NO_NODE, NewContent, StoredSegment
+from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS,
+    NO_NODE,
+    NewContent,
+    StoredSegment,
+)
+from coordinator.metadata.sessions import check_session
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
     Layouts,
-    check_session,
     commit_content,
     signed,
 )
@@ -33,7 +38,7 @@ _SEGMENTS = (
 )
 _PINS = (
     "INSERT INTO pin (content, account, created_at) VALUES {rows} ON CONFLICT DO NOTHING",
-    f"(?, {DEFAULT_ACCOUNT}, {{now}})",
+    f"(?, {DEFAULT_ACCOUNT}, {{wall}})",
 )
 
 
@@ -48,27 +53,29 @@ def commit_contents(
         check_session(sql, session)
     except SessionLost as error:
         return [SessionLost(str(error)) for _ in uploads]
-    alike = _alike(uploads)
+    alike = _alike(uploads, session)
     done = _insert(sql, layouts, [new for new in uploads if id(new) in alike])
     return [id(new) in done or _alone(sql, layouts, session, new) for new in uploads]
 
 
-def _alike(uploads: Sequence[NewContent]) -> set[int]:
+def _alike(uploads: Sequence[NewContent], session: int) -> set[int]:
     """Those to insert together, by Python's `id`: of equal contents the first only."""
     first: dict[ContentId, NewContent] = {}
     for new in uploads:
-        if _is_plain(new):
+        if _is_plain(new, session):
             first.setdefault(new.id, new)
     return {id(new) for new in first.values()}
 
 
-def _is_plain(new: NewContent) -> bool:
-    """One segment, written by this upload, of which nothing is missing or in doubt."""
+def _is_plain(new: NewContent, session: int) -> bool:
+    """One segment, written by this upload in this session, of which nothing is missing or in
+    doubt."""
     return (
         len(new.segments) == len(new.written) == 1
         and not new.unconfirmed
         and new.segment_list is None
         and NO_NODE not in new.segments[0].layout
+        and new.segments[0].generation >> GENERATION_COUNTER_BITS == session
     )
 
 

@@ -1,20 +1,18 @@
 """Opens the database, brings its schema forward, and runs plain SQL on it."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from uuid import uuid4
 
-from peewee import Database, SqliteDatabase
+from peewee import Database, PeeweeException, SqliteDatabase
 
-from common.errors import BadSetting, Conflict, WrongCluster
+from common.errors import BadSetting, Conflict, FateUnknown, WrongCluster
 from common.ids import KEY_BYTES
+from coordinator.metadata.clock import Clock, MachineClock
 from coordinator.metadata.models import CARE_TABLES, SHARED_TABLES, TABLES, CollectQueue, proxy
 from coordinator.metadata.turns import turn
-
-Clock = Callable[[], float]
 
 SQLITE_PRAGMAS = {
     "busy_timeout": 30_000,  # first: the next one may have to wait for another process
@@ -31,22 +29,32 @@ SQLITE_PRAGMAS = {
 
 
 class Sql:
-    """Statements on one database, written with ``?`` and ``{now}`` (its clock, in seconds)."""
+    """Statements on one database, written with ``?``, ``{now}`` (its clock, in seconds) and
+    ``{wall}`` (the time of day, for people to read)."""
 
-    def __init__(self, database: Database, now: str) -> None:
+    def __init__(self, database: Database, now: str, wall: str) -> None:
         self.database = database
-        self._dialect = cache(lambda text: text.format(now=now).replace("?", database.param))
+        self._dialect = cache(
+            lambda text: text.format(now=now, wall=wall).replace("?", database.param)
+        )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All statements of the block or none. Raises NotOurTurn, and nothing has happened, if
-        another process does not let us.
+        another process does not let us; FateUnknown if COMMIT fails.
 
         It takes the write lock at once (lock_type): one that began by reading could not write any
         more if another process had written meanwhile (SQLITE_BUSY_SNAPSHOT).
         """
-        with turn(str(self.database.database)), self.database.atomic():
-            yield
+        done = False
+        try:
+            with turn(str(self.database.database)), self.database.atomic():
+                yield
+                done = True
+        except PeeweeException as error:
+            if done:
+                raise FateUnknown(f"COMMIT failed, its fate is unknown: {error}") from error
+            raise
 
     def run(self, text: str, *values: Any) -> int:
         """Execute; the number of rows that changed."""
@@ -85,21 +93,52 @@ class Sql:
         return found
 
 
-def open_database(url: str, clock: Clock = time.time, cluster_id: str = "") -> Sql:
+def open_database(url: str, clock: Clock | None = None, cluster_id: str = "") -> Sql:
     """Connect to ``sqlite:///path`` and migrate. `cluster_id`, if given, is that of a new
     database. Raises BadSetting for other URLs, WrongCluster for another cluster's database."""
     scheme, separator, path = url.partition(":///")
     if not separator or scheme != "sqlite" or not path:
         raise BadSetting(f"database: need sqlite:///path, not {url!r}")
     database = SqliteDatabase(path, pragmas=SQLITE_PRAGMAS, lock_type="IMMEDIATE")
-    database.register_function(lambda: int(clock()), "sixfold_now", 0)
+    times = _Times(clock or MachineClock())
+    database.register_function(times.now_s, "sixfold_now", 0)
+    database.register_function(times.wall_s, "sixfold_wall", 0)
     proxy.initialize(database)
-    sql = Sql(database, "sixfold_now()")
-    _migrate(sql, cluster_id or uuid4().hex)
+    sql = Sql(database, "sixfold_now()", "sixfold_wall()")
+    with sql.transaction():
+        _migrate(sql, cluster_id or uuid4().hex)
+        times.take_over(sql)
     found = sql.row("SELECT cluster_id FROM cluster")
     if found and cluster_id and found[0] != cluster_id:
         raise WrongCluster(f"{url} belongs to cluster {found[0]}, not {cluster_id}")
     return sql
+
+
+class _Times:
+    """What SQLite calls for the time, in whole seconds (see `clock`)."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset_s = self.wall_s() - int(clock())  # until the database's is known
+
+    def now_s(self) -> int:
+        return int(self._clock()) + self._offset_s
+
+    def wall_s(self) -> int:
+        return int(self._clock.wall())
+
+    def take_over(self, sql: Sql) -> None:
+        """From now on the database's clock. The first process after a start of the machine says
+        from where it goes on."""
+        found = sql.row("SELECT clock_s, clock_boot, clock_offset_s FROM cluster")
+        assert found is not None
+        clock_s, boot, self._offset_s = found
+        if boot != self._clock.boot:
+            self._offset_s = clock_s - int(self._clock())
+            sql.run(
+                "UPDATE cluster SET clock_boot = ?, clock_offset_s = ?",
+                self._clock.boot, self._offset_s,
+            )  # fmt: skip
 
 
 def _create_everything(sql: Sql, cluster_id: str) -> None:
@@ -158,26 +197,41 @@ def _prepare_for_care(sql: Sql, cluster_id: str) -> None:
         sql.run(statement)
 
 
+def _keep_time_and_epoch(sql: Sql, cluster_id: str) -> None:
+    """The clock of a database that had none goes on from the last lease, unless the time of day is
+    before that: it must not jump ahead."""
+    for statement in (
+        "ALTER TABLE cluster ADD COLUMN clock_s BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE cluster ADD COLUMN clock_boot TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE cluster ADD COLUMN clock_offset_s BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE cluster ADD COLUMN deletes_allowed_at BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE node ADD COLUMN told_epoch BIGINT NOT NULL DEFAULT 0",
+        "UPDATE cluster SET clock_s = coalesce((SELECT min({now}, max(expires_at)) FROM session), "
+        "{now})",
+    ):
+        sql.run(statement)
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
     _fewer_rows_for_a_small_content,
     _create_shared,
     _prepare_for_care,
+    _keep_time_and_epoch,
 )
 
 
 def _migrate(sql: Sql, cluster_id: str) -> None:
-    with sql.transaction():
-        version = 0
-        if sql.database.table_exists("cluster"):
-            found = sql.row("SELECT schema_version FROM cluster")
-            version = int(found[0]) if found else 0
-        if version > len(MIGRATIONS):
-            raise Conflict(
-                f"the database has schema version {version}, this sixfold knows "
-                f"{len(MIGRATIONS)}: it was written by a newer one"
-            )
-        for step in MIGRATIONS[version:]:
-            step(sql, cluster_id)
-        sql.run("UPDATE cluster SET schema_version = ?", len(MIGRATIONS))
+    version = 0
+    if sql.database.table_exists("cluster"):
+        found = sql.row("SELECT schema_version FROM cluster")
+        version = int(found[0]) if found else 0
+    if version > len(MIGRATIONS):
+        raise Conflict(
+            f"the database has schema version {version}, this sixfold knows "
+            f"{len(MIGRATIONS)}: it was written by a newer one"
+        )
+    for step in MIGRATIONS[version:]:
+        step(sql, cluster_id)
+    sql.run("UPDATE cluster SET schema_version = ?", len(MIGRATIONS))

@@ -27,7 +27,9 @@ class Table(Model):
 class Cluster(Table):
     """One row. `sessions` is the epoch: it grows whenever a session begins or is renewed, and
     sessions are numbered by it. Since version 4 with a column deletes_stopped: why nothing may be
-    deleted on nodes, empty if it may."""
+    deleted on nodes, empty if it may. Since version 5 with deletes_allowed_at, when an operator
+    last ended that; and with the database's clock (see `clock`): clock_s is where it last ticked,
+    clock_offset_s what it is ahead of the monotonic clock of clock_boot."""
 
     id = IntegerField(primary_key=True)
     cluster_id = TextField()
@@ -44,7 +46,8 @@ class Session(Table):
 
 
 class Node(Table):
-    """Since version 4 with a column wish: what the operator wants of it, a `Wish`."""
+    """Since version 4 with a column wish: what the operator wants of it, a `Wish`. Since version 5
+    with told_epoch: the highest epoch that it was told."""
 
     number = AutoField()
     node_id = TextField(unique=True)

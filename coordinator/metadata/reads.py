@@ -15,6 +15,7 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
     StoredSegment,
 )
+from coordinator.metadata.sessions import MAY_DELETE
 from coordinator.metadata.writes import SEGMENTS_BEHIND, UNREADABLE, unpack_layout
 
 _SEGMENT_COLUMNS = "s.id, s.size_bytes, s.encoding, s.k, s.n, s.generation, l.nodes, s.checksums"
@@ -81,9 +82,10 @@ def segments_behind(sql: Sql, content: ContentId) -> list[StoredSegment]:
 
 
 def collectable(sql: Sql, grace_s: int, limit: int) -> list[ContentId]:
-    """Contents whose grace period may be over, longest unpinned first."""
+    """Contents whose grace period may be over, longest unpinned first; none while deletes are
+    stopped."""
     rows = sql.rows(
-        "SELECT content FROM collect_queue WHERE unpinned_at <= {now} - ? "
+        f"SELECT content FROM collect_queue WHERE unpinned_at <= {{now}} - ? AND {MAY_DELETE} "
         "ORDER BY unpinned_at LIMIT ?",
         grace_s, limit,
     )  # fmt: skip
@@ -91,19 +93,29 @@ def collectable(sql: Sql, grace_s: int, limit: int) -> list[ContentId]:
 
 
 def nodes_with_deletes(sql: Sql) -> list[int]:
-    """The nodes that have something due to delete."""
+    """The nodes that have something due to delete, also those that were removed."""
     rows = sql.rows(
         "SELECT n.number FROM node n WHERE EXISTS "
-        "(SELECT 1 FROM outbox_delete o WHERE o.node = n.number AND o.not_before <= {now})"
+        "(SELECT 1 FROM outbox_delete o WHERE o.node = n.number AND o.not_before <= {now}) "
+        f"AND {MAY_DELETE}"
+    )
+    return [number for (number,) in rows]
+
+
+def removed_nodes_with_deletes(sql: Sql) -> list[int]:
+    rows = sql.rows(
+        "SELECT n.number FROM node n WHERE n.wish = 'removed' "
+        "AND EXISTS (SELECT 1 FROM outbox_delete o WHERE o.node = n.number)"
     )
     return [number for (number,) in rows]
 
 
 def due_deletes(sql: Sql, node: int, limit: int) -> list[OutboxRow]:
-    """What is due on one node, oldest first."""
+    """What is due on one node, oldest first; nothing while deletes are stopped."""
     rows = sql.rows(
         "SELECT id, segment, generation, indexes, why FROM outbox_delete "
-        "WHERE node = ? AND not_before <= {now} ORDER BY not_before, id LIMIT ?",
+        f"WHERE node = ? AND not_before <= {{now}} AND {MAY_DELETE} "
+        "ORDER BY not_before, id LIMIT ?",
         node, limit,
     )  # fmt: skip
     return [

@@ -22,7 +22,7 @@ def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> None:
     """A content of several segments."""
     added = sql.run(
         "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
-        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT DO NOTHING",
+        "VALUES (?, ?, ?, ?, {wall}) ON CONFLICT DO NOTHING",
         listed.content, listed.size_bytes, len(listed.segments), list_id,
     )  # fmt: skip
     if added:
@@ -41,7 +41,7 @@ def restore_single_contents(sql: Sql) -> int:
     """
     sql.run("UPDATE session SET expires_at = {now} - 1")
     return sql.run(
-        f"INSERT INTO pin (content, account, created_at) SELECT s.id, {DEFAULT_ACCOUNT}, {{now}} "
+        f"INSERT INTO pin (content, account, created_at) SELECT s.id, {DEFAULT_ACCOUNT}, {{wall}} "
         "FROM segment s WHERE s.encoding = ? "
         "AND NOT EXISTS (SELECT 1 FROM content_segment cs WHERE cs.segment = s.id) "
         "AND NOT EXISTS (SELECT 1 FROM pin p WHERE p.content = s.id) "

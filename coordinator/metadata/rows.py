@@ -71,6 +71,7 @@ class DeleteReason(IntEnum):
     LEFTOVER = 1  # of an upload that failed, or came second
     DOOMED = 2
     RETIRED = 3  # another node holds the shard now
+    ORPHAN = 4  # nothing referred to it, twice: goes to quarantine, nowhere else
 
 
 @dataclass(frozen=True, slots=True)

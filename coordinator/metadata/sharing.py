@@ -9,7 +9,8 @@ from common.errors import BadRequest, Conflict, Unauthorized
 from common.membership import NodeReport
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NodeRow, SharedReport
-from coordinator.metadata.writes import add_node, check_session
+from coordinator.metadata.sessions import check_session, tell_epoch
+from coordinator.metadata.writes import add_node
 
 NONCE_KEPT_S = int(4 * VALID_S)  # twice what is needed: the processes' clocks may differ
 MAX_NODE_NUMBER = 65_535  # layouts hold node numbers in two bytes
@@ -29,8 +30,19 @@ class IncomingReport:
     alive_s: int
 
 
-def save_report(sql: Sql, incoming: IncomingReport) -> tuple[NodeRow, int]:
-    """Register the node if it is new and keep its report: the node, and the report's version.
+@dataclass(frozen=True, slots=True)
+class TakenReport:
+    """`version` is that of the report, `epoch` what the node is told. `restored` says that the
+    node has seen a younger database than this one (see `sessions`)."""
+
+    node: NodeRow
+    version: int
+    epoch: int
+    restored: bool
+
+
+def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
+    """Register the node if it is new and keep its report.
 
     Raises Unauthorized for a replay, Conflict for a second process of a living node. The nonce is
     spent even if the report is refused for something else.
@@ -39,8 +51,8 @@ def save_report(sql: Sql, incoming: IncomingReport) -> tuple[NodeRow, int]:
     report = incoming.report
     found = sql.row(
         "SELECT n.number, n.node_id, n.name, n.zone, r.version, r.instance, "
-        "r.reported_at > {now} - ? FROM node n LEFT JOIN node_report r ON r.node = n.number "
-        "WHERE n.node_id = ?",
+        "r.reported_at > {now} - ?, n.told_epoch FROM node n "
+        "LEFT JOIN node_report r ON r.node = n.number WHERE n.node_id = ?",
         incoming.alive_s, report.node_id,
     )  # fmt: skip
     if found and found[6] and found[5] not in (report.instance, incoming.gone):
@@ -54,7 +66,8 @@ def save_report(sql: Sql, incoming: IncomingReport) -> tuple[NodeRow, int]:
         raise Conflict(f"node numbers are used up: {row.number}")
     version = 1 + ((found[4] if found else None) or 0)
     _store(sql, row.number, version, report)
-    return row, version
+    told, restored = tell_epoch(sql, row.number, report.epoch, found[7] if found else 0)
+    return TakenReport(row, version, told, restored)
 
 
 def _spend(sql: Sql, nonce: bytes) -> None:

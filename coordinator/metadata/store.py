@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,15 +11,23 @@ from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import BadSetting, NotOurTurn, SessionLost, SixfoldError, Unavailable
+from common.errors import (
+    BadSetting,
+    FateUnknown,
+    NotOurTurn,
+    SessionLost,
+    SixfoldError,
+    Unavailable,
+)
 from common.failpoints import Point, failpoint
 from common.ids import Blake3Id, ContentId, SegmentId
 from common.segment_list import SegmentList
-from coordinator.metadata import jobs, reads, restoring, sharing, writes
-from coordinator.metadata.batching import BatchThread
+from coordinator.metadata import collecting, jobs, reads, restoring, sessions, sharing, writes
+from coordinator.metadata.batching import BatchThread, own_copy
 from coordinator.metadata.checkpoints import Checkpointer
+from coordinator.metadata.clock import Clock
 from coordinator.metadata.commits import commit_contents
-from coordinator.metadata.database import Clock, Sql, open_database
+from coordinator.metadata.database import Sql, open_database
 from coordinator.metadata.inspecting import Inspecting
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
@@ -36,7 +43,8 @@ from coordinator.metadata.rows import (
     SharedReport,
     StoredSegment,
 )
-from coordinator.metadata.sharing import IncomingReport
+from coordinator.metadata.sharing import IncomingReport, TakenReport
+from coordinator.metadata.sweeping import Sweeping
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -60,6 +68,7 @@ class Metadata(Inspecting):
         self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
             "metadata-reader", self._query
         )
+        self.sweeping = Sweeping(self._read, self._write, grace_s)
         self.session = 0
         self._session_lost = asyncio.Event()
         self.cluster_id = ""
@@ -72,7 +81,7 @@ class Metadata(Inspecting):
     async def close(self) -> None:
         """Finish what waits, end the session, close the connections."""
         if self.session:
-            await self._write(partial(writes.close_session, session=self.session))
+            await self._write(partial(sessions.close_session, session=self.session))
         await self._writer.close()
         await self._reader.close()
         await asyncio.to_thread(self._checkpoints.close)
@@ -88,14 +97,15 @@ class Metadata(Inspecting):
             self._session_lost.clear()
             try:
                 await self._write(
-                    partial(writes.renew_session, session=self.session, lease_s=SESSION_LEASE_S)
+                    partial(sessions.renew_session, session=self.session, lease_s=SESSION_LEASE_S)
                 )
             except SixfoldError as error:
                 log.warning("session %d: %s; beginning a new one", self.session, error)
-                await self._begin_session()
+                with suppress(SixfoldError):  # the next round tries again
+                    await self._begin_session()
 
     async def _begin_session(self) -> None:
-        self.session = await self._write(partial(writes.open_session, lease_s=SESSION_LEASE_S))
+        self.session = await self._write(partial(sessions.open_session, lease_s=SESSION_LEASE_S))
         self._counter = itertools.count(1)
 
     def new_generation(self) -> int:
@@ -147,7 +157,7 @@ class Metadata(Inspecting):
 
     async def unpin(self, content: ContentId) -> bool:
         """Make a content invisible. False if it was not visible."""
-        return await self._write(partial(writes.unpin, content=content))
+        return await self._write(partial(collecting.unpin, content=content))
 
     async def collect(self, limit: int) -> int:
         """Remove contents that nobody pins and that are past the grace period; how many."""
@@ -160,7 +170,7 @@ class Metadata(Inspecting):
         return removed
 
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
-        return writes.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
+        return collecting.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
 
     async def add_deletes(
         self, deletes: Sequence[ShardsOnNode], why: DeleteReason, delay_s: int = 0
@@ -170,6 +180,11 @@ class Metadata(Inspecting):
     async def finish_deletes(self, ids: Sequence[int]) -> None:
         await self._write(partial(writes.finish_deletes, ids=ids))
 
+    async def forget_deletes_of_removed_nodes(self) -> None:
+        nodes = await self._read(reads.removed_nodes_with_deletes)
+        if nodes:
+            await self._write(partial(writes.forget_deletes, nodes=nodes))
+
     async def queue_repair(self, notice: RepairNotice) -> None:
         await self._write(partial(writes.queue_repair, notice=notice))
 
@@ -177,14 +192,33 @@ class Metadata(Inspecting):
         """What a job must remember, and what it shows of itself: whatever JSON can hold."""
         await self._write(partial(jobs.save_job_state, name=name, state=state))
 
+    # Whether anything may be deleted on nodes
+
+    async def deletes_stopped(self) -> str:
+        """Why not; empty if it may."""
+        return await self._read(sessions.deletes_stopped)
+
+    async def stop_deletes(self, reason: str) -> None:
+        """Until an operator allows them. The first reason stays."""
+        await self._write(partial(sessions.stop_deletes, reason=reason))
+
+    async def allow_deletes(self) -> bool:
+        """Whether they were stopped."""
+        return await self._write(sessions.allow_deletes)
+
     # Between the processes of a cluster
 
-    async def save_report(self, incoming: IncomingReport) -> tuple[NodeRow, int]:
-        """Keep a node's report for all processes: the node, and the report's version.
+    async def save_report(self, incoming: IncomingReport) -> TakenReport:
+        """Keep a node's report for all processes. If it shows that the database is older than what
+        the node has seen, deletes are stopped and a new session has begun on return.
 
         Raises Unauthorized for a replay, Conflict for a second process of a living node.
         """
-        return await self._write(partial(sharing.save_report, incoming=incoming))
+        taken = await self._write(partial(sharing.save_report, incoming=incoming))
+        if taken.restored:
+            log.critical("deletes are stopped: %s", await self.deletes_stopped())
+            await self._begin_session()
+        return taken
 
     async def reports_since(
         self, since_s: int, known: Mapping[int, int]
@@ -244,7 +278,7 @@ class Metadata(Inspecting):
         def answer(ask: Callable[[Sql], Any] | Blake3Id) -> Any:
             if isinstance(ask, SegmentId | ContentId):
                 found = segments if isinstance(ask, SegmentId) else manifests
-                return found if isinstance(found, Exception) else found.get(ask)
+                return own_copy(found) if isinstance(found, Exception) else found.get(ask)
             assert not isinstance(ask, Blake3Id)
             return self._attempt(ask)
 
@@ -265,6 +299,10 @@ class Metadata(Inspecting):
             return self._commit_together(batch)
         except NotOurTurn as error:  # it would not be for each alone either
             return [NotOurTurn(str(error)) for _ in batch]
+        except FateUnknown as error:  # each alone might be done a second time
+            log.error("metadata database: %s", error)
+            self._layouts.forget()
+            return [FateUnknown(str(error)) for _ in batch]
         except Exception as error:
             self._layouts.forget()
             if len(batch) == 1:
@@ -300,7 +338,7 @@ def _unavailable(error: PeeweeException) -> Unavailable:
 
 
 def open_metadata(
-    data: Path, url: str, grace_s: int, clock: Clock = time.time, cluster_id: str = ""
+    data: Path, url: str, grace_s: int, clock: Clock | None = None, cluster_id: str = ""
 ) -> Metadata:
     """`url` may be empty: then the database is `metadata.db` in `data`. With `cluster_id`, a new
     database belongs to that cluster, and an old one must. Raises BadSetting if the directory or

@@ -4,9 +4,12 @@ checks first and writes after: what raises a SixfoldError has written nothing.""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from common.errors import SegmentGone, SessionLost
+from common.errors import SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS as COUNTER_BITS,
+)
 from coordinator.metadata.rows import (
     NO_NODE,
     DeleteReason,
@@ -16,6 +19,7 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
     StoredSegment,
 )
+from coordinator.metadata.sessions import check_session
 
 DEFAULT_ACCOUNT = 0
 MAX_LAYOUTS = 8_192  # remembered
@@ -77,35 +81,6 @@ class Layouts:
         self._ids.clear()
 
 
-def open_session(sql: Sql, lease_s: int) -> int:
-    """A session number that was never used: generations are made from it."""
-    sql.run("DELETE FROM session WHERE expires_at < {now}")
-    sql.run("UPDATE cluster SET sessions = sessions + 1")
-    sql.run(
-        "INSERT INTO session (number, expires_at) SELECT sessions, {now} + ? FROM cluster", lease_s
-    )
-    found = sql.row("SELECT sessions FROM cluster")
-    assert found is not None
-    return int(found[0])
-
-
-def renew_session(sql: Sql, session: int, lease_s: int) -> None:
-    """Raises SessionLost if the lease has run out: it must not be revived, since others may have
-    acted on its end."""
-    check_session(sql, session)
-    sql.run("UPDATE session SET expires_at = {now} + ? WHERE number = ?", lease_s, session)
-
-
-def close_session(sql: Sql, session: int) -> None:
-    sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number = ?", session)
-
-
-def check_session(sql: Sql, session: int) -> None:
-    """Raises SessionLost."""
-    if not sql.row("SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}", session):
-        raise SessionLost("this coordinator's lease in the database has run out; try again")
-
-
 def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
     """Register a node, or note its new name and zone."""
     changed = sql.run("UPDATE node SET name = ?, zone = ? WHERE node_id = ?", name, zone, node_id)
@@ -121,9 +96,9 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
 
     Raises SessionLost, and SegmentGone if a segment that the upload relied on is gone.
     """
-    check_session(sql, session)
-    written = {segment.id for segment in new.written}
-    _check_reused(sql, [s for s in new.segments if s.id not in written])
+    for number in {session, *(written.generation >> COUNTER_BITS for written in new.written)}:
+        check_session(sql, number)  # the sweep spares the shards of a live session only
+    _check_reused(sql, new)
     for segment in new.written:
         _put_segment(sql, layouts, segment)
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
@@ -135,26 +110,43 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
 def _insert_content(sql: Sql, new: NewContent) -> None:
     added = sql.run(
         "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
-        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT DO NOTHING",
+        "VALUES (?, ?, ?, ?, {wall}) ON CONFLICT DO NOTHING",
         new.id, new.size_bytes, len(new.segments), new.segment_list and new.segment_list.id,
     )  # fmt: skip
     if added:
         for position, segment in enumerate(new.segments):
             sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", new.id, position, segment.id)
+    else:
+        _offer_to_collector(sql, new.written)
+
+
+def _offer_to_collector(sql: Sql, segments: Sequence[StoredSegment]) -> None:
+    """The content was there, perhaps cut into other segments: then nothing needs these."""
+    for segment in segments:
+        sql.run(
+            "INSERT INTO collect_queue (content, unpinned_at) VALUES (?, {now}) "
+            "ON CONFLICT DO NOTHING",
+            segment.id,
+        )
 
 
 def pin(sql: Sql, content: ContentId) -> bool:
     """Make a content visible; True if it was not before."""
     pinned = sql.run(
-        "INSERT INTO pin (content, account, created_at) VALUES (?, ?, {now}) "
+        "INSERT INTO pin (content, account, created_at) VALUES (?, ?, {wall}) "
         "ON CONFLICT DO NOTHING",
         content, DEFAULT_ACCOUNT,
     )  # fmt: skip
     return pinned > 0
 
 
-def _check_reused(sql: Sql, segments: Sequence[StoredSegment]) -> None:
-    for segment in {segment.id: segment for segment in segments}.values():
+def _check_reused(sql: Sql, new: NewContent) -> None:
+    """What the upload found there must be there still, the segment list included, and its grace
+    period begins again."""
+    relied_on = {s.id: s for s in (*new.segments, new.segment_list) if s is not None}
+    for segment in new.written:
+        relied_on.pop(segment.id, None)
+    for segment in relied_on.values():
         if not sql.run(
             "UPDATE segment SET touched_at = {now} WHERE id = ? AND generation = ?",
             segment.id, signed(segment.generation),
@@ -170,7 +162,7 @@ def touch_segment(sql: Sql, segment: SegmentId) -> None:
 def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
     unless theirs is known to be lost."""
-    if insert_segment(sql, layouts, segment):
+    if insert_segment(sql, layouts, segment) or _is_stored(sql, segment):
         return
     lost = sql.row(f"SELECT 1 FROM segment s WHERE s.id = ? AND EXISTS ({UNREADABLE})", segment.id)
     if lost:
@@ -178,6 +170,13 @@ def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     else:
         touch_segment(sql, segment.id)
         add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
+
+
+def _is_stored(sql: Sql, segment: StoredSegment) -> bool:
+    """Whether that very act of writing it is in the database: an earlier COMMIT of it, whose
+    answer was lost, took effect."""
+    found = sql.row("SELECT generation FROM segment WHERE id = ?", segment.id)
+    return found is not None and found[0] == segment.generation
 
 
 def _replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
@@ -242,72 +241,13 @@ def add_deletes(
         )  # fmt: skip
 
 
+def forget_deletes(sql: Sql, nodes: Sequence[int]) -> None:
+    """Nodes that are gone for good: what lay on them is gone with them."""
+    for node in nodes:
+        sql.run("DELETE FROM outbox_delete WHERE node = ?", node)
+        sql.run("DELETE FROM orphan WHERE node = ?", node)
+
+
 def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
     for row in ids:
         sql.run("DELETE FROM outbox_delete WHERE id = ?", row)
-
-
-def unpin(sql: Sql, content: ContentId) -> bool:
-    """Make a content invisible; its space is collected later. False if it was not visible."""
-    gone = sql.run("DELETE FROM pin WHERE content = ? AND account = ?", content, DEFAULT_ACCOUNT)
-    if gone:
-        sql.run(
-            "INSERT INTO collect_queue (content, unpinned_at) VALUES (?, {now}) "
-            "ON CONFLICT (content) DO UPDATE SET unpinned_at = excluded.unpinned_at",
-            content,
-        )
-    _touch_segments(sql, content)
-    return gone > 0
-
-
-def _touch_segments(sql: Sql, content: ContentId) -> None:
-    """The grace period starts now: reads that have begun go on."""
-    sql.run(
-        f"UPDATE segment SET touched_at = {{now}} WHERE id IN ({SEGMENTS_BEHIND})",
-        content, content, content,
-    )  # fmt: skip
-
-
-def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace_s: int) -> bool:
-    """Remove a content that nobody pins, and those of its segments that nothing else needs.
-
-    False if it was pinned again, or a segment of it is younger than the grace: it waits for that.
-    """
-    if sql.row("SELECT 1 FROM pin WHERE content = ?", content):
-        sql.run("DELETE FROM collect_queue WHERE content = ?", content)
-        return False
-    segments = {segment.id: segment for segment in behind}
-    young = sql.rows_in(
-        "SELECT touched_at FROM segment WHERE id IN ({keys}) "
-        f"AND touched_at > {{now}} - {int(grace_s)}",
-        segments,
-    )
-    if young:
-        (latest,) = max(young)
-        sql.run("UPDATE collect_queue SET unpinned_at = ? WHERE content = ?", latest, content)
-        return False
-    sql.run("DELETE FROM collect_queue WHERE content = ?", content)
-    sql.run("DELETE FROM content_segment WHERE content = ?", content)
-    sql.run("DELETE FROM content WHERE id = ?", content)
-    for segment in segments.values():
-        _remove_unreferenced(sql, segment)
-    return True
-
-
-_REFERENCED = (
-    "SELECT 1 FROM pin WHERE content = ? "
-    "UNION ALL SELECT 1 FROM content WHERE segment_list = ? "
-    "UNION ALL SELECT 1 FROM content_segment WHERE segment = ? LIMIT 1"
-)
-
-
-def _remove_unreferenced(sql: Sql, segment: StoredSegment) -> None:
-    if sql.row(_REFERENCED, segment.id, segment.id, segment.id):
-        return
-    removed = sql.run(
-        "DELETE FROM segment WHERE id = ? AND generation = ?",
-        segment.id, signed(segment.generation),
-    )  # fmt: skip
-    if removed:
-        sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
-        add_deletes(sql, shards_of(segment), DeleteReason.DOOMED)

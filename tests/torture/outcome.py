@@ -1,5 +1,6 @@
 """How a test of a promise came out."""
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,16 @@ class Outcome:
 def scaled(promised: int, scale: float, least: int = 1) -> int:
     """How many at this scale."""
     return max(least, round(promised * scale))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the store logs of faults when they happen in this process: that is a lot."""
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -1,0 +1,93 @@
+"""Deleting contents: made invisible at once, removed when the grace period is over.
+
+References are derived in the transaction that removes: a pin, a content's list of segments, a
+content's segment list. The rules for transactions are those of `writes`.
+"""
+
+from collections.abc import Iterable
+
+from common.failpoints import Point, failpoint
+from common.ids import ContentId
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import DeleteReason, StoredSegment
+from coordinator.metadata.sessions import deletes_stopped
+from coordinator.metadata.writes import (
+    DEFAULT_ACCOUNT,
+    SEGMENTS_BEHIND,
+    add_deletes,
+    shards_of,
+    signed,
+)
+
+
+def unpin(sql: Sql, content: ContentId) -> bool:
+    """Make a content invisible; its space is collected later. False if it was not visible."""
+    gone = sql.run("DELETE FROM pin WHERE content = ? AND account = ?", content, DEFAULT_ACCOUNT)
+    if gone:
+        sql.run(
+            "INSERT INTO collect_queue (content, unpinned_at) VALUES (?, {now}) "
+            "ON CONFLICT (content) DO UPDATE SET unpinned_at = excluded.unpinned_at",
+            content,
+        )
+    _touch_segments(sql, content)
+    return gone > 0
+
+
+def _touch_segments(sql: Sql, content: ContentId) -> None:
+    """The grace period starts now: reads that have begun go on."""
+    sql.run(
+        f"UPDATE segment SET touched_at = {{now}} WHERE id IN ({SEGMENTS_BEHIND})",
+        content, content, content,
+    )  # fmt: skip
+
+
+def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace_s: int) -> bool:
+    """Remove a content that nobody pins, and those of its segments that nothing else needs: from
+    now on they are doomed, which is to say that they are in the outbox only.
+
+    False if deletes are stopped, if another process has removed it, if it was pinned again, or if
+    a segment of it is younger than the grace: it waits for that.
+    """
+    if deletes_stopped(sql) or not sql.row(
+        "SELECT 1 FROM collect_queue WHERE content = ?", content
+    ):
+        return False
+    if sql.row("SELECT 1 FROM pin WHERE content = ?", content):
+        sql.run("DELETE FROM collect_queue WHERE content = ?", content)
+        return False
+    segments = {segment.id: segment for segment in behind}
+    young = sql.rows_in(
+        "SELECT touched_at FROM segment WHERE id IN ({keys}) "
+        f"AND touched_at > {{now}} - {int(grace_s)}",
+        segments,
+    )
+    if young:
+        (latest,) = max(young)
+        sql.run("UPDATE collect_queue SET unpinned_at = ? WHERE content = ?", latest, content)
+        return False
+    sql.run("DELETE FROM collect_queue WHERE content = ?", content)
+    sql.run("DELETE FROM content_segment WHERE content = ?", content)
+    sql.run("DELETE FROM content WHERE id = ?", content)
+    for segment in segments.values():
+        _remove_unreferenced(sql, segment)
+    failpoint(Point.COLLECT_BEGUN)
+    return True
+
+
+_REFERENCED = (
+    "SELECT 1 FROM pin WHERE content = ? "
+    "UNION ALL SELECT 1 FROM content WHERE segment_list = ? "
+    "UNION ALL SELECT 1 FROM content_segment WHERE segment = ? LIMIT 1"
+)
+
+
+def _remove_unreferenced(sql: Sql, segment: StoredSegment) -> None:
+    if sql.row(_REFERENCED, segment.id, segment.id, segment.id):
+        return
+    removed = sql.run(
+        "DELETE FROM segment WHERE id = ? AND generation = ?",
+        segment.id, signed(segment.generation),
+    )  # fmt: skip
+    if removed:
+        sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
+        add_deletes(sql, shards_of(segment), DeleteReason.DOOMED)

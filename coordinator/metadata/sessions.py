@@ -1,0 +1,113 @@
+"""Sessions, the epoch that numbers them, and the stop of all deletion.
+
+The epoch is `cluster.sessions`. It grows whenever a session begins and whenever one is renewed,
+and a session's number is the epoch at its beginning. Every node is told the epoch in the answer to
+its report and remembers the highest. The database notes what it has told to whom
+(`node.told_epoch`) in the transaction of the report, before the answer goes out. So a node that
+knows a higher epoch than it was ever told was told that by a younger database: this one is a
+backup, restored. Comparing with what *this node* was told, not with the epoch itself, finds that
+out however much the restored database has been used meanwhile.
+
+What remains: a backup that was taken less than a renewal (15 s) and a report (2 s) before the end
+of the database that was lost. It looks like a crash at the time of the backup. What was stored in
+those seconds is not in the database; the sweep finds its shards and quarantines them a grace period
+later, and a node drops them a week after that. The numbers of sessions cannot meet harmfully: two
+databases could give the same generation only to the same bytes at the same address.
+"""
+
+from common.errors import SessionLost
+from coordinator.metadata.database import Sql
+
+MAY_DELETE = "(SELECT deletes_stopped FROM cluster) = ''"  # a condition
+
+
+def open_session(sql: Sql, lease_s: int) -> int:
+    """A session number that was never used: generations are made from it."""
+    sql.run("DELETE FROM session WHERE expires_at < {now}")
+    sql.run("UPDATE cluster SET sessions = sessions + 1")
+    tick(sql)
+    sql.run(
+        "INSERT INTO session (number, expires_at) SELECT sessions, {now} + ? FROM cluster", lease_s
+    )
+    return epoch(sql)
+
+
+def renew_session(sql: Sql, session: int, lease_s: int) -> None:
+    """Raises SessionLost if the lease has run out: it must not be revived, since others may have
+    acted on its end."""
+    check_session(sql, session)
+    sql.run("UPDATE session SET expires_at = {now} + ? WHERE number = ?", lease_s, session)
+    sql.run("UPDATE cluster SET sessions = sessions + 1")
+    tick(sql)
+
+
+def close_session(sql: Sql, session: int) -> None:
+    sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number = ?", session)
+    tick(sql)
+
+
+def tick(sql: Sql) -> None:
+    """Note how far the database's clock has come: from there it goes on after a restart."""
+    sql.run("UPDATE cluster SET clock_s = {now}")
+
+
+def check_session(sql: Sql, session: int) -> None:
+    """Raises SessionLost."""
+    if not sql.row("SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}", session):
+        raise SessionLost("this coordinator's lease in the database has run out; try again")
+
+
+def live_sessions(sql: Sql) -> set[int]:
+    return {
+        number for (number,) in sql.rows("SELECT number FROM session WHERE expires_at >= {now}")
+    }
+
+
+def epoch(sql: Sql) -> int:
+    """The number of the youngest session, or of its latest renewal."""
+    found = sql.row("SELECT sessions FROM cluster")
+    assert found is not None
+    return int(found[0])
+
+
+def tell_epoch(sql: Sql, node: int, known: int, told: int) -> tuple[int, bool]:
+    """The epoch to tell a node that knows `known` and was told at most `told`, and whether that
+    shows that this database is an older one.
+
+    Then all sessions whose numbers the lost database may have given out end, new ones begin above
+    what it had come to, and nothing is deleted any more.
+    """
+    older = known > told
+    if older:
+        sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number <= ?", known)
+        sql.run("UPDATE cluster SET sessions = ? WHERE sessions <= ?", known + 1, known)
+        stop_deletes(
+            sql,
+            f"node {node} has seen epoch {known}, but this database told it {told} at most: "
+            "the database is older than the nodes, as after restoring a backup",
+        )
+    now = epoch(sql)
+    if now > told:
+        sql.run("UPDATE node SET told_epoch = ? WHERE number = ?", now, node)
+    return now, older
+
+
+def stop_deletes(sql: Sql, reason: str) -> None:
+    """From now on nothing is deleted on nodes, until someone allows it. The first reason stays."""
+    sql.run("UPDATE cluster SET deletes_stopped = ? WHERE deletes_stopped = ''", reason)
+
+
+def allow_deletes(sql: Sql) -> bool:
+    """Whether they were stopped. The orphans that are known by now are accepted as such."""
+    allowed = sql.run(
+        "UPDATE cluster SET deletes_stopped = '', deletes_allowed_at = {now} "
+        "WHERE deletes_stopped <> ''"
+    )
+    return allowed > 0
+
+
+def deletes_stopped(sql: Sql) -> str:
+    """Why nothing may be deleted; empty if it may."""
+    found = sql.row("SELECT deletes_stopped FROM cluster")
+    assert found is not None
+    return str(found[0])

@@ -1,0 +1,134 @@
+"""Gives back the room of dead records: copies what is live in a volume, then deletes the volume.
+
+Copies go through the writer thread like anything else, into the volumes that are open, and keep
+their sequence numbers. The order at the end makes every crash harmless: first all copies are
+durable and known to the index, then the index forgets the volume, durably, and only then the file
+goes. A crash before the last step leaves both copies; recovery counts one of them as dead.
+
+A tombstone is copied only while another volume holds what it buries (usage.py).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from common.errors import SixfoldError, StoreReadOnly
+from common.failpoints import Point, failpoint
+from shardd.choice import Candidate, Situation, choose
+from shardd.entries import Entry
+from shardd.group import Move, WriteJob
+from shardd.parts import StoreParts, to_the_end
+from shardd.throttle import Throttle
+from shardd.usage import TOMBSTONE_BYTES, VolumeUse
+from shardd.verify import Examined, RecordFile
+from shardd.volume import SUPERBLOCK_BYTES, Volume
+
+_PAGE_ENTRIES = 4096
+_NOTHING = VolumeUse()
+
+Condemn = Callable[[Sequence[Examined]], Awaitable[None]]
+
+
+class Compactor:
+    """One volume at a time, whoever asks."""
+
+    def __init__(
+        self,
+        parts: StoreParts,
+        condemn: Condemn,
+        throttle: Throttle,
+        dead_part: float,
+        tight_bytes: int,
+    ) -> None:
+        """A volume is compacted when more than `dead_part` of it is dead, or when less than
+        `tight_bytes` may still be written and anything is. `condemn` takes rotten records out of
+        service."""
+        self._parts, self._condemn, self._throttle = parts, condemn, throttle
+        self._dead_part, self._tight_bytes = dead_part, tight_bytes
+        self._running = asyncio.Lock()
+        self._removed = 0  # how many volumes, so far
+        self._needed: dict[int, tuple[int, VolumeUse, int]] = {}
+
+    async def compact_once(self) -> int:
+        """Compact the emptiest volume that is worth it. The bytes given back, 0 if there is none.
+
+        Raises what the writer or the index refuse with; then all is as before, but for copies.
+        """
+        async with self._running:
+            chosen = await asyncio.to_thread(self._choose)
+            return await self._compact(chosen) if chosen is not None else 0
+
+    def _choose(self) -> Candidate | None:
+        use = self._parts.catalog.use()
+        volumes = list(self._parts.volumes.by_number.values())
+        room_bytes = self._parts.volumes.room_bytes()
+        tight = room_bytes < self._tight_bytes
+        candidates = (self._candidate(each, use.get(each.number, _NOTHING)) for each in volumes)
+        return choose(candidates, Situation(self._dead_part, tight, room_bytes))
+
+    def _candidate(self, volume: Volume, use: VolumeUse) -> Candidate:
+        kept_bytes = use.live_bytes + TOMBSTONE_BYTES * self._count_needed(volume.number, use)
+        size_bytes = volume.end - SUPERBLOCK_BYTES
+        return Candidate(volume.number, size_bytes, kept_bytes, self._parts.volumes.is_open(volume))
+
+    def _count_needed(self, number: int, use: VolumeUse) -> int:
+        """How many tombstones of the volume are needed: counted anew only after a change."""
+        if not use.tombstones:
+            return 0
+        removed, known_use, count = self._needed.get(number, (-1, use, 0))
+        if (removed, known_use) != (self._removed, use):
+            count = self._parts.catalog.count_needed_tombstones(number)
+            self._needed[number] = self._removed, use, count
+        return count
+
+    async def _compact(self, chosen: Candidate) -> int:
+        parts, volume = self._parts, self._parts.volumes.by_number[chosen.number]
+        await parts.write(WriteJob(seal=volume.number))
+        failpoint(Point.COMPACT_SEALED)
+        await self._move_all(volume, parts.catalog.live_in)
+        await self._move_all(volume, parts.catalog.needed_tombstones_in)
+        failpoint(Point.COMPACT_COPIED)
+        await to_the_end(lambda: self._drop(volume.number))
+        self._removed += 1
+        self._needed.pop(volume.number, None)
+        return volume.end
+
+    async def _move_all(self, volume: Volume, rows: Callable[[int, int, int], list[Entry]]) -> None:
+        after = 0
+        await asyncio.to_thread(self._parts.catalog.flush)
+        with RecordFile(self._parts.disk, volume.path) as file:
+            while page := await asyncio.to_thread(rows, volume.number, after, _PAGE_ENTRIES):
+                after = page[-1].offset
+                while page:
+                    page = page[await self._move_some(file, page) :]
+
+    async def _move_some(self, file: RecordFile, entries: Sequence[Entry]) -> int:
+        """How many of the first `entries` were dealt with."""
+        examined = await to_the_end(lambda: file.examine(entries))
+        await self._throttle.spend(sum(each.size_bytes for each in examined))
+        await self._parts.write(WriteJob(moves=list(_moves_of(examined))))
+        failpoint(Point.COMPACT_MOVED)
+        if rotten := [each for each in examined if each.fault and each.entry.live]:
+            await self._condemn(rotten)
+        return len(examined)
+
+    def _drop(self, number: int) -> None:
+        """Raises StoreReadOnly if the index has forgotten a file that may still be there: nothing
+        may be built on that."""
+        self._parts.catalog.forget(number)
+        try:
+            failpoint(Point.COMPACT_FORGOTTEN)
+            self._parts.volumes.remove(number)
+            failpoint(Point.COMPACT_REMOVED)
+        except (OSError, SixfoldError) as error:
+            reason = f"volume {number} could not be removed: {error}"
+            self._parts.fail(reason)
+            raise StoreReadOnly(reason) from None
+
+
+def _moves_of(examined: Sequence[Examined]) -> Iterator[Move]:
+    for entry, record, fault in examined:
+        if not fault:
+            yield Move(entry.key, entry.location, record)
+        elif not entry.live:
+            # A rotten tombstone is made anew: it says nothing that the index does not.
+            yield Move(entry.key, entry.location)

@@ -1,0 +1,42 @@
+"""What the background work of a store has of it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from common.shards import ShardRecord
+from shardd.catalog import Catalog
+from shardd.disk import Disk
+from shardd.group import WriteJob
+from shardd.identity import DataDirectory
+from shardd.reader import RawRecord
+from shardd.volumes import VolumeSet
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreParts:
+    """`write` hands a job to the writer and returns when it is durable, or raises what the job was
+    refused with. `fail` makes the store read-only. `append` and `read` are as the store's."""
+
+    directory: DataDirectory
+    disk: Disk
+    volumes: VolumeSet
+    catalog: Catalog
+    write: Callable[[WriteJob], Awaitable[None]]
+    fail: Callable[[str], None]
+    append: Callable[[Sequence[ShardRecord]], Awaitable[None]]
+    read: Callable[[bytes], Awaitable[RawRecord | None]]
+
+
+async def to_the_end(work: Callable[[], T]) -> T:
+    """Run `work` on a thread. Whoever is cancelled meanwhile still waits for it, so that what the
+    thread uses can be closed after."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise

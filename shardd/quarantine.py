@@ -1,0 +1,302 @@
+"""What a node has taken out of service but still keeps: `quarantine/`, a file for each record.
+
+    <shard address>.<why>.<Unix time in seconds>
+
+The file holds the record's bytes as they lay in the volume. `rot` is what failed its checksum: the
+node's list of bad shards, until the coordinator deletes the address or appends it anew. `orphan` is
+what the coordinator does not know: it may take it back, and after a while it goes by itself.
+
+The file is durable before the record gets its tombstone. A crash in between leaves a file whose
+shard is in service; such files are deleted at start.
+"""
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from common.errors import Corrupt, MalformedId, SixfoldError, StorageFull
+from common.failpoints import Point, failpoint
+from common.ids import ShardAddress
+from common.record import HEADER_BYTES, RecordKind, unpack_header
+from common.shards import Buffer, ShardRecord
+from shardd.group import Move, WriteJob
+from shardd.parts import StoreParts, to_the_end
+from shardd.verify import Examined, RecordFile
+from shardd.volume import ShortWrite
+from shardd.volumes import is_full
+
+log = logging.getLogger(__name__)
+
+
+class Why(StrEnum):
+    ROT = "rot"
+    ORPHAN = "orphan"
+
+
+class Quarantined(NamedTuple):
+    """`at` is when it was put here, Unix time in seconds; `size_bytes` that of its file."""
+
+    address: ShardAddress
+    why: Why
+    at: int
+    size_bytes: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.address}.{self.why}.{self.at}"
+
+    @classmethod
+    def parse(cls, file_name: str, size_bytes: int) -> "Quarantined":
+        """Raises MalformedId or ValueError unless it is a name as above."""
+        address, why, at = file_name.rsplit(".", 2)
+        return cls(ShardAddress.parse(address), Why(why), int(at), size_bytes)
+
+
+class Quarantine:
+    """Used from the event loop."""
+
+    def __init__(
+        self,
+        parts: StoreParts,
+        rot_found: Callable[[], None],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`rot_found` is called for each record that has been found rotten."""
+        self._parts, self._rot_found, self._clock = parts, rot_found, wall_clock
+        self._kept: dict[ShardAddress, Quarantined] = {}
+        self._rot: set[ShardAddress] = set()
+        for found in self._load():
+            self._note(found)
+
+    def _load(self) -> list[Quarantined]:
+        """What the directory holds, without what is in service. Raises the index's Unavailable."""
+        found = []
+        with os.scandir(self._parts.directory.quarantine) as files:
+            for file in files:
+                try:
+                    found.append(Quarantined.parse(file.name, file.stat().st_size))
+                except (MalformedId, ValueError):
+                    log.warning("quarantine: %s is not ours; left alone", file.name)
+        places = self._parts.catalog.find([each.address.key for each in found])
+        for each, place in zip(found, places, strict=True):
+            if place is not None:
+                self._unlink(each)
+        return [each for each, place in zip(found, places, strict=True) if place is None]
+
+    @property
+    def bad_shards(self) -> int:
+        """Rotten shards that the coordinator has not made good yet."""
+        return len(self._rot)
+
+    def page(self, after: ShardAddress | None, limit: int) -> list[Quarantined]:
+        """Up to `limit` that follow `after`, in order of address."""
+        wanted = (address for address in self._kept if after is None or address > after)
+        return [self._kept[address] for address in sorted(wanted)[:limit]]
+
+    # Rot
+
+    async def condemn(self, examined: Sequence[Examined]) -> None:
+        """Take records that were found rotten out of service, unless they were moved or deleted
+        meanwhile, or can be read well after all. Raises the disk's OSError, or what the writer
+        refuses with; the records stay in service then."""
+        for each in examined:
+            await self._condemn(each)
+
+    async def _condemn(self, bad: Examined) -> None:
+        entry = bad.entry
+        record = await to_the_end(lambda: self._read_again(bad))
+        if record is None:
+            return
+        kept = Quarantined(ShardAddress.from_key(entry.key), Why.ROT, self._now(), len(record))
+        kept = await to_the_end(lambda: self._write_what_fits(kept, record))
+        failpoint(Point.QUARANTINE_WRITTEN)
+        if await self._bury([(kept, Move(entry.key, entry.location))]):
+            log.error("%s is rotten (%s): quarantined", kept.address, bad.fault)
+            self._rot_found()
+
+    def _read_again(self, bad: Examined) -> bytes | None:
+        """The record's bytes if it is still in service and still rotten."""
+        entry = bad.entry
+        volume = self._parts.volumes.by_number.get(entry.volume)
+        if volume is None or self._parts.catalog.places([entry.key]) != [entry.location]:
+            return None
+        with RecordFile(self._parts.disk, volume.path) as file:
+            (again,) = file.examine([entry])
+            return bytes(again.record) if again.fault else None
+
+    def _write_what_fits(self, kept: Quarantined, record: bytes) -> Quarantined:
+        """On a full disk the name must do: it says all that repair needs."""
+        try:
+            if len(record) <= self._parts.volumes.room_bytes():
+                self._write_whole(kept, record)
+                self._sync()
+                return kept
+        except OSError as error:
+            if not is_full(error):
+                raise
+        kept = kept._replace(size_bytes=0)
+        self._write(kept, b"")
+        self._sync()
+        return kept
+
+    def settle(self, jobs: Iterable[WriteJob]) -> None:
+        """These were done: what they append or delete is no longer bad."""
+        if not self._rot:
+            return
+        for job in jobs:
+            if job.error is None:
+                made_good = {incoming.record.address for incoming in job.appends}
+                made_good.update(job.deletes)
+                for address in made_good & self._rot:
+                    self._forget(self._kept[address])
+
+    # Orphans
+
+    async def set_aside(self, addresses: Sequence[ShardAddress]) -> int:
+        """Take shards out of service that the coordinator does not know. How many there were.
+        Raises StorageFull if there is no room to keep them; they stay in service then."""
+        copied: list[tuple[Quarantined, Move]] = []
+        try:
+            for address in dict.fromkeys(addresses):
+                await self._copy(address, copied)
+            await to_the_end(self._sync)
+        except (OSError, SixfoldError) as error:
+            for kept, _ in copied:
+                self._unlink(kept)
+            if isinstance(error, OSError) and is_full(error):
+                raise StorageFull("no room to keep orphans in quarantine") from None
+            raise
+        failpoint(Point.QUARANTINE_WRITTEN)
+        return await self._bury(copied) if copied else 0
+
+    async def _copy(self, address: ShardAddress, into: list[tuple[Quarantined, Move]]) -> None:
+        catalog, volumes = self._parts.catalog, self._parts.volumes
+        (place,) = await to_the_end(lambda: catalog.find([address.key]))
+        record = await self._parts.read(address.key) if place is not None else None
+        if place is None or record is None:
+            return
+        try:
+            kept = Quarantined(address, Why.ORPHAN, self._now(), len(record.data))
+            if kept.size_bytes > volumes.room_bytes():
+                raise StorageFull("no room to keep orphans in quarantine")
+            await to_the_end(lambda: self._write_whole(kept, record.data))
+        finally:
+            record.release()
+        into.append((kept, Move(address.key, place)))
+
+    async def restore(self, addresses: Sequence[ShardAddress]) -> int:
+        """Put back into service what is intact of these. How many are now."""
+        restored = 0
+        for address in dict.fromkeys(addresses):
+            kept = self._kept.get(address)
+            if kept is None:
+                continue
+            try:
+                record = await to_the_end(lambda kept=kept: self._read(kept))  # type: ignore[misc]
+                await self._parts.append([record])
+            except Corrupt as error:
+                log.error("%s cannot be restored: %s", address, error)
+                continue
+            failpoint(Point.QUARANTINE_RESTORED)
+            await self.drop(address)
+            restored += 1
+        return restored
+
+    def _read(self, kept: Quarantined) -> ShardRecord:
+        """Raises Corrupt unless it is the shard and intact."""
+        data = (self._parts.directory.quarantine / kept.file_name).read_bytes()
+        kind, _, info = unpack_header(data)
+        record = ShardRecord(info, data[HEADER_BYTES : HEADER_BYTES + info.payload_bytes])
+        if kind is not RecordKind.SHARD or info.address != kept.address or not record.is_intact():
+            raise Corrupt(f"{kept.file_name} does not hold the shard")
+        return record
+
+    async def drop(self, address: ShardAddress) -> None:
+        """Delete it for good, durably. An absent one is fine."""
+        kept = self._kept.get(address)
+        if kept is not None:
+            self._forget(kept)
+            await to_the_end(self._sync)
+
+    async def expire(self, kept_s: float) -> int:
+        """Drop the orphans that have been here for `kept_s`. How many."""
+        until = self._now() - kept_s
+        old = [q for q in self._kept.values() if q.why is Why.ORPHAN and q.at <= until]
+        for each in old:
+            self._forget(each)
+        if old:
+            await to_the_end(self._sync)
+        return len(old)
+
+    # Both
+
+    async def _bury(self, moves: Sequence[tuple[Quarantined, Move]]) -> int:
+        """The files are durable: give the records their tombstones. How many were still there."""
+        by_key = {move.key: kept for kept, move in moves}
+        # Noted before, since from the tombstone on an append may make it good again.
+        for kept in by_key.values():
+            self._note(kept)
+        job = WriteJob(moves=[move for _, move in moves])
+        try:
+            await self._parts.write(job)
+        except SixfoldError:
+            job.moved = []  # none was
+            raise
+        finally:
+            for key in by_key.keys() - {move.key for move in job.moved}:
+                self._forget(by_key[key])
+        failpoint(Point.QUARANTINE_BURIED)
+        return len(job.moved)
+
+    def _note(self, kept: Quarantined) -> None:
+        old = self._kept.get(kept.address)
+        if old is not None and old.file_name != kept.file_name:
+            self._forget(old)
+        elif old is not None:
+            self._parts.volumes.set_aside_bytes -= old.size_bytes
+        self._kept[kept.address] = kept
+        self._parts.volumes.set_aside_bytes += kept.size_bytes
+        if kept.why is Why.ROT:
+            self._rot.add(kept.address)
+
+    def _forget(self, kept: Quarantined) -> None:
+        if self._kept.get(kept.address) == kept:
+            del self._kept[kept.address]
+            self._rot.discard(kept.address)
+            self._parts.volumes.set_aside_bytes -= kept.size_bytes
+            self._unlink(kept)
+
+    def _unlink(self, kept: Quarantined) -> None:
+        try:
+            self._parts.disk.unlink(self._parts.directory.quarantine / kept.file_name)
+        except OSError as error:
+            log.error("quarantine: %s cannot be removed: %s", kept.file_name, error)
+
+    def _write_whole(self, kept: Quarantined, record: Buffer) -> None:
+        try:
+            self._write(kept, record)
+        except OSError:
+            self._unlink(kept)
+            raise
+
+    def _write(self, kept: Quarantined, record: Buffer) -> None:
+        """Durable once `_sync` follows."""
+        disk, path = self._parts.disk, self._parts.directory.quarantine / kept.file_name
+        self._parts.directory.check()
+        fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            if disk.pwritev(fd, [record], 0) != len(record):
+                raise ShortWrite(errno.ENOSPC, f"{path} was written short")
+            disk.fsync(fd)
+        finally:
+            disk.close(fd)
+
+    def _sync(self) -> None:
+        self._parts.disk.fsync_dir(self._parts.directory.quarantine)
+
+    def _now(self) -> int:
+        return int(self._clock())

@@ -1,0 +1,63 @@
+"""The contents that histories of the store are about, and what of them must lie where."""
+
+import random
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from common.hashing import blake3_digest
+from common.ids import ContentId, SegmentId, ShardAddress
+from common.segment_list import SegmentList
+from coordinator.metadata.rows import NO_NODE
+from coordinator.metadata.writes import unpack_layout
+from tests.torture.one_process import SEGMENT_BYTES
+
+
+def _contents() -> list[bytes]:
+    """Few, so that they meet again; some share segments, one is the segment list of another."""
+    chance = random.Random("contents")
+    sizes = (0, 1, 5, 6, 7, 1000, 20_000, SEGMENT_BYTES - 1, SEGMENT_BYTES, SEGMENT_BYTES + 1)
+    plain = [chance.randbytes(size) for size in sizes]
+    a, b = chance.randbytes(SEGMENT_BYTES), chance.randbytes(SEGMENT_BYTES)
+    whole = a + b + a + b"end"
+    return [*plain, a, a + b, b + a + b"end", whole, _segment_list(whole)]
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    yield data[:SEGMENT_BYTES]
+    for start in range(SEGMENT_BYTES, len(data), SEGMENT_BYTES):
+        yield data[start : start + SEGMENT_BYTES]
+
+
+def _segment_list(data: bytes) -> bytes:
+    entries = tuple((SegmentId(blake3_digest(piece)), len(piece)) for piece in _pieces(data))
+    return SegmentList(ContentId(blake3_digest(data)), len(data), entries).pack()
+
+
+CONTENTS = _contents()
+IDS = [ContentId(blake3_digest(data)) for data in CONTENTS]
+
+
+def segments_of(contents: Iterable[int]) -> set[bytes]:
+    """The ids of all segments that these contents need, those of their lists too."""
+    needed = set()
+    for data in (CONTENTS[index] for index in contents):
+        pieces = list(_pieces(data))
+        lists = [_segment_list(data)] if len(pieces) > 1 else []
+        needed |= {blake3_digest(piece) for piece in (*pieces, *lists)}
+    return needed
+
+
+def shards_in(database: Path) -> set[tuple[int, ShardAddress]]:
+    """All that the metadata refers to: which shard, on which node."""
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute(
+            "SELECT s.id, s.generation, l.nodes FROM segment s JOIN layout l ON l.id = s.layout"
+        ).fetchall()
+    connection.close()
+    return {
+        (node, ShardAddress(SegmentId(id_), generation, index))
+        for id_, generation, layout in rows
+        for index, node in enumerate(unpack_layout(layout))
+        if node != NO_NODE
+    }

@@ -1,0 +1,218 @@
+"""Histories of the store, faults included, that must go as those of a dict.
+
+The dict says which contents are there. Of every segment of them the test works out, from the
+faults that it made itself, how many shards can be had: with at least k, reading must succeed.
+"""
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from common.errors import NotFound, Undurable, Unreadable
+from coordinator.metadata import StoredSegment
+from coordinator.metadata.rows import NO_NODE
+from tests.torture.model_contents import CONTENTS, IDS, segments_of, shards_in
+from tests.torture.one_process import (
+    COORDINATORS,
+    GRACE_S,
+    LEAST_NODES,
+    NODES,
+    SEGMENT_BYTES,
+    Store,
+)
+
+T = TypeVar("T")
+STEP_S = 60.0  # no step may take longer: a hang is a failure
+which = st.integers(0, len(CONTENTS) - 1)
+fronts = st.integers(0, COORDINATORS - 1)
+nodes = st.sampled_from(NODES)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """One history. `present` are the contents that must be visible."""
+
+    steps = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="sixfold-model-"))
+        self.runner = asyncio.Runner()
+        self.store = Store(self.directory)
+        self.present: set[int] = set()
+        self.flipped: set[tuple[int, bytes]] = set()  # node, shard key
+        self.run(self.store.start())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        async def and_settle() -> T:
+            async with asyncio.timeout(STEP_S):
+                try:
+                    return await work
+                finally:
+                    for front in self.store.fronts:
+                        await front.settle()
+
+        type(self).steps += 1
+        return self.runner.run(and_settle())
+
+    # What clients do
+
+    @rule(which=which, front=fronts)
+    def put(self, which: int, front: int) -> None:
+        try:
+            stored = self.run(self.store.fronts[front].put(CONTENTS[which]))
+        except Undurable:
+            assert len(self.store.up) < LEAST_NODES
+            return
+        assert (stored.id, stored.size_bytes) == (IDS[which], len(CONTENTS[which]))
+        assert stored.new == (which not in self.present)
+        self.present.add(which)
+
+    @rule(which=which, other=which)
+    def put_two_at_once(self, which: int, other: int) -> None:
+        """Through different coordinators; perhaps the same bytes."""
+
+        async def both() -> tuple[object, object]:
+            first, second = self.store.fronts
+            return await asyncio.gather(
+                first.put(CONTENTS[which]), second.put(CONTENTS[other]), return_exceptions=True
+            )
+
+        for index, outcome in zip((which, other), self.run(both()), strict=True):
+            if isinstance(outcome, Undurable):
+                assert len(self.store.up) < LEAST_NODES
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                self.present.add(index)
+
+    @rule(which=which, front=fronts)
+    def get(self, which: int, front: int) -> None:
+        self.read(which, front, 0, None)
+
+    @rule(which=which, front=fronts, start=st.integers(0), length=st.integers(0, 2 * SEGMENT_BYTES))
+    def get_range(self, which: int, front: int, start: int, length: int) -> None:
+        start %= len(CONTENTS[which]) + 1
+        self.read(which, front, start, start + length)
+
+    @rule(which=which, front=fronts)
+    def delete(self, which: int, front: int) -> None:
+        was_there = self.run(self.store.fronts[front].metadata.unpin(IDS[which]))
+        assert was_there == (which in self.present)
+        self.present.discard(which)
+
+    # What befalls the nodes
+
+    @rule(node=nodes)
+    def kill(self, node: int) -> None:
+        if node in self.store.up:
+            self.run(self.store.kill(node))
+
+    @precondition(lambda self: len(self.store.up) < len(NODES))
+    @rule(node=nodes, forgets=st.booleans(), garbage=st.binary(max_size=40))
+    def restart(self, node: int, forgets: bool, garbage: bytes) -> None:
+        if node in self.store.up:
+            return
+        if forgets:
+            self.store.nodes[node].forget_index()
+        self.store.nodes[node].tear_tail(garbage)
+        self.run(self.store.restart(node))
+
+    @precondition(lambda self: self.present)
+    @rule(which=which, segment=st.integers(0, 3), index=st.integers(0, 8), bit=st.integers(0))
+    def rot(self, which: int, segment: int, index: int, bit: int) -> None:
+        """A bit of one shard changes on disk."""
+        if which not in self.present:
+            return
+        manifest = self.run(self.store.fronts[0].reads.find(IDS[which]))
+        stored = manifest.segments[segment % len(manifest.segments)]
+        node, address = stored.layout[index], stored.address(index)
+        rots = node != NO_NODE and (node, address.key) not in self.flipped
+        if rots and self.store.nodes[node].flip(address, bit):
+            self.flipped.add((node, address.key))
+
+    # Time, and what is done behind
+
+    @rule(seconds=st.sampled_from([5, 70, GRACE_S + 1, 2000]))
+    def pass_time(self, seconds: int) -> None:
+        self.run(self.store.pass_time(seconds))
+
+    @rule(front=fronts, job=st.sampled_from(["collect", "outbox"]))
+    def work(self, front: int, job: str) -> None:
+        self.run(self.store.fronts[front].work(job))
+
+    # What must hold
+
+    @invariant()
+    def visible_is_what_was_put(self) -> None:
+        async def visible() -> set[int]:
+            find = self.store.fronts[0].metadata.find_content
+            found = await asyncio.gather(*(find(id_) for id_ in IDS))
+            return {index for index, manifest in enumerate(found) if manifest is not None}
+
+        assert self.run(visible()) == self.present
+
+    def read(self, which: int, front: int, start: int, end: int | None) -> None:
+        try:
+            data = self.run(self.store.fronts[front].get(IDS[which], start, end))
+        except NotFound:
+            assert which not in self.present
+        except Unreadable as error:
+            assert not self.run(self.must_be_readable(which)), error
+        else:
+            assert which in self.present
+            assert data == CONTENTS[which][start:end], "wrong bytes"
+
+    async def must_be_readable(self, which: int) -> bool:
+        manifest = await self.store.fronts[0].reads.find(IDS[which])
+        return all(self.shards_left(segment) >= segment.k for segment in manifest.segments)
+
+    def shards_left(self, segment: StoredSegment) -> int:
+        """Which no fault of ours has touched."""
+        up = self.store.up
+        return sum(
+            node in up and (node, segment.address(index).key) not in self.flipped
+            for index, node in enumerate(segment.layout)
+        )
+
+    def teardown(self) -> None:
+        try:
+            if sys.exception() is None:  # else the history has ended badly already
+                self.everything_comes_back()
+        finally:
+            self.runner.run(self.store.close())
+            self.runner.close()
+            shutil.rmtree(self.directory)
+
+    def everything_comes_back(self) -> None:
+        """With all nodes up and the jobs idle, all is readable that can be, and no shard is left
+        that nothing refers to."""
+        for node in set(NODES) - set(self.store.up):
+            self.run(self.store.restart(node))
+        for index in range(len(CONTENTS)):
+            self.read(index, index % COORDINATORS, 0, None)
+        self.run(self.until_idle())
+        for index in self.present:
+            self.read(index, 0, 0, None)
+        self.nothing_is_left_over()
+
+    async def until_idle(self) -> None:
+        for _ in range(3):  # what one leaves, the other finds after a grace period
+            await self.store.pass_time(GRACE_S + 1)
+            for front in self.store.fronts:
+                for job in front.jobs:
+                    await front.work(job)
+
+    def nothing_is_left_over(self) -> None:
+        """Neither segments in the database nor shards on nodes."""
+        referred = shards_in(self.store.database)
+        assert {bytes(address.segment) for _, address in referred} == segments_of(self.present)
+        for number, node in self.store.nodes.items():
+            held = {(number, info.address) for info in self.run(node.shards())}
+            assert held - referred == set(), "orphans"

@@ -1,0 +1,196 @@
+"""The whole store in one process: two coordinators' parts on the volume stores of nine nodes.
+
+Between them there is no network: a coordinator calls the nodes' stores directly, behind the
+interface that its lanes have. So a history of many steps takes a second, and nothing in it depends
+on time: the clock is moved by hand.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+
+from common.codec import Codec
+from common.errors import NodeUnreachable, SessionLost
+from common.ids import ContentId
+from common.units import KIB, MIB
+from coordinator.buffers import StripeBuffers
+from coordinator.cluster import Cluster
+from coordinator.config import Config
+from coordinator.deleting import CollectWorker, OutboxWorker
+from coordinator.jobs import Worker
+from coordinator.membership import Node as Member
+from coordinator.metadata import open_metadata
+from coordinator.offload import Offload
+from coordinator.read_path import ReadPath
+from coordinator.remote_store import RemoteStore
+from coordinator.services import Services
+from coordinator.write_path import WritePath
+from coordinator.write_upload import Stored
+from tests.metadata_parts import Clock
+from tests.reports import report_of
+from tests.stores import SECRET
+from tests.torture.storage_node import StorageNode
+
+NODES = range(1, 10)
+COORDINATORS = 2
+SEGMENT_BYTES = 390 * KIB  # shards of full segments are large ones, all others small ones
+GRACE_S = 600
+LEAST_NODES = 3  # a segment that is spread over fewer does not outlive the loss of one
+
+
+class Connected(Cluster):
+    """The real cluster, except that a node's store is the store itself and not a lane to it."""
+
+    reached: Mapping[int, StorageNode]
+
+    def store(self, number: int) -> RemoteStore:
+        store = self.reached[number].store
+        if store is None:
+            raise NodeUnreachable(f"node-{number} is down")
+        return cast(RemoteStore, store)  # both are a ShardStore
+
+    def _connect(self, node: Member) -> None:
+        node.reachable = self.reached[node.number].store is not None
+
+
+class Front:
+    """As much of a coordinator process as there is between its HTTP handlers and its lanes."""
+
+    def __init__(self, config: Config, nodes: Mapping[int, StorageNode], clock: Clock) -> None:
+        self._config, self._nodes, self._clock = config, nodes, clock
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        config = self._config
+        self.metadata = open_metadata(Path(config.data), "", config.grace_s, self._clock)
+        self._stack.push_async_callback(self.metadata.close)
+        await self.metadata.start()
+        http = await self._stack.enter_async_context(aiohttp.ClientSession())
+        self.cluster = Connected(config, SECRET, self.metadata, http, self._clock)
+        self.cluster.reached = self._nodes
+        offload = Offload()
+        self._stack.callback(offload.close)
+        codec, buffers = Codec(6, 9), StripeBuffers(config.buffer_bytes)
+        services = Services(config, codec, self.cluster, self.metadata, buffers, offload)
+        self.reads, self.writes = ReadPath(services), WritePath(services)
+        self.jobs: dict[str, Worker] = {
+            job.name: job
+            for job in (
+                CollectWorker(self.metadata, self.cluster),
+                OutboxWorker(self.metadata, self.cluster),
+            )
+        }
+        self._session = asyncio.create_task(self.metadata.keep_session())
+
+    async def close(self) -> None:
+        await self.settle()
+        self._session.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._session
+        await self._stack.aclose()
+
+    async def settle(self) -> None:
+        """Until what requests have left to do after their answers is done."""
+        await self.writes.settle()
+        await self.reads.settle()
+
+    async def put(self, data: bytes) -> Stored:
+        """As a client does who tries again when the lease of the session has run out."""
+        while True:
+            session = self.metadata.session
+            try:
+                return await self.writes.store(_chunks(data), len(data))
+            except SessionLost:
+                while self.metadata.session == session:
+                    await asyncio.sleep(0.001)
+
+    async def get(self, id_: ContentId, start: int = 0, end: int | None = None) -> bytes:
+        """Raises NotFound, Unreadable."""
+        manifest = await self.reads.find(id_)
+        stop = manifest.size_bytes if end is None else min(end, manifest.size_bytes)
+        async with self.reads.open(manifest, min(start, stop), stop) as pieces:
+            data = b""
+            async for piece in pieces:
+                data += bytes(piece.data)
+                piece.release()
+            return data
+
+    async def work(self, job: str) -> None:
+        """The job's steps, until there is nothing left for it to do at once."""
+        while await self.jobs[job].step():
+            pass
+
+
+class Store:
+    """The nodes, and the coordinators before them. Started by `start`, ended by `close`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = Clock()
+        self.nodes = {number: StorageNode(number, directory / f"node-{number}") for number in NODES}
+        config = Config(
+            data=str(directory / "coordinator"),
+            secret_file="",
+            segment_bytes=SEGMENT_BYTES,
+            buffer_bytes=4 * MIB,
+            cache_bytes=0,
+            grace_s=GRACE_S,
+        )
+        self.database = Path(config.data) / "metadata.db"
+        self.fronts = [Front(config, self.nodes, self.clock) for _ in range(COORDINATORS)]
+
+    async def start(self) -> None:
+        for front in self.fronts:
+            await front.start()
+        for number in NODES:
+            await self.restart(number)
+
+    async def close(self) -> None:
+        for front in self.fronts:
+            await front.close()
+        for node in self.nodes.values():
+            await node.stop()
+
+    @property
+    def up(self) -> list[int]:
+        return [number for number, node in self.nodes.items() if node.store is not None]
+
+    async def restart(self, number: int) -> None:
+        await self.nodes[number].start(self.fronts[0].metadata.cluster_id)
+        await self._report(number)
+
+    async def kill(self, number: int) -> None:
+        """Every coordinator sees its lanes fail."""
+        await self.nodes[number].stop()
+        for front in self.fronts:
+            front.cluster.membership.nodes[number].reachable = False
+
+    async def _report(self, number: int) -> None:
+        """To the one; the others find it in the database."""
+        first, *others = (front.cluster.membership for front in self.fronts)
+        node = self.nodes[number]
+        assert node.store is not None
+        stat = await node.store.stat()
+        report = report_of(
+            number, instance=f"{number:016x}{node.starts:016x}",
+            cluster_id=self.fronts[0].metadata.cluster_id, capacity_bytes=stat.capacity_bytes,
+            used_bytes=stat.used_bytes, free_bytes=stat.free_bytes, shards=stat.shards,
+        )  # fmt: skip
+        await first.report(report, os.urandom(16))
+        for other in others:
+            await other.look()
+
+    async def pass_time(self, seconds: int) -> None:
+        """Who is up reports when it is over; the sessions' leases may have run out meanwhile."""
+        self.clock.now_s += seconds
+        for number in self.up:
+            await self._report(number)
+
+
+async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 64 * KIB):
+        yield data[start : start + 64 * KIB]
