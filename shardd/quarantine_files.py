@@ -15,7 +15,7 @@ from common.errors import Corrupt, MalformedId
 from common.ids import ShardAddress
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import Buffer, ShardRecord
-from shardd.disk import Disk
+from shardd.disk import Disk, file_size_bytes, read_file
 from shardd.identity import DataDirectory
 from shardd.volume import ShortWrite
 
@@ -56,12 +56,14 @@ class QuarantineFolder:
     def scan(self) -> list[Quarantined]:
         """All that is there."""
         found = []
-        with os.scandir(self._path) as files:
-            for file in files:
-                try:
-                    found.append(Quarantined.parse(file.name, file.stat().st_size))
-                except (MalformedId, ValueError):
-                    log.warning("quarantine: %s is not ours; left alone", file.name)
+        for name in self._disk.names(self._path):
+            try:
+                kept = Quarantined.parse(name, 0)
+            except (MalformedId, ValueError):
+                log.warning("quarantine: %s is not ours; left alone", name)
+                continue
+            size_bytes = file_size_bytes(self._disk, self._path / name)
+            found.append(kept._replace(size_bytes=size_bytes))
         return found
 
     def write(self, kept: Quarantined, record: Buffer) -> None:
@@ -81,7 +83,7 @@ class QuarantineFolder:
 
     def read(self, kept: Quarantined) -> ShardRecord:
         """Raises Corrupt unless it is the shard and intact."""
-        data = (self._path / kept.file_name).read_bytes()
+        data = read_file(self._disk, self._path / kept.file_name)
         kind, _, info = unpack_header(data)
         record = ShardRecord(info, data[HEADER_BYTES : HEADER_BYTES + info.payload_bytes])
         if kind is not RecordKind.SHARD or info.address != kept.address or not record.is_intact():

@@ -10,7 +10,7 @@ import pytest
 from common.errors import Corrupt
 from common.shards import ShardMissing, ShardRecord
 from common.units import GIB, KIB, MIB
-from shardd.disk import Disk
+from shardd.disk import RealDisk
 from shardd.quarantine_files import Why
 from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
@@ -100,7 +100,7 @@ async def test_dead_space_may_rot(tmp_path: Path) -> None:
         assert bad_of(store) == []
 
 
-class BadSectors(Disk):
+class BadSectors(RealDisk):
     """Some places of some files cannot be read."""
 
     def __init__(self) -> None:
