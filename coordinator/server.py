@@ -18,11 +18,13 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.deleting import CollectWorker, OutboxWorker
+from coordinator.draining import Draining
 from coordinator.explain import Explain
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.care import CareHandlers
 from coordinator.http.deletes import DeleteHandlers
+from coordinator.http.draining import DrainHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
@@ -30,6 +32,7 @@ from coordinator.jobs import Worker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.rebalance import RebalanceWorker
 from coordinator.repair import RepairWorker
 from coordinator.risk_report import RiskReport
 from coordinator.services import Services
@@ -105,17 +108,20 @@ class Coordinator:
         risks = RiskReport(config, self.metadata, self.cluster, self._clock)
         explain = Explain(self.metadata, self.cluster)
         care = CareHandlers(self.metadata, risks, explain)
-        handlers = (blobs, nodes, admin, care, DeleteHandlers(self.metadata))
+        deletes, drains = DeleteHandlers(self.metadata), DrainHandlers(Draining(services))
+        handlers = (blobs, nodes, admin, care, deletes, drains)
         await self._listen([route for each in handlers for route in each.routes()])
 
     def _workers(self, services: Services) -> list[Worker]:
         metadata, cluster = self.metadata, self.cluster
         every_s = self._config.sweep_every_s
+        throttle = Throttle(self._config.repair_bytes_per_s)
         return [
             OutboxWorker(metadata, cluster),
             CollectWorker(metadata, cluster),
             SweepWorker(metadata, cluster, every_s),
-            RepairWorker(services, Throttle(self._config.repair_bytes_per_s)),
+            RepairWorker(services, throttle),
+            RebalanceWorker(services, throttle, self._clock),
         ]
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:
