@@ -32,6 +32,9 @@ class Point(StrEnum):
     QUARANTINE_WRITTEN = "quarantine-written"
     QUARANTINE_BURIED = "quarantine-buried"
     QUARANTINE_RESTORED = "quarantine-restored"
+    MEND_SURVEYED = "mend-surveyed"
+    MEND_WRITTEN = "mend-written"
+    MEND_SWITCHED = "mend-switched"
     UNPIN_BEGUN = "unpin-begun"  # in the transaction
     UNPINNED = "unpinned"
     COLLECT_BEGUN = "collect-begun"  # in the transaction

@@ -30,9 +30,11 @@ from coordinator.jobs import Worker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.repair import RepairWorker
 from coordinator.risk_report import RiskReport
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
+from coordinator.throttle import Throttle
 from coordinator.write_path import WritePath
 
 log = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ class Coordinator:
         on_exit(self.writes.settle)
         self._run_behind("session", self.metadata.keep_session())
         self._run_behind("reports", self.cluster.membership.follow())
-        for worker in self._workers():
+        for worker in self._workers(services):
             self._run_behind(worker.name, run_worker(worker, self.metadata))
         blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
@@ -106,13 +108,14 @@ class Coordinator:
         handlers = (blobs, nodes, admin, care, DeleteHandlers(self.metadata))
         await self._listen([route for each in handlers for route in each.routes()])
 
-    def _workers(self) -> list[Worker]:
+    def _workers(self, services: Services) -> list[Worker]:
         metadata, cluster = self.metadata, self.cluster
         every_s = self._config.sweep_every_s
         return [
             OutboxWorker(metadata, cluster),
             CollectWorker(metadata, cluster),
             SweepWorker(metadata, cluster, every_s),
+            RepairWorker(services, Throttle(self._config.repair_bytes_per_s)),
         ]
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:
