@@ -56,6 +56,10 @@ class Config:
     )
     suspect_after_s: float = seconds_setting("silence after which a node is suspect", 10.0)
     lost_after_s: float = seconds_setting("silence after which a node is lost", 900.0)
+    scrub_interval_s: float = seconds_setting(
+        "how often all shards are read and compared with their checksums", 30 * 86_400.0
+    )
+    scrub_bytes_s: int = bytes_setting("how much of that is read in a second", 16 * MIB)
     grace_s: int = setting("how long deleted content keeps its space", 3600, int)
     sweep_every_s: float = seconds_setting(
         "rest between two searches of the nodes for shards that nothing refers to", 21_600.0
@@ -79,6 +83,9 @@ class Config:
             raise BadSetting("port must be 0 to 65535")
         if self.workers < 1:
             raise BadSetting("workers must be at least 1")
-        for name in ("max_upload_bytes", "segments_in_flight", "write_timeout_s", "read_timeout_s"):
+        for name in (
+            "max_upload_bytes", "segments_in_flight", "write_timeout_s", "read_timeout_s",
+            "scrub_bytes_s",
+        ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise BadSetting(f"{name} must be greater than 0")

@@ -12,6 +12,7 @@ from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.metadata import JobState, Metadata
 from coordinator.risk import Assumed, any_loss, loss_before_repair, yearly_loss
+from coordinator.scrub import progress_of
 from coordinator.standing import Kind, Standing, standing_of, surroundings
 
 AFR = 0.02  # of a node: what large fleets of disks report, and a little more
@@ -60,7 +61,7 @@ class RiskReport:
         standing = await self._standing_now()
         queued = await self._metadata.queued_by_survivors()
         states = await self._metadata.job_states()
-        repair, scrub = self._repair(states), await self._scrub(states)
+        repair, scrub = self._repair(states), await self._scrub()
         assumed = Assumed(afr, rot, repair.hours, scrub.hours)
         return {
             "segments": standing.segments,
@@ -97,10 +98,16 @@ class RiskReport:
         hours = (self._config.lost_after_s + fullest_bytes / rate) / HOUR_S
         return Sourced(hours, f"to see it as lost, and to rebuild the fullest node at {source}")
 
-    async def _scrub(self, states: Mapping[str, JobState]) -> Sourced:
+    async def _scrub(self) -> Sourced:
         """What passes between two looks at the shard that is looked at most seldom."""
-        age_h = await self._metadata.cluster_age_s() / HOUR_S
-        return Sourced(age_h, "the age of the store: not every shard has been looked at yet")
+        progress = await progress_of(self._metadata)
+        if not progress.verified_at_s:
+            age_s = await self._metadata.cluster_age_s()
+            return Sourced(age_s / HOUR_S, "the age of the store: no scrub has seen all of it yet")
+        age_s = await self._metadata.now_s() - progress.verified_at_s
+        if age_s > self._config.scrub_interval_s:
+            return Sourced(age_s / HOUR_S, "the age of the last scrub that saw everything")
+        return Sourced(self._config.scrub_interval_s / HOUR_S, "the interval of scrubs")
 
 
 def _may_fail(standing: Standing, queued: Mapping[int, int]) -> dict[str, int | None]:

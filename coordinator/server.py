@@ -18,7 +18,6 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.deleting import CollectWorker, OutboxWorker
-from coordinator.explain import Explain
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.care import CareHandlers
@@ -30,8 +29,10 @@ from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
 from coordinator.risk_report import RiskReport
+from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
+from coordinator.throttle import Throttle
 from coordinator.write_path import WritePath
 
 log = logging.getLogger(__name__)
@@ -89,28 +90,29 @@ class Coordinator:
         log.info("codec: %s, %d of %d", codec.backend_name, codec.k, codec.n)
         buffers = StripeBuffers(config.buffer_bytes)
         services = Services(config, codec, self.cluster, self.metadata, buffers, offload)
-        self.buffers, self.reads, self.writes = buffers, ReadPath(services), WritePath(services)
+        self.services, self.buffers = services, buffers
+        self.reads, self.writes = ReadPath(services), WritePath(services)
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
         self._run_behind("session", self.metadata.keep_session())
         self._run_behind("reports", self.cluster.membership.follow())
-        for worker in self._workers():
+        for worker in self._workers(services):
             self._run_behind(worker.name, run_worker(worker, self.metadata))
         blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
         risks = RiskReport(config, self.metadata, self.cluster, self._clock)
-        explain = Explain(self.metadata, self.cluster)
-        care = CareHandlers(self.metadata, risks, explain)
+        care = CareHandlers(services, risks)
         await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes(), *care.routes()])
 
-    def _workers(self) -> list[Worker]:
+    def _workers(self, services: Services) -> list[Worker]:
         metadata, cluster = self.metadata, self.cluster
-        every_s = self._config.sweep_every_s
+        every_s, config = self._config.sweep_every_s, self._config
         return [
             OutboxWorker(metadata, cluster),
             CollectWorker(metadata, cluster),
             SweepWorker(metadata, cluster, every_s),
+            ScrubWorker(services, Throttle(config.scrub_bytes_s), config.scrub_interval_s),
         ]
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:
