@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.errors import BadRequest
-from common.units import MIB
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
+from coordinator.membership import NodeState
 from coordinator.metadata import JobState, Metadata
 from coordinator.risk import Assumed, any_loss, loss_before_repair, yearly_loss
 from coordinator.scrub import progress_of
@@ -19,7 +19,6 @@ AFR = 0.02  # of a node: what large fleets of disks report, and a little more
 # Of one shard: Bairavasundaram et al., "An Analysis of Latent Sector Errors in Disk Drives"
 # (SIGMETRICS 2007), found some tens of errors a year in a tenth of the disks of 1 TB.
 ROT_PER_SHARD_YEAR = 1e-6
-REPAIR_BYTES_PER_S = 32 * MIB  # while nothing has been repaired yet
 FRESH_S = 10.0
 HOUR_S = 3600
 
@@ -72,7 +71,7 @@ class RiskReport:
                 "repair_h_is": repair.source,
                 "scrub_h_is": scrub.source,
             },
-            "loss_per_year": _losses(assumed, standing, len(self._cluster.membership.nodes)),
+            "loss_per_year": _losses(assumed, standing, self._nodes()),
             "metadata_loss_per_year": {"probability": afr, "words": METADATA},
             "correlated": _correlated(_may_fail(standing, queued)),
             "model": MODEL,
@@ -87,15 +86,21 @@ class RiskReport:
                 self._scanned_at_s = self._clock()
         return self._standing
 
+    def _nodes(self) -> int:
+        """How many belong to the cluster."""
+        members = self._cluster.membership
+        return len(members.nodes) - members.count(NodeState.REMOVED)
+
     def _repair(self, states: Mapping[str, JobState]) -> Sourced:
-        """From the failure of the fullest node to its last shard on another."""
+        """From the failure of the fullest node to its last shard on another. Rates of repair are
+        those of whole segments: for each shard that is lost, k are read."""
         reports = [n.report for n in self._cluster.membership.nodes.values() if n.report]
         fullest_bytes = max((report.used_bytes for report in reports), default=0)
         repair = states.get("repair")
         measured = repair.state.get("bytes_per_s") if repair else None
-        rate = measured or REPAIR_BYTES_PER_S
-        source = "the measured rate of repair" if measured else "an assumed rate of repair"
-        hours = (self._config.lost_after_s + fullest_bytes / rate) / HOUR_S
+        rate = measured or self._config.repair_bytes_per_s
+        source = "the measured rate of repair" if measured else "the rate that repair may have"
+        hours = (self._config.lost_after_s + fullest_bytes * DATA_SHARDS / rate) / HOUR_S
         return Sourced(hours, f"to see it as lost, and to rebuild the fullest node at {source}")
 
     async def _scrub(self) -> Sourced:

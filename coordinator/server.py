@@ -21,6 +21,7 @@ from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.care import CareHandlers
+from coordinator.http.deletes import DeleteHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
@@ -28,6 +29,7 @@ from coordinator.jobs import Worker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.repair import RepairWorker
 from coordinator.risk_report import RiskReport
 from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
@@ -103,16 +105,17 @@ class Coordinator:
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
         risks = RiskReport(config, self.metadata, self.cluster, self._clock)
         care = CareHandlers(services, risks)
-        await self._listen([*blobs.routes(), *nodes.routes(), *admin.routes(), *care.routes()])
+        handlers = (blobs, nodes, admin, care, DeleteHandlers(self.metadata))
+        await self._listen([route for each in handlers for route in each.routes()])
 
     def _workers(self, services: Services) -> list[Worker]:
-        metadata, cluster = self.metadata, self.cluster
-        every_s, config = self._config.sweep_every_s, self._config
+        config, metadata, cluster = self._config, self.metadata, self.cluster
         return [
             OutboxWorker(metadata, cluster),
             CollectWorker(metadata, cluster),
-            SweepWorker(metadata, cluster, every_s),
-            ScrubWorker(services, Throttle(config.scrub_bytes_s), config.scrub_interval_s),
+            SweepWorker(metadata, cluster, config.sweep_every_s),
+            RepairWorker(services, Throttle(config.repair_bytes_per_s)),
+            ScrubWorker(services, Throttle(config.scrub_bytes_per_s), config.scrub_interval_s),
         ]
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:

@@ -99,4 +99,4 @@ def is_gone(services: Services, number: int) -> bool:
     """Whether this node's shards will not come back: it is lost, or was removed."""
     members = services.cluster.membership
     node = members.nodes.get(number)
-    return node is None or members.state(node) is NodeState.LOST
+    return node is None or members.state(node) in (NodeState.LOST, NodeState.REMOVED)

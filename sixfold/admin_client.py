@@ -37,6 +37,14 @@ class AdminClient(ABC):
         """The background jobs: who does each, and what it says of itself."""
         return await self._asked("GET", "/-/admin/jobs")
 
+    async def stop_deletes(self, reason: str) -> dict[str, Any]:
+        """Delete nothing on nodes any more; the reason that stands."""
+        return await self._asked("POST", "/-/admin/deletes/stop", json={"reason": reason})
+
+    async def allow_deletes(self) -> dict[str, Any]:
+        """Delete again; why it was stopped."""
+        return await self._asked("POST", "/-/admin/deletes/allow")
+
     async def explain(self, id_: ContentId) -> dict[str, Any]:
         """Where every shard of a content is, its state, and what may still fail."""
         said = await self._asked("GET", f"/v1/blobs/{id_}/explain")
@@ -58,8 +66,8 @@ class AdminClient(ABC):
         return await self._asked("GET", "/-/admin/scrub")
 
     async def _asked(
-        self, method: str, path: str, silence: Silence | None = None
+        self, method: str, path: str, silence: Silence | None = None, **options: Any
     ) -> dict[str, Any]:
-        async with self._request(method, path, silence) as response:
+        async with self._request(method, path, silence, **options) as response:
             said: dict[str, Any] = await json_of(response)
             return said

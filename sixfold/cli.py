@@ -19,6 +19,7 @@ from common.units import format_bytes
 from sixfold import __version__
 from sixfold.care_cli import care_app
 from sixfold.console import Console, aligned
+from sixfold.deletes_cli import deletes_app
 from sixfold.local_cli import local_app, up
 from sixfold.options import DEFAULT_URL, Globals, Json, Url, globals_of, with_client
 from sixfold.servers import exec_server
@@ -35,6 +36,7 @@ app.add_typer(local_app)
 app.add_typer(care_app)
 app.command()(up)
 admin_app = typer.Typer(name="admin", help="Rare operations on a whole cluster.")
+admin_app.add_typer(deletes_app)
 app.add_typer(admin_app)
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of contents, as b3sum prints")]
@@ -205,7 +207,9 @@ def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int
             in_order = sorted(cluster.nodes, key=lambda node: (len(node.name), node.name))
             rows = [_node_row(node) for node in in_order]
             cluster_line = f"cluster {cluster.cluster_id}, codec {cluster.codec}"
-            console.result({}, cluster_line, *aligned([NODE_COLUMNS, *rows]))
+            stopped = cluster.deletes_stopped
+            alarm = [f"deletes are stopped: {stopped}"] if stopped else []
+            console.result({}, cluster_line, *alarm, *aligned([NODE_COLUMNS, *rows]))
         return 0
 
     return with_client(context, url, list_nodes)

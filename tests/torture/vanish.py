@@ -181,7 +181,7 @@ async def _settled(bed: Bed, idle: InUse, tally: Tally) -> None:
         async with asyncio.timeout(SETTLE_S):
             while _in_use(bed).beyond(idle):
                 await asyncio.sleep(0.005)
-                gc.collect()  # as the coordinator does when somebody waits: for cycles
+                gc.collect()  # as the coordinator does when somebody waits
     except TimeoutError:
         tally.violations.append(f"{_in_use(bed)} stay in use, not {idle}")
     await coordinator.writes.settle()
