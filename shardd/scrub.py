@@ -10,10 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from common.errors import SixfoldError
 from common.units import MIB
+from common.upkeep import ScrubReport
 from shardd.entries import Entry
 from shardd.parts import StoreParts, to_the_end
 from shardd.scrub_state import FILE_NAME, ScrubState
@@ -25,21 +25,6 @@ log = logging.getLogger(__name__)
 
 _STEP_ENTRIES = 4096
 _SAVE_BYTES = 64 * MIB  # so much is read again after a crash
-
-
-@dataclass(frozen=True, slots=True)
-class ScrubReport:
-    """Times are Unix time in seconds, 0 never. `verified_at` is when the oldest verification
-    began, over all volumes that the last complete pass covered; in later ones is only what was
-    written since, and verified then. `bad` are the shards that wait for repair."""
-
-    running: bool
-    passes: int
-    scanned_bytes: int
-    total_bytes: int
-    bad: int
-    started_at: int
-    verified_at: int
 
 
 class Scrubber:

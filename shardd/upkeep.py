@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from common.errors import SixfoldError
 from common.units import MIB
+from common.upkeep import ScrubReport
 from shardd.compaction import Compactor
 from shardd.parts import StoreParts
 from shardd.quarantine import Quarantine
-from shardd.scrub import Scrubber, ScrubReport
+from shardd.scrub import Scrubber
 from shardd.throttle import Clocks, Throttle
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ import pytest
 from common.errors import Corrupt
 from common.shards import ShardMissing, ShardRecord
 from common.units import GIB, KIB, MIB
+from common.upkeep import Why
 from shardd.disk import Disk
-from shardd.quarantine_files import Why
 from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
