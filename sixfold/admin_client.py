@@ -12,6 +12,8 @@ from common.ids import ContentId
 from sixfold.answers import json_of
 from sixfold.transfer import Silence
 
+VERIFY_S = 6 * 3600.0
+
 
 class AdminClient(ABC):
     """What `Client` can ask of `/-/admin/`. The answers are as the coordinator gives them, JSON:
@@ -65,6 +67,17 @@ class AdminClient(ABC):
             said["segments"] += more["segments"]
             said["next"] = more["next"]
         return said
+
+    async def verify(self, id_: ContentId) -> dict[str, Any]:
+        """Read and check all shards of a content, which takes as long as it takes: what is bad."""
+        return await self._asked("POST", f"/-/admin/verify/{id_}", Silence(VERIFY_S))
+
+    async def start_scrub(self) -> int:
+        """Ask for a pass over all stripes: answered once the status has served that number."""
+        return int((await self._asked("POST", "/-/admin/scrub"))["wanted"])
+
+    async def scrub_status(self) -> dict[str, Any]:
+        return await self._asked("GET", "/-/admin/scrub")
 
     async def _asked(
         self, method: str, path: str, silence: Silence | None = None, **options: Any
