@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from common.errors import SixfoldError
 from common.units import MIB
@@ -186,7 +186,8 @@ class RepairWorker:
         if mended.superseded:
             return False  # the next step sees it as it is then
         if mended.is_whole:
-            await self._mending.set_whole(stored, mended.written_bytes == 0)
+            whole = replace(stored, layout=mended.layout)
+            await self._mending.set_whole(whole, verified=mended.written_bytes == 0)
             return True
         if mended.hopeless and repair.survivors >= stored.k:
             log.error("segment %s: %s", stored.id, mended.reason)
