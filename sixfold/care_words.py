@@ -153,13 +153,25 @@ def scrub_lines(said: dict[str, Any]) -> list[str]:
         state = "a pass runs"
     else:
         state = "a pass was asked for" if said["wanted"] > stripes["served"] else "no pass runs"
-    return aligned(
-        [
-            ("stripes", state),
-            ("looked at", f"{stripes['segments']} segments, {format_bytes(stripes['bytes'])}"),
-            ("whole", str(stripes["whole"])),
-            ("to repair", str(stripes["to_repair"])),
-            ("not reached", str(stripes["unchecked"])),
-            ("all verified", _moment(stripes["verified_at_s"], "not yet")),
-        ]
+    rows = [
+        ("stripes", state),
+        ("looked at", f"{stripes['segments']} segments, {format_bytes(stripes['bytes'])}"),
+        ("whole", str(stripes["whole"])),
+        ("to repair", str(stripes["to_repair"])),
+        ("not reached", str(stripes["unchecked"])),
+        ("all verified", _moment(stripes["verified_at_s"], "not yet")),
+    ]
+    nodes = [("NODE", "PASS", "READ", "BAD", "ALL VERIFIED"), *map(_node_row, said["nodes"])]
+    return [*aligned(rows), "", *aligned(nodes)]
+
+
+def _node_row(node: dict[str, Any]) -> tuple[str, ...]:
+    if "error" in node:
+        return (node["name"], node["error"], "-", "-", "-")
+    return (
+        node["name"],
+        "runs" if node["running"] else f"{node['passes']} done",
+        f"{format_bytes(node['scanned_bytes'])} of {format_bytes(node['total_bytes'])}",
+        str(node["bad"]),
+        _moment(node["verified_at"], "not yet"),
     )
