@@ -18,10 +18,12 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.deleting import CollectWorker, OutboxWorker
+from coordinator.draining import Draining
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.care import CareHandlers
 from coordinator.http.deletes import DeleteHandlers
+from coordinator.http.draining import DrainHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
@@ -29,6 +31,7 @@ from coordinator.jobs import Worker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.rebalance import RebalanceWorker
 from coordinator.repair import RepairWorker
 from coordinator.risk_report import RiskReport
 from coordinator.scrub import ScrubWorker
@@ -105,16 +108,19 @@ class Coordinator:
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
         risks = RiskReport(config, self.metadata, self.cluster, self._clock)
         care = CareHandlers(services, risks)
-        handlers = (blobs, nodes, admin, care, DeleteHandlers(self.metadata))
+        deletes, drains = DeleteHandlers(self.metadata), DrainHandlers(Draining(services))
+        handlers = (blobs, nodes, admin, care, deletes, drains)
         await self._listen([route for each in handlers for route in each.routes()])
 
     def _workers(self, services: Services) -> list[Worker]:
         config, metadata, cluster = self._config, self.metadata, self.cluster
+        throttle = Throttle(config.repair_bytes_per_s)
         return [
             OutboxWorker(metadata, cluster),
             CollectWorker(metadata, cluster),
             SweepWorker(metadata, cluster, config.sweep_every_s),
-            RepairWorker(services, Throttle(config.repair_bytes_per_s)),
+            RepairWorker(services, throttle),
+            RebalanceWorker(services, throttle, self._clock),
             ScrubWorker(services, Throttle(config.scrub_bytes_per_s), config.scrub_interval_s),
         ]
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -36,6 +37,19 @@ class AdminClient(ABC):
     async def jobs(self) -> dict[str, Any]:
         """The background jobs: who does each, and what it says of itself."""
         return await self._asked("GET", "/-/admin/jobs")
+
+    async def drain(self, node: str, force: bool, dry_run: bool) -> dict[str, Any]:
+        """Move everything away from a node; what that means, which a dry run only tells."""
+        query = f"force={int(force)}&dry_run={int(dry_run)}"
+        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/drain?{query}")
+
+    async def undrain(self, node: str) -> dict[str, Any]:
+        """Take a node back into service."""
+        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/undrain")
+
+    async def remove(self, node: str) -> dict[str, Any]:
+        """Forget a node for good."""
+        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/remove")
 
     async def stop_deletes(self, reason: str) -> dict[str, Any]:
         """Delete nothing on nodes any more; the reason that stands."""

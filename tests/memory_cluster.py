@@ -55,11 +55,12 @@ class MemoryCluster:
         count: int = ALL_SHARDS,
         make: Callable[[int], KeepingStore] = lambda number: KeepingStore(),
     ) -> None:
-        self.stores = {number: make(number) for number in range(1, count + 1)}
+        numbers = range(1, count + 1)
+        self.stores = {number: make(number) for number in numbers}
         self.away: set[int] = set()
         self.silent: set[int] = set()  # have not reported since this process began
         self.membership = SimpleNamespace(
-            nodes=self.stores,
+            nodes={n: SimpleNamespace(number=n, reachable=True) for n in numbers},
             count_sent=lambda number, size_bytes: None,
             is_readable=lambda number: number not in self.away,
             has_reported=lambda number: number not in self.silent,
