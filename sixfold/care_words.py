@@ -6,6 +6,8 @@ from typing import Any
 from common.units import format_bytes
 from sixfold.console import aligned
 
+MAX_STATE = 24  # characters
+
 
 def durability_lines(said: dict[str, Any]) -> list[str]:
     """The report of `/-/admin/durability` in words."""
@@ -61,10 +63,16 @@ def job_lines(said: dict[str, Any]) -> list[str]:
                 f"session {job['session']}" if job["held"] else "nobody",
                 str(job["epoch"] or "-"),
                 "-" if age_s is None else f"{age_s} s ago",
-                ", ".join(f"{key} {value}" for key, value in job["state"].items()) or "-",
+                ", ".join(f"{key} {_short(value)}" for key, value in job["state"].items()) or "-",
             )
         )
     return aligned(rows)
+
+
+def _short(value: object) -> str:
+    """What jobs remember may be long; --json has it whole."""
+    text = str(value)
+    return text if len(text) <= MAX_STATE else f"{text[:MAX_STATE]}…"
 
 
 SHARD_COLUMNS = ("SHARD", "NODE", "ZONE", "NODE IS", "SHARD IS", "VERIFIED")

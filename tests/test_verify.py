@@ -10,6 +10,7 @@ import pytest
 from common.hashing import blake3_digest
 from common.ids import ContentId
 from common.shards import ShardRecord
+from coordinator.repair import RepairWorker
 from coordinator.scrub import ScrubWorker, progress_of, want_pass
 from coordinator.throttle import Throttle
 from sixfold.care_words import scrub_lines, verify_lines
@@ -76,6 +77,22 @@ async def test_parity_that_no_read_would_look_at_is_found(bed: Bed) -> None:
     assert times[1] == 0
     assert min(times[0], *times[2:]) > 0
     assert "in the repair queue" in "\n".join(verify_lines(said))
+
+
+async def test_what_verify_finds_repair_heals_in_its_place(bed: Bed) -> None:
+    id_ = await put(bed.http, content(2 * SEGMENT, "heals"))
+    before = await bed.segments(id_)
+    bed.rot(before[0], 4)
+    bed.lose(before[0], 7)
+    bed.lose(before[1], 0)
+    assert not (await verified(bed, id_))["whole"]
+    sleeps = Sleeps()
+    repair = RepairWorker(bed.coordinator.services, Throttle(1e12, sleeps, sleeps.sleep), sleeps)
+    while await repair.step():
+        pass
+    assert (await verified(bed, id_))["whole"]
+    assert await queued(bed) == {}
+    assert [s.layout for s in await bed.segments(id_)] == [s.layout for s in before]
 
 
 async def test_what_cannot_be_reached_is_neither_good_nor_to_repair(bed: Bed) -> None:
