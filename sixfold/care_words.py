@@ -26,7 +26,7 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
         ("metadata", f"{said['metadata_loss_per_year']['probability']:.2g} a year"),
         ("assumed", f"{assumed['afr']:.2%} of nodes fail in a year, "
          f"{assumed['rot_per_shard_year']:.2g} of shards rot"),
-        ("repair", f"{assumed['repair_h']:.2f} hours {assumed['repair_h_is']}"),
+        ("repair", f"{assumed['repair_h']:.2f} hours: {assumed['repair_h_is']}"),
         ("scrub", f"{assumed['scrub_h']:.1f} hours: {assumed['scrub_h_is']}"),
     ]  # fmt: skip
     words = (said["metadata_loss_per_year"]["words"], said["correlated"], said["model"])
