@@ -93,7 +93,7 @@ class VolumeStore:
         volumes = VolumeSet(directory, disk, limits.capacity_bytes, limits.volume_bytes)
         try:
             volumes.load()
-            found = await recover(volumes, directory.index, directory.identity.node_id)
+            found = await recover(disk, volumes, directory.index, directory.identity.node_id)
         except BaseException:
             volumes.close()
             raise
