@@ -1,5 +1,7 @@
 """Hypothesis makes up histories of the store, and shrinks those that end badly."""
 
+from unittest.mock import patch
+
 import hypothesis
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -21,7 +23,7 @@ def run_histories(histories: int, steps: int, seed: int | None = None) -> int:
 
     if seed is not None:
         hypothesis.seed(seed)(Machine)
-    with quiet():
+    with quiet(), patch("coordinator.sweep.PAGE_REST_S", 0):
         _run(Machine, histories, steps, derandomize=seed is None)
     return Machine.steps
 

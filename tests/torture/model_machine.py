@@ -9,13 +9,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.errors import NotFound, Undurable, Unreadable
+from common.errors import FateUnknown, NotFound, Undurable, Unreadable
+from common.failpoints import Point, armed
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.rows import NO_NODE
 from tests.torture.model_contents import CONTENTS, IDS, segments_of, shards_in
@@ -92,6 +94,19 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 self.present.add(index)
 
+    @rule(which=which, front=fronts, committed=st.booleans())
+    def put_without_an_answer(self, which: int, front: int, committed: bool) -> None:
+        """The database takes it or not, and does not say: afterwards it is there or not. (Also when
+        COMMIT took effect it need not be: what was committed may be that the lease had run out.)"""
+
+        def lose() -> None:
+            raise FateUnknown("the answer to COMMIT was lost")
+
+        point = Point.UPLOAD_COMMITTED if committed else Point.UPLOAD_COMMIT_BEGUN
+        with armed(point, lose), suppress(FateUnknown, Undurable):
+            self.run(self.store.fronts[front].put(CONTENTS[which]))
+        self.present |= self.visible() & {which}
+
     @rule(which=which, front=fronts)
     def get(self, which: int, front: int) -> None:
         self.read(which, front, 0, None)
@@ -143,20 +158,29 @@ class StoreMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         self.run(self.store.pass_time(seconds))
 
-    @rule(front=fronts, job=st.sampled_from(["collect", "outbox"]))
+    @rule(front=fronts, job=st.sampled_from(["collect", "outbox", "sweep"]))
     def work(self, front: int, job: str) -> None:
         self.run(self.store.fronts[front].work(job))
+
+    @rule(node=nodes)
+    def compact(self, node: int) -> None:
+        store = self.store.nodes[node].store
+        if store is not None:
+            self.run(store.compact_once())
 
     # What must hold
 
     @invariant()
     def visible_is_what_was_put(self) -> None:
-        async def visible() -> set[int]:
-            find = self.store.fronts[0].metadata.find_content
-            found = await asyncio.gather(*(find(id_) for id_ in IDS))
+        assert self.visible() == self.present
+
+    def visible(self) -> set[int]:
+        async def find() -> set[int]:
+            find_content = self.store.fronts[0].metadata.find_content
+            found = await asyncio.gather(*(find_content(id_) for id_ in IDS))
             return {index for index, manifest in enumerate(found) if manifest is not None}
 
-        assert self.run(visible()) == self.present
+        return self.run(find())
 
     def read(self, which: int, front: int, start: int, end: int | None) -> None:
         try:

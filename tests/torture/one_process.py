@@ -6,6 +6,7 @@ on time: the clock is moved by hand.
 """
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -22,17 +23,22 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.deleting import CollectWorker, OutboxWorker
+from coordinator.draining import Draining
 from coordinator.jobs import Worker
 from coordinator.membership import Node as Member
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.rebalance import RebalanceWorker
 from coordinator.remote_store import RemoteStore
+from coordinator.repair import RepairWorker
 from coordinator.services import Services
+from coordinator.sweep import SweepWorker
+from coordinator.throttle import Throttle
 from coordinator.write_path import WritePath
 from coordinator.write_upload import Stored
+from shardd.store import VolumeStore
 from tests.metadata_parts import Clock
-from tests.reports import report_of
 from tests.stores import SECRET
 from tests.torture.storage_node import StorageNode
 
@@ -43,8 +49,17 @@ GRACE_S = 600
 LEAST_NODES = 3  # a segment that is spread over fewer does not outlive the loss of one
 
 
+class Direct:
+    """What a coordinator asks a node for over lanes and HTTP, asked of its store."""
+
+    def __init__(self, store: VolumeStore) -> None:
+        self.append, self.read, self.delete = store.append, store.read, store.delete
+        self.stat, self.list = store.stat, store.list
+        self.quarantine = store.upkeep.quarantine.set_aside
+
+
 class Connected(Cluster):
-    """The real cluster, except that a node's store is the store itself and not a lane to it."""
+    """The real cluster, but for what lies between it and the nodes."""
 
     reached: Mapping[int, StorageNode]
 
@@ -52,7 +67,7 @@ class Connected(Cluster):
         store = self.reached[number].store
         if store is None:
             raise NodeUnreachable(f"node-{number} is down")
-        return cast(RemoteStore, store)  # both are a ShardStore
+        return cast(RemoteStore, Direct(store))
 
     def _connect(self, node: Member) -> None:
         node.reachable = self.reached[node.number].store is not None
@@ -78,13 +93,15 @@ class Front:
         codec, buffers = Codec(6, 9), StripeBuffers(config.buffer_bytes)
         services = Services(config, codec, self.cluster, self.metadata, buffers, offload)
         self.reads, self.writes = ReadPath(services), WritePath(services)
-        self.jobs: dict[str, Worker] = {
-            job.name: job
-            for job in (
-                CollectWorker(self.metadata, self.cluster),
-                OutboxWorker(self.metadata, self.cluster),
-            )
-        }
+        jobs: list[Worker] = [
+            CollectWorker(self.metadata, self.cluster),
+            OutboxWorker(self.metadata, self.cluster),
+            SweepWorker(self.metadata, self.cluster, every_s=0),
+            RepairWorker(services, Throttle(math.inf), self._clock),
+            RebalanceWorker(services, Throttle(math.inf), self._clock),
+        ]
+        self.draining = Draining(services)
+        self.jobs = {job.name: job for job in jobs}
         self._session = asyncio.create_task(self.metadata.keep_session())
 
     async def close(self) -> None:
@@ -173,14 +190,8 @@ class Store:
         """To the one; the others find it in the database."""
         first, *others = (front.cluster.membership for front in self.fronts)
         node = self.nodes[number]
-        assert node.store is not None
-        stat = await node.store.stat()
-        report = report_of(
-            number, instance=f"{number:016x}{node.starts:016x}",
-            cluster_id=self.fronts[0].metadata.cluster_id, capacity_bytes=stat.capacity_bytes,
-            used_bytes=stat.used_bytes, free_bytes=stat.free_bytes, shards=stat.shards,
-        )  # fmt: skip
-        await first.report(report, os.urandom(16))
+        answer = await first.report(await node.report(), os.urandom(16))
+        node.directory.note_epoch(answer.epoch)
         for other in others:
             await other.look()
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from common.errors import Corrupt
 from common.ids import ShardAddress
+from common.membership import NodeReport
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import ShardInfo
 from common.units import KIB, MIB
 from shardd.disk import Disk
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
+from tests.reports import report_of
 
 LIMITS = StoreLimits(
     reserve_bytes=MIB, volume_bytes=512 * KIB, write_buffer_bytes=MIB, read_buffer_bytes=MIB
@@ -38,19 +40,28 @@ class StorageNode:
         self.number, self.path = number, path
         self.store: VolumeStore | None = None
         self.starts = 0
-        self._directory: DataDirectory | None = None
 
     async def start(self, cluster_id: str) -> None:
-        self._directory = DataDirectory(self.path, f"node-{self.number}", WithoutSync())
-        self._directory.join(cluster_id, self.number)
-        self.store = await VolumeStore.open(self._directory, LIMITS, WithoutSync())
+        self.directory = DataDirectory(self.path, f"node-{self.number}", WithoutSync())
+        self.directory.join(cluster_id, self.number)
+        self.store = await VolumeStore.open(self.directory, LIMITS, WithoutSync())
         self.starts += 1
 
     async def stop(self) -> None:
-        if self.store is not None and self._directory is not None:
+        if self.store is not None:
             store, self.store = self.store, None
             await store.close()
-            self._directory.close()
+            self.directory.close()
+
+    async def report(self) -> NodeReport:
+        assert self.store is not None
+        stat, identity = await self.store.stat(), self.directory.identity
+        return report_of(
+            self.number, instance=f"{self.number:016x}{self.starts:016x}",
+            cluster_id=identity.cluster_id, epoch=identity.epoch,
+            capacity_bytes=stat.capacity_bytes, used_bytes=stat.used_bytes,
+            free_bytes=stat.free_bytes, shards=stat.shards,
+        )  # fmt: skip
 
     async def shards(self) -> list[ShardInfo]:
         """All that it has."""
