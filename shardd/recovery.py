@@ -9,12 +9,8 @@ so one rotten record never hides those behind it. What follows the last valid re
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import aiofiles
-from aiofiles.threadpool.binary import AsyncBufferedReader
 
 from common.errors import Corrupt, Unavailable
 from common.hashing import blake3_digest
@@ -22,11 +18,12 @@ from common.record import HEADER_BYTES, MAGIC, RecordHeader, RecordKind, unpack_
 from common.units import MIB
 from common.wire import MAX_PAYLOAD_BYTES
 from shardd.catalog import FLUSH_ENTRIES, Catalog
+from shardd.direct import DirectFile, aligned
+from shardd.disk import Disk
 from shardd.entries import Entry
 from shardd.index import IndexDamaged, remove_index
 from shardd.usage import Standing
-from shardd.verify import BAD_MEDIUM
-from shardd.volume import PAGE_BYTES, SUPERBLOCK_BYTES, Volume, is_plausible
+from shardd.volume import PAGE_BYTES, SUPERBLOCK_BYTES, Volume, align_up, is_plausible
 from shardd.volumes import VolumeSet
 
 log = logging.getLogger(__name__)
@@ -41,24 +38,24 @@ class Recovered(NamedTuple):
     rotten: list[Entry]
 
 
-async def recover(volumes: VolumeSet, index_path: Path, node_id: str) -> Recovered:
+async def recover(disk: Disk, volumes: VolumeSet, index_path: Path, node_id: str) -> Recovered:
     """The catalog, complete. Every volume's `end` is final then."""
     try:
-        return await _complete(volumes, Catalog(index_path, node_id))
+        return await _complete(disk, volumes, Catalog(index_path, node_id))
     except (IndexDamaged, Unavailable) as error:
         log.warning("%s; rebuilding it from the volumes", error)
     remove_index(index_path)
-    return await _complete(volumes, Catalog(index_path, node_id))
+    return await _complete(disk, volumes, Catalog(index_path, node_id))
 
 
-async def _complete(volumes: VolumeSet, catalog: Catalog) -> Recovered:
+async def _complete(disk: Disk, volumes: VolumeSet, catalog: Catalog) -> Recovered:
     rotten: list[Entry] = []
     try:
         checkpoints = catalog.checkpoints()
         _check_fit(checkpoints, volumes)
         for number, volume in sorted(volumes.by_number.items()):
             start = checkpoints.get(number, SUPERBLOCK_BYTES)
-            rotten += await _recover_volume(volume, start, catalog)
+            rotten += await _recover_volume(disk, volume, start, catalog)
         await asyncio.to_thread(catalog.settle)
         standing = catalog.standing([entry.key for entry in rotten])
     except BaseException:
@@ -80,13 +77,13 @@ def _check_fit(checkpoints: Mapping[int, int], volumes: VolumeSet) -> None:
             raise IndexDamaged(f"the index knows more of volume {number} than there is")
 
 
-async def _recover_volume(volume: Volume, start: int, catalog: Catalog) -> list[Entry]:
+async def _recover_volume(disk: Disk, volume: Volume, start: int, catalog: Catalog) -> list[Entry]:
     """What is rotten. `volume.end` is the size of its file until here."""
     rotten: list[Entry] = []
     if start < volume.end:
         log.info("%s: reading %d bytes", volume.path, volume.end - start)
-        async with aiofiles.open(volume.path, "rb") as file:
-            scan = _Scan(volume, _Window(file, volume.end), catalog)
+        with DirectFile(disk, volume.path) as file:
+            scan = _Scan(volume, _Window(file, volume), catalog)
             end = await scan.run(start)
         rotten = [entry for entry in scan.rotten if entry.offset < end]  # the rest was torn
     else:
@@ -99,45 +96,37 @@ async def _recover_volume(volume: Volume, start: int, catalog: Catalog) -> list[
     return rotten
 
 
-@dataclass(slots=True)
 class _Window:
-    """A piece of the file in memory, read in large steps; `size_bytes` is the file's."""
+    """A piece of the file in memory, read in large steps; `size_bytes` is the file's. What the
+    disk cannot read is zeros: rot, and no reason not to start."""
 
-    file: AsyncBufferedReader
-    size_bytes: int
-    start: int = 0
-    data: bytes = b""
+    def __init__(self, file: DirectFile, volume: Volume) -> None:
+        self._file, self._path, self.size_bytes = file, volume.path, volume.end
+        self._start, self._data = 0, aligned(PAGE_BYTES)
+        self._loaded_bytes = 0
 
     async def view(self, offset: int, length: int) -> memoryview:
         """`length` bytes from `offset`, fewer at the end of the file."""
         length = min(length, self.size_bytes - offset)
-        if offset < self.start or offset + length > self.start + len(self.data):
-            self.start, self.data = offset, await self._read(offset, max(length, _STEP_BYTES))
-        return memoryview(self.data)[offset - self.start :][:length]
+        if offset < self._start or offset + length > self._start + self._loaded_bytes:
+            await asyncio.to_thread(self._load, offset, length)
+        return memoryview(self._data)[offset - self._start :][:length]
 
-    async def _read(self, offset: int, length: int) -> bytes:
-        """Zeros stand for what the disk cannot read: rot, and no reason not to start."""
-        try:
-            await self.file.seek(offset)
-            return await self.file.read(length)
-        except OSError as error:
-            if error.errno not in BAD_MEDIUM:
-                raise
-            if length <= PAGE_BYTES:
-                log.error("%s: cannot be read at %d", self.file.name, offset)
-                return bytes(min(length, self.size_bytes - offset))
-        # Up to the next page, then the rest of this step by halves.
-        first = max(PAGE_BYTES - offset % PAGE_BYTES, length // 2 & -PAGE_BYTES)
-        return await self._read(offset, first) + await self._read(offset + first, length - first)
+    def _load(self, offset: int, length: int) -> None:
+        self._start = offset & -PAGE_BYTES
+        wanted = align_up(max(offset + length - self._start, _STEP_BYTES), PAGE_BYTES)
+        self._data, self._loaded_bytes = aligned(wanted), wanted
+        for bad in self._file.read(memoryview(self._data), self._start):
+            log.error("%s: cannot be read at %d", self._path, bad)
 
     async def find(self, needle: bytes, offset: int) -> int:
         """Where `needle` next starts, from `offset` on, else the size of the file."""
         while offset + len(needle) <= self.size_bytes:
             await self.view(offset, len(needle))
-            at = self.data.find(needle, offset - self.start)
+            at = self._data.find(needle, offset - self._start)
             if at >= 0:
-                return self.start + at
-            offset = self.start + len(self.data) - len(needle) + 1
+                return self._start + at
+            offset = self._start + self._loaded_bytes - len(needle) + 1
         return self.size_bytes
 
 

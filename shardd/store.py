@@ -68,7 +68,7 @@ class VolumeStore:
             directory, disk, volumes, catalog,
             self._written, self._make_read_only, self.append, self.read_raw,
         )  # fmt: skip
-        tight_bytes = limits.reserve_bytes + limits.volume_bytes
+        tight_bytes = limits.reserve_bytes + volumes.volume_bytes
         self.upkeep = Upkeep(parts, limits.upkeep, tight_bytes, clocks)
         read_buffers = BufferPool(limits.read_buffer_bytes)
         self._reader = Reader(volumes, catalog, read_buffers, self.upkeep.scrubber.suspect)
@@ -90,10 +90,12 @@ class VolumeStore:
         is not this node's."""
         limits, disk = limits or StoreLimits(), disk or Disk()
         directory.check()
-        volumes = VolumeSet(directory, disk, limits.capacity_bytes, limits.volume_bytes)
+        volumes = VolumeSet(
+            directory, disk, limits.capacity_bytes, limits.volume_bytes, limits.reserve_bytes
+        )
         try:
             volumes.load()
-            found = await recover(volumes, directory.index, directory.identity.node_id)
+            found = await recover(disk, volumes, directory.index, directory.identity.node_id)
         except BaseException:
             volumes.close()
             raise
