@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 
 from common.errors import SixfoldError
 from common.units import MIB
-from coordinator.membership import NodeState
+from coordinator.membership import DRAINS, NodeState
 from coordinator.mend import Mended, Mender
-from coordinator.metadata.mending import Repair
+from coordinator.metadata.mending import LAYOUTS_AT_ONCE, Repair
 from coordinator.metadata.rows import NO_NODE
 from coordinator.moves import crowded
 from coordinator.placement import Target
@@ -26,7 +26,7 @@ from coordinator.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-LAYOUTS_AT_ONCE = 1_000
+SEARCH_AGAIN_S = 3_600.0  # also when no node has changed: a long upload may end after that
 SEGMENTS_AT_ONCE = 32
 STRIPES_AT_ONCE_BYTES = 32 * MIB
 SAVE_EVERY_S = 2.0
@@ -66,7 +66,7 @@ class RepairWorker:
         self._mender = Mender(services)
         self._metadata, self._mending = services.metadata, services.metadata.mending
         self._progress: Progress | None = None
-        self._saved_at_s = float("-inf")
+        self._saved_at_s = self._searched_at_s = float("-inf")
 
     async def step(self) -> bool:
         progress = await self._loaded()
@@ -89,9 +89,10 @@ class RepairWorker:
     async def _search(self, progress: Progress) -> bool:
         """Go through a page of layouts. True if there are more."""
         if progress.layout < 0:
-            nodes = self._nodes()
-            if nodes == progress.nodes:
+            nodes, now_s = self._nodes(), self._clock()
+            if nodes == progress.nodes and now_s - self._searched_at_s < SEARCH_AGAIN_S:
                 return False
+            self._searched_at_s = now_s
             progress.nodes, progress.layout = nodes, 0
         page = await self._metadata.layout_uses(progress.layout, LAYOUTS_AT_ONCE)
         targets = list(self._services.cluster.membership.targets(0).values())
@@ -127,7 +128,7 @@ class RepairWorker:
         ]
         if not all(there):
             return sum(there), "shards on nodes that are lost"
-        if NodeState.DRAINING in states:
+        if not DRAINS.isdisjoint(states):
             return len(layout), "shards on a node that is drained"
         tolerated = len(layout) - self._services.codec.k
         if crowded(layout, members.zone_of, targets, tolerated):

@@ -7,7 +7,7 @@ there. And what a mender has put on nodes in vain goes to the outbox only where 
 then, does not name it: another may have put the same shard on the same node, and won.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -23,6 +23,7 @@ from coordinator.metadata.writes import (
 )
 
 T = TypeVar("T")
+LAYOUTS_AT_ONCE = 1_000
 Places = frozenset[tuple[int, int]]  # (shard index, node)
 
 
@@ -153,15 +154,35 @@ def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
         )  # fmt: skip
 
 
-def segments_of_layouts(
-    sql: Sql, layouts: Sequence[int], after: bytes, limit: int
-) -> list[StoredSegment]:
-    """Segments that have one of these layouts, in order of their ids, from behind `after` on."""
-    marks = ",".join("?" * len(layouts))
+@dataclass(frozen=True, slots=True)
+class LayoutLoad:
+    """A layout, how many segments have it, and what all of them together put on each shard's
+    node: `shard_bytes`."""
+
+    id: int
+    layout: tuple[int, ...]
+    segments: int
+    shard_bytes: int
+
+
+def layout_loads(sql: Sql, after: int, limit: int) -> list[LayoutLoad]:
+    """Of `limit` layouts at most, in order of their ids, from behind `after` on. It reads all
+    their segments."""
+    rows = sql.rows(
+        "SELECT l.id, l.nodes, count(s.id), coalesce(sum((s.size_bytes + s.k - 1) / s.k), 0) "
+        "FROM (SELECT id, nodes FROM layout WHERE id > ? ORDER BY id LIMIT ?) l "
+        "LEFT JOIN segment s ON s.layout = l.id GROUP BY l.id, l.nodes ORDER BY l.id",
+        after, limit,
+    )  # fmt: skip
+    return [LayoutLoad(id_, unpack_layout(nodes), *counts) for id_, nodes, *counts in rows]
+
+
+def segments_of_layout(sql: Sql, layout: int, limit: int) -> list[StoredSegment]:
+    """Some that have this layout."""
     rows = sql.rows(
         f"SELECT {reads.SEGMENT_COLUMNS} FROM segment s JOIN layout l ON l.id = s.layout "
-        f"WHERE s.layout IN ({marks}) AND s.id > ? ORDER BY s.id LIMIT ?",
-        *layouts, after, limit,
+        "WHERE s.layout = ? LIMIT ?",
+        layout, limit,
     )  # fmt: skip
     return [reads.segment_of(row) for row in rows]
 
@@ -211,9 +232,16 @@ class Mending:
     async def queue_layouts(self, found: Sequence[tuple[int, int, str]]) -> None:
         await self._write(partial(queue_layouts, found=found))
 
-    async def segments_of_layouts(
-        self, layouts: Sequence[int], after: bytes, limit: int
-    ) -> list[StoredSegment]:
-        return await self._read(
-            partial(segments_of_layouts, layouts=layouts, after=after, limit=limit)
-        )
+    async def layout_loads(self, after: int, limit: int) -> list[LayoutLoad]:
+        return await self._read(partial(layout_loads, after=after, limit=limit))
+
+    async def all_layout_loads(self) -> AsyncIterator[LayoutLoad]:
+        """Page by page, so that no look at the database takes long."""
+        after = 0
+        while page := await self.layout_loads(after, LAYOUTS_AT_ONCE):
+            for load in page:
+                yield load
+            after = page[-1].id
+
+    async def segments_of_layout(self, layout: int, limit: int) -> list[StoredSegment]:
+        return await self._read(partial(segments_of_layout, layout=layout, limit=limit))
