@@ -8,7 +8,7 @@ from common.auth import VALID_S
 from common.errors import BadRequest, Conflict, Unauthorized
 from common.membership import NodeReport
 from coordinator.metadata.database import Sql
-from coordinator.metadata.rows import NodeRow, SharedReport
+from coordinator.metadata.rows import NodeRow, SharedReport, Wish
 from coordinator.metadata.sessions import check_session, tell_epoch
 from coordinator.metadata.writes import add_node
 
@@ -44,8 +44,8 @@ class TakenReport:
 def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
     """Register the node if it is new and keep its report.
 
-    Raises Unauthorized for a replay, Conflict for a second process of a living node. The nonce is
-    spent even if the report is refused for something else.
+    Raises Unauthorized for a replay, Conflict for a second process of a living node, and for a new
+    node under the name of another. The nonce is spent even if the report is refused.
     """
     _spend(sql, incoming.nonce)
     report = incoming.report
@@ -59,6 +59,8 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
         raise Conflict(
             f"node {report.name} ({report.node_id}) is already served by another process"
         )
+    if not found:
+        _check_name(sql, report)
     row = NodeRow(*found[:4]) if found else None
     if row is None or (row.name, row.zone) != (report.name, report.zone):
         row = add_node(sql, report.node_id, report.name, report.zone)
@@ -68,6 +70,19 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
     _store(sql, row.number, version, report)
     told, restored = tell_epoch(sql, row.number, report.epoch, found[7] if found else 0)
     return TakenReport(row, version, told, restored)
+
+
+def _check_name(sql: Sql, report: NodeReport) -> None:
+    """A node whose disk is not mounted looks like a new one, but for its name."""
+    known = sql.row(
+        "SELECT node_id FROM node WHERE name = ? AND wish <> ?", report.name, Wish.REMOVED
+    )
+    if known:
+        raise Conflict(
+            f"the name {report.name} is that of node {known[0]}, and this data directory is not "
+            "its own. Is its disk mounted? If it is lost for good, start under another name, or "
+            "remove that node first"
+        )
 
 
 def _spend(sql: Sql, nonce: bytes) -> None:
