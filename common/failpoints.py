@@ -19,7 +19,9 @@ EXIT_CODE = 9
 class Point(StrEnum):
     """Where. The names tell what has just been done."""
 
+    UPLOAD_SHARD_STORED = "upload-shard-stored"  # one of them
     UPLOAD_SHARDS_STORED = "upload-shards-stored"
+    UPLOAD_DISCARDED = "upload-discarded"
     UPLOAD_COMMIT_BEGUN = "upload-commit-begun"
     UPLOAD_COMMITTED = "upload-committed"
     COMPACT_SEALED = "compact-sealed"
@@ -30,6 +32,11 @@ class Point(StrEnum):
     QUARANTINE_WRITTEN = "quarantine-written"
     QUARANTINE_BURIED = "quarantine-buried"
     QUARANTINE_RESTORED = "quarantine-restored"
+    MEND_SURVEYED = "mend-surveyed"
+    MEND_WRITTEN = "mend-written"
+    MEND_SWITCHED = "mend-switched"
+    UNPIN_BEGUN = "unpin-begun"  # in the transaction
+    UNPINNED = "unpinned"
     COLLECT_BEGUN = "collect-begun"  # in the transaction
     COLLECTED = "collected"
     DELETES_READ = "deletes-read"  # of the outbox

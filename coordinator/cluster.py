@@ -15,7 +15,7 @@ from coordinator.lanes import LaneLimits
 from coordinator.links import Link
 from coordinator.membership import Membership, Node, NodeState
 from coordinator.metadata import Metadata
-from coordinator.placement import Placement, candidates, place
+from coordinator.placement import Placement, Target, candidates, place
 from coordinator.remote_store import RemoteStore
 
 
@@ -57,15 +57,7 @@ class Cluster:
         few of them have room: nothing is written then.
         """
         needed = -(-n // (n - k))
-        members = self.membership
-        found = candidates(
-            members.ring,
-            partial(members.target, shard_bytes),
-            partial(members.zone_sizes, shard_bytes),
-            segment,
-            k,
-            n,
-        )
+        members, found = self.membership, self.candidates(segment, shard_bytes, k, n)
         if len(found) >= needed:
             return place(found, k, n)
         active = members.count(NodeState.ACTIVE)
@@ -74,6 +66,18 @@ class Cluster:
                 f"{len(found)} of {active} storage nodes have room, {needed} are needed"
             )
         raise Undurable(f"{active} storage nodes are active, {needed} are needed")
+
+    def candidates(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> list[Target]:
+        """The nodes that come into question, in ring order (see placement)."""
+        members = self.membership
+        return candidates(
+            members.ring,
+            partial(members.target, shard_bytes),
+            partial(members.zone_sizes, shard_bytes),
+            segment,
+            k,
+            n,
+        )
 
     def node_name(self, number: int) -> str:
         node = self.membership.nodes.get(number)

@@ -13,6 +13,13 @@ LEAST_NODES = -(-ALL_SHARDS // (ALL_SHARDS - DATA_SHARDS))  # with fewer, no PUT
 
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 MAX_SEGMENT_BYTES = 64 * MIB
+_POSITIVE = (
+    "max_upload_bytes",
+    "segments_in_flight",
+    "write_timeout_s",
+    "read_timeout_s",
+    "repair_bytes_per_s",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,13 @@ class Config:
     )
     suspect_after_s: float = seconds_setting("silence after which a node is suspect", 10.0)
     lost_after_s: float = seconds_setting("silence after which a node is lost", 900.0)
+    scrub_interval_s: float = seconds_setting(
+        "how often all shards are read and compared with their checksums", 30 * 86_400.0
+    )
+    scrub_bytes_per_s: int = bytes_setting("how much of that is read in a second", 16 * MIB)
+    repair_bytes_per_s: int = bytes_setting(
+        "how much repair and drain may mend per second", 64 * MIB
+    )
     grace_s: int = setting("how long deleted content keeps its space", 3600, int)
     sweep_every_s: float = seconds_setting(
         "rest between two searches of the nodes for shards that nothing refers to", 21_600.0
@@ -79,6 +93,13 @@ class Config:
             raise BadSetting("port must be 0 to 65535")
         if self.workers < 1:
             raise BadSetting("workers must be at least 1")
-        for name in ("max_upload_bytes", "segments_in_flight", "write_timeout_s", "read_timeout_s"):
+        for name in (
+            "repair_bytes_per_s",
+            "scrub_bytes_per_s",
+            "max_upload_bytes",
+            "segments_in_flight",
+            "write_timeout_s",
+            "read_timeout_s",
+        ):
             if getattr(self, name) <= 0:
                 raise BadSetting(f"{name} must be greater than 0")

@@ -71,6 +71,7 @@ class OutboxWorker:
             await store.delete(_addresses(others))
         if orphans:
             await store.quarantine(_addresses(orphans))
+            failpoint(Point.QUARANTINE_SENT)
 
 
 def _addresses(rows: Sequence[OutboxRow]) -> list[ShardAddress]:

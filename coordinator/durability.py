@@ -1,6 +1,6 @@
 """How safe a content is, as the answers to a PUT and a HEAD state it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,9 +21,16 @@ class Durability:
         return f"{self.shards}/{self.wanted}; survives={self.survives}"
 
 
-def durability_of(segments: Iterable[StoredSegment]) -> Durability:
-    """`segments` is not empty: empty content has one segment of no bytes."""
-    return min((_of_layout(s.layout, s.k) for s in segments), key=_safety)
+def durability_of(segments: Iterable[StoredSegment], is_there: Callable[[int], bool]) -> Durability:
+    """As things are now: shards on nodes that are not there do not count. `segments` is not empty:
+    empty content has one segment of no bytes."""
+    present = (_of_layout(present_layout(s, is_there), s.k) for s in segments)
+    return min(present, key=_safety)
+
+
+def present_layout(segment: StoredSegment, is_there: Callable[[int], bool]) -> tuple[int, ...]:
+    """The layout without the nodes that are not there."""
+    return tuple([node if is_there(node) else NO_NODE for node in segment.layout])
 
 
 def _safety(found: Durability) -> tuple[int, int]:

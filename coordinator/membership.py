@@ -7,12 +7,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from common.errors import SixfoldError, WrongCluster
+from common.errors import Conflict, NotFound, SixfoldError, WrongCluster
 from common.membership import NodeReport, ReportAnswer
-from coordinator.metadata import IncomingReport, Metadata, NodeRow, SharedReport
+from coordinator.metadata import IncomingReport, Metadata, NodeRow, SharedReport, Wish
 from coordinator.placement import Target
 from coordinator.ring import Ring, RingNode
 
@@ -26,8 +26,14 @@ ZONES_FRESH_S = 1.0
 class NodeState(StrEnum):
     ACTIVE = "active"
     READ_ONLY = "read-only"
+    DRAINING = "draining"
+    DRAINED = "drained"  # nothing is left on it
     SUSPECT = "suspect"
     LOST = "lost"
+    REMOVED = "removed"
+
+
+DRAINS = frozenset((NodeState.DRAINING, NodeState.DRAINED))
 
 
 @dataclass(slots=True)
@@ -138,15 +144,24 @@ class Membership:
         return IncomingReport(report, nonce, gone, int(self.suspect_after_s))
 
     def _alive(self, node: Node) -> bool:
-        return self.state(node) in (NodeState.ACTIVE, NodeState.READ_ONLY)
+        return self.state(node) in (
+            NodeState.ACTIVE,
+            NodeState.READ_ONLY,
+            NodeState.DRAINING,
+            NodeState.DRAINED,
+        )
 
     def state(self, node: Node) -> NodeState:
+        if node.row.wish is Wish.REMOVED:
+            return NodeState.REMOVED
         since = max(node.reported_at_s, self._started_at_s)
         silent_s = self.clock() - since
         if silent_s >= self.lost_after_s:
             return NodeState.LOST
         if silent_s >= self.suspect_after_s or not node.reachable or node.report is None:
             return NodeState.SUSPECT
+        if node.row.wish is Wish.DRAINING:
+            return NodeState.DRAINING if node.report.shards else NodeState.DRAINED
         return NodeState.READ_ONLY if node.report.read_only else NodeState.ACTIVE
 
     def count(self, state: NodeState) -> int:
@@ -200,7 +215,25 @@ class Membership:
     def is_readable(self, number: int) -> bool:
         """Whether asking this node for a shard makes sense."""
         node = self.nodes.get(number)
-        return node is not None and node.reachable
+        return node is not None and node.reachable and node.row.wish is not Wish.REMOVED
+
+    def wish_changed(self, number: int, wish: Wish) -> None:
+        """This process need not wait for the node's next report."""
+        node = self.nodes[number]
+        node.row = replace(node.row, wish=wish)
+
+    def find(self, name: str) -> Node:
+        """The node of that name, number or id. Raises NotFound, or Conflict if two have it."""
+        found = [
+            node
+            for node in self.nodes.values()
+            if name in (node.row.name, str(node.number), node.row.node_id)
+        ]
+        if not found:
+            raise NotFound(f"there is no node {name!r}")
+        if len(found) > 1:
+            raise Conflict(f"{len(found)} nodes are called {name!r}: use the number or the id")
+        return found[0]
 
     def has_reported(self, number: int) -> bool:
         """Whether this node has reported, to whichever process, since this one began: then it has
@@ -212,6 +245,11 @@ class Membership:
         """All that can be reached, of which there is one."""
         reachable = [node.number for node in self.nodes.values() if node.reachable]
         return bool(reachable) and all(map(self.has_reported, reachable))
+
+    def zone_of(self, number: int) -> str:
+        """Empty for a node that nobody knows."""
+        node = self.nodes.get(number)
+        return node.row.zone if node is not None else ""
 
     def count_sent(self, number: int, shard_bytes: int) -> None:
         if node := self.nodes.get(number):

@@ -16,6 +16,7 @@ from common.errors import NotFound, SixfoldError, Unreadable
 from common.ids import ContentId
 from coordinator.buffers import StripeBuffer
 from coordinator.cache import SegmentCache
+from coordinator.durability import Durability, durability_of
 from coordinator.latency import HedgePolicy
 from coordinator.letting_go import let_go
 from coordinator.metadata import Manifest, RepairNotice, StoredSegment
@@ -79,6 +80,10 @@ class ReadPath:
         if sum(segment.size_bytes for segment in manifest.segments) != manifest.size_bytes:
             raise Unreadable(f"the metadata has lost segments of {id_}")  # others would shift
         return manifest
+
+    def durability(self, manifest: Manifest) -> Durability:
+        """As things are now."""
+        return durability_of(manifest.segments, self._services.cluster.membership.is_readable)
 
     @contextlib.asynccontextmanager
     async def open(

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from common.errors import SixfoldError
+from common.failpoints import Point, failpoint
 from common.ids import ContentId
 from coordinator.letting_go import let_go
 from coordinator.metadata import DeleteReason, ShardsOnNode
@@ -57,6 +58,7 @@ class WritePath:
     async def _queue_deletes(self, leftovers: list[ShardsOnNode]) -> None:
         try:
             await self._services.metadata.add_deletes(leftovers, DeleteReason.LEFTOVER)
+            failpoint(Point.UPLOAD_DISCARDED)
         except SixfoldError as error:
             log.error("shards of a failed upload stay behind as orphans: %s", error)
 

@@ -1,10 +1,18 @@
-"""One segment in its buffer: how it is filled, and what it becomes."""
+"""One segment in its buffer: how it is filled, what it becomes, and that it is stored."""
+
+from dataclasses import dataclass, field
 
 from common.codec import Codec
+from common.failpoints import Point, failpoint
 from common.hashing import blake3_digest
 from common.ids import SegmentId, ShardAddress
 from common.shards import Encoding, ShardInfo, ShardRecord
 from coordinator.buffers import StripeBuffer
+from coordinator.durability import present_layout
+from coordinator.metadata import RepairNotice, ShardsOnNode, StoredSegment
+from coordinator.metadata.rows import NO_NODE
+from coordinator.services import Services
+from coordinator.write_stripe import StripeWrite, Written
 
 
 class Filling:
@@ -44,3 +52,73 @@ def encode_stripe(
         )
         records.append(ShardRecord(info, payload))
     return records
+
+
+@dataclass(slots=True)
+class SegmentWrites:
+    """What one upload has written. `writes` are what must be undone if it fails from here."""
+
+    services: Services
+    writes: list[Written] = field(default_factory=list)
+    written: dict[SegmentId, StoredSegment] = field(default_factory=dict)
+    unconfirmed: list[ShardsOnNode] = field(default_factory=list)
+
+    def leftovers(self) -> list[ShardsOnNode]:
+        """All that may lie on nodes and must not stay."""
+        return [shards for write in self.writes for shards in write.shards()]
+
+    async def find_or_write(
+        self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding
+    ) -> StoredSegment:
+        """The segment of these bytes, which lie in front in `buffer`: as it is there already, or
+        as it has been written now. Raises Undurable or StorageFull."""
+        known = await self.services.metadata.find_segment(id_)
+        if known is None or not await self._is_readable(known.stored):
+            return await self._write(id_, buffer, size_bytes, encoding)
+        if not known.fresh:
+            await self.services.metadata.touch_segment(id_)
+        return known.stored
+
+    async def _is_readable(self, stored: StoredSegment) -> bool:
+        """Whether a segment that is there can be read now. One that cannot is noted as lost, so
+        that what we write takes its place: we still have the bytes."""
+        layout = present_layout(stored, self.services.cluster.membership.is_readable)
+        present = stored.n - layout.count(NO_NODE)
+        if present >= stored.k:
+            return True
+        reason = f"an upload found nodes with {present} of its shards"
+        notice = RepairNotice(stored.id, stored.generation, present, reason)
+        await self.services.metadata.queue_repair(notice)
+        return False
+
+    async def _write(
+        self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding
+    ) -> StoredSegment:
+        services, codec = self.services, self.services.codec
+        shard_bytes = codec.shard_bytes(size_bytes)
+        placement = services.cluster.place(id_, shard_bytes, codec.k, codec.n)
+        stripe = buffer.memory[: codec.n * shard_bytes]
+        generation = services.metadata.new_generation()
+        records = await services.offload.run(
+            size_bytes,
+            lambda: encode_stripe(codec, stripe, size_bytes, id_, generation, encoding),
+        )
+        write = StripeWrite(
+            services.cluster, records, placement, codec.k, services.config.straggler_s
+        )
+        try:
+            result = await write.run()
+        finally:
+            self.writes.append(write.written())
+            if not write.all_arrived:
+                buffer.abandon()
+        if shortfall := write.shortfall():
+            raise shortfall
+        failpoint(Point.UPLOAD_SHARDS_STORED)
+        self.unconfirmed += result.unconfirmed
+        checksums = b"".join(record.info.checksum for record in records)
+        stored = StoredSegment(
+            id_, size_bytes, encoding, codec.k, codec.n, generation, result.layout, checksums
+        )
+        self.written[id_] = stored
+        return stored

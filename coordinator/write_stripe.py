@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from common.errors import SixfoldError, StorageFull, Undurable
+from common.failpoints import Point, failpoint
 from common.ids import SegmentId, ShardAddress
 from common.shards import ShardRecord
 from coordinator.cluster import Cluster
@@ -126,6 +127,7 @@ class StripeWrite:
         error = future.exception()
         if error is None:
             self._durable[index] = node
+            failpoint(Point.UPLOAD_SHARD_STORED)
             self._cluster.membership.count_sent(node, len(self._records[index].payload))
         else:
             assert isinstance(error, SixfoldError), error

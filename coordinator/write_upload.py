@@ -17,7 +17,6 @@ from common.errors import (
     SessionLost,
     TooLarge,
 )
-from common.failpoints import Point, failpoint
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
@@ -27,8 +26,7 @@ from coordinator.buffers import StripeBuffer
 from coordinator.durability import Durability, durability_of
 from coordinator.metadata import NewContent, ShardsOnNode, StoredSegment
 from coordinator.services import Services
-from coordinator.write_segment import Filling, encode_stripe
-from coordinator.write_stripe import StripeWrite, Written
+from coordinator.write_segment import Filling, SegmentWrites
 
 # What an upload of unknown length gets at first: one that only pretends to be large gets no more.
 FIRST_ROOM_BYTES = 64 * KIB
@@ -46,20 +44,21 @@ class Stored:
 
 @dataclass(slots=True)
 class Upload:
-    """The state of one upload. `writes` are what must be undone if it fails from here."""
+    """The state of one upload."""
 
     services: Services
-    writes: list[Written] = field(default_factory=list)
-    written: dict[SegmentId, StoredSegment] = field(default_factory=dict)
-    unconfirmed: list[ShardsOnNode] = field(default_factory=list)
+    _done: SegmentWrites = field(init=False)
     _segments: list[asyncio.Task[StoredSegment]] = field(default_factory=list)
     _in_work: dict[SegmentId, asyncio.Future[StoredSegment]] = field(default_factory=dict)
     _hash_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _size_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        self._done = SegmentWrites(self.services)
+
     def leftovers(self) -> list[ShardsOnNode]:
         """All that may lie on nodes and must not stay."""
-        return [shards for write in self.writes for shards in write.shards()]
+        return self._done.leftovers()
 
     async def run(
         self, body: AsyncIterator[bytes], declared_bytes: int | None, expected: ContentId | None
@@ -186,7 +185,7 @@ class Upload:
             id_ = SegmentId(
                 await self.services.offload.run(len(plain), lambda: blake3_digest(plain))
             )
-            return await self._find_or_write(id_, buffer, len(plain), Encoding.PLAIN)
+            return await self._done.find_or_write(id_, buffer, len(plain), Encoding.PLAIN)
 
     async def _store_segment(
         self, buffer: StripeBuffer, size_bytes: int, content_hash: blake3
@@ -201,7 +200,7 @@ class Upload:
             self._in_work[id_] = result
             try:
                 result.set_result(
-                    await self._find_or_write(id_, buffer, size_bytes, Encoding.PLAIN)
+                    await self._done.find_or_write(id_, buffer, size_bytes, Encoding.PLAIN)
                 )
             finally:
                 if not result.done():
@@ -218,48 +217,6 @@ class Upload:
         async with self._hash_turn:
             return SegmentId(await self.services.offload.run(len(plain), both))
 
-    async def _find_or_write(
-        self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding
-    ) -> StoredSegment:
-        known = await self.services.metadata.find_segment(id_)
-        if known is not None:
-            if not known.fresh:
-                await self.services.metadata.touch_segment(id_)
-            return known.stored
-        return await self._write(id_, buffer, size_bytes, encoding)
-
-    async def _write(
-        self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding
-    ) -> StoredSegment:
-        services, codec = self.services, self.services.codec
-        shard_bytes = codec.shard_bytes(size_bytes)
-        placement = services.cluster.place(id_, shard_bytes, codec.k, codec.n)
-        stripe = buffer.memory[: codec.n * shard_bytes]
-        generation = services.metadata.new_generation()
-        records = await services.offload.run(
-            size_bytes,
-            lambda: encode_stripe(codec, stripe, size_bytes, id_, generation, encoding),
-        )
-        write = StripeWrite(
-            services.cluster, records, placement, codec.k, services.config.straggler_s
-        )
-        try:
-            result = await write.run()
-        finally:
-            self.writes.append(write.written())
-            if not write.all_arrived:
-                buffer.abandon()
-        if shortfall := write.shortfall():
-            raise shortfall
-        failpoint(Point.UPLOAD_SHARDS_STORED)
-        self.unconfirmed += result.unconfirmed
-        checksums = b"".join(record.info.checksum for record in records)
-        stored = StoredSegment(
-            id_, size_bytes, encoding, codec.k, codec.n, generation, result.layout, checksums
-        )
-        self.written[id_] = stored
-        return stored
-
     async def _publish(self, id_: ContentId, segments: list[StoredSegment]) -> Stored:
         """The transaction that makes it visible."""
         segment_list = await self._write_list(id_, segments) if len(segments) > 1 else None
@@ -268,18 +225,30 @@ class Upload:
             self._size_bytes,
             segments,
             segment_list,
-            list(self.written.values()),
-            self.unconfirmed,
+            list(self._done.written.values()),
+            self._done.unconfirmed,
         )
         # Unless it was refused, COMMIT may have been sent and its fate be unknown: then nothing
         # may be cleaned up.
-        writes, self.writes = self.writes, []
+        writes, self._done.writes = self._done.writes, []
         try:
             was_new = await self.services.metadata.commit_content(new)
         except (NotOurTurn, SessionLost, SegmentGone):
-            self.writes = writes  # refused: not a trace of it is in the database
+            self._done.writes = writes  # refused: not a trace of it is in the database
             raise
-        return Stored(id_, self._size_bytes, durability_of(segments), was_new)
+        return Stored(
+            id_, self._size_bytes, await self._durability(id_, segments, was_new), was_new
+        )
+
+    async def _durability(
+        self, id_: ContentId, segments: list[StoredSegment], was_new: bool
+    ) -> Durability:
+        """Of what is in the database now: if another upload of the same bytes came first, its
+        shards stand and ours are deleted."""
+        if not was_new and self._done.written:
+            manifest = await self.services.metadata.find_content(id_)
+            segments = list(manifest.segments) if manifest is not None else segments
+        return durability_of(segments, self.services.cluster.membership.is_readable)
 
     async def _write_list(self, id_: ContentId, segments: list[StoredSegment]) -> StoredSegment:
         """Store the segment list as a segment of its own."""
@@ -288,4 +257,6 @@ class Upload:
         with await self._buffer(len(packed)) as buffer:
             buffer.memory[: len(packed)] = packed
             list_id = SegmentId(blake3_digest(packed))
-            return await self._find_or_write(list_id, buffer, len(packed), Encoding.SEGMENT_LIST)
+            return await self._done.find_or_write(
+                list_id, buffer, len(packed), Encoding.SEGMENT_LIST
+            )

@@ -13,7 +13,7 @@ from common.shards import ShardInfo
 from shardd.entries import Entry, Location
 from shardd.index import IndexFile
 from shardd.recent import RecentMap
-from shardd.usage import VolumeUse, loser_of
+from shardd.usage import Standing, VolumeUse, loser_of
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,15 @@ class Catalog:
         """As IndexFile.use, all that was applied before included."""
         self.flush()
         return self._file.use()
+
+    def standing(self, keys: Sequence[bytes]) -> dict[bytes, Standing]:
+        """As IndexFile.standing."""
+        return self._file.standing(keys)
+
+    def entries(self, keys: Sequence[bytes]) -> list[Entry]:
+        """As IndexFile.entries, likewise."""
+        self.flush()
+        return self._file.entries(keys)
 
     def live_in(self, volume: int, after: int, limit: int) -> list[Entry]:
         return self._file.live_in(volume, after, limit)

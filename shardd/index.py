@@ -117,7 +117,7 @@ class IndexFile:
         dead records that the rows never knew; how far each volume is known; the first free
         sequence number; what all this changes in the use of the volumes."""
         with self._write_lock, _explained("written"), self._writing.atomic():
-            changes = changes_of(self._standing(list(entries)), entries)
+            changes = changes_of(self._standing(self._writing, list(entries)), entries)
             self._executemany(_UPSERT, list(entries.values()))
             self._executemany("REPLACE INTO checkpoint VALUES (?, ?)", list(scanned.items()))
             changes.buried.update(buried)
@@ -131,10 +131,17 @@ class IndexFile:
         self._executemany(_COUNT_USE, use)
         self._executemany("INSERT OR IGNORE INTO buried VALUES (?, ?)", list(changes.buried))
 
-    def _standing(self, keys: Sequence[bytes]) -> dict[bytes, Standing]:
+    def standing(self, keys: Sequence[bytes]) -> dict[bytes, Standing]:
+        """What the rows of those of `keys` that there are say, tombstones included."""
+        with self._query_lock, _explained("read"):
+            return self._standing(self._querying, keys)
+
+    def _standing(
+        self, database: peewee.SqliteDatabase, keys: Sequence[bytes]
+    ) -> dict[bytes, Standing]:
         fields = "key, volume, offset, payload_bytes, live, sequence"
         query = f"SELECT {fields} FROM record WHERE key IN "
-        rows = _by_parts(keys, lambda part: _fetch(self._writing, query + _marks(part), part))
+        rows = _by_parts(keys, lambda part: _fetch(database, query + _marks(part), part))
         return {key: Standing(*said) for key, *said in rows}
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Location]:
@@ -144,6 +151,13 @@ class IndexFile:
         with self._query_lock, _explained("read"):
             rows = _by_parts(keys, lambda part: _fetch(self._querying, query + _marks(part), part))
         return {key: Location(*where) for key, *where in rows}
+
+    def entries(self, keys: Sequence[bytes]) -> list[Entry]:
+        """The rows of those of `keys` that are live."""
+        query = "SELECT * FROM record WHERE live = 1 AND key IN "
+        with self._query_lock, _explained("read"):
+            rows = _by_parts(keys, lambda part: _fetch(self._querying, query + _marks(part), part))
+        return [Entry(*row) for row in rows]
 
     def page(self, after: bytes, limit: int) -> list[Entry]:
         """The next live shards in order of key."""

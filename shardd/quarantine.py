@@ -1,59 +1,30 @@
-"""What a node has taken out of service but still keeps: `quarantine/`, a file for each record.
+"""Takes records out of service that are rotten or that the coordinator does not know.
 
-    <shard address>.<why>.<Unix time in seconds>
+Their bytes are kept in files (quarantine_files.py). `rot` is the node's list of bad shards, until
+the coordinator deletes the address or appends it anew. An `orphan` it may take back, and after a
+while it goes by itself.
 
-The file holds the record's bytes as they lay in the volume. `rot` is what failed its checksum: the
-node's list of bad shards, until the coordinator deletes the address or appends it anew. `orphan` is
-what the coordinator does not know: it may take it back, and after a while it goes by itself.
-
-The file is durable before the record gets its tombstone. A crash in between leaves a file whose
-shard is in service; such files are deleted at start.
+A file is durable before its record gets a tombstone. A crash in between leaves a file whose shard
+is in service; such files are deleted at start.
 """
 
-import errno
+import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from enum import StrEnum
-from typing import NamedTuple
 
-from common.errors import Corrupt, MalformedId, SixfoldError, StorageFull
+from common.errors import Corrupt, SixfoldError, StorageFull
 from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
-from common.record import HEADER_BYTES, RecordKind, unpack_header
-from common.shards import Buffer, ShardRecord
+from common.upkeep import Quarantined, Why
+from shardd.entries import Entry
 from shardd.group import Move, WriteJob
 from shardd.parts import StoreParts, to_the_end
+from shardd.quarantine_files import QuarantineFolder
 from shardd.verify import Examined, RecordFile
-from shardd.volume import ShortWrite
 from shardd.volumes import is_full
 
 log = logging.getLogger(__name__)
-
-
-class Why(StrEnum):
-    ROT = "rot"
-    ORPHAN = "orphan"
-
-
-class Quarantined(NamedTuple):
-    """`at` is when it was put here, Unix time in seconds; `size_bytes` that of its file."""
-
-    address: ShardAddress
-    why: Why
-    at: int
-    size_bytes: int
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.address}.{self.why}.{self.at}"
-
-    @classmethod
-    def parse(cls, file_name: str, size_bytes: int) -> "Quarantined":
-        """Raises MalformedId or ValueError unless it is a name as above."""
-        address, why, at = file_name.rsplit(".", 2)
-        return cls(ShardAddress.parse(address), Why(why), int(at), size_bytes)
 
 
 class Quarantine:
@@ -67,25 +38,17 @@ class Quarantine:
     ) -> None:
         """`rot_found` is called for each record that has been found rotten."""
         self._parts, self._rot_found, self._clock = parts, rot_found, wall_clock
+        self._folder = QuarantineFolder(parts.directory, parts.disk)
         self._kept: dict[ShardAddress, Quarantined] = {}
         self._rot: set[ShardAddress] = set()
-        for found in self._load():
-            self._note(found)
-
-    def _load(self) -> list[Quarantined]:
-        """What the directory holds, without what is in service. Raises the index's Unavailable."""
-        found = []
-        with os.scandir(self._parts.directory.quarantine) as files:
-            for file in files:
-                try:
-                    found.append(Quarantined.parse(file.name, file.stat().st_size))
-                except (MalformedId, ValueError):
-                    log.warning("quarantine: %s is not ours; left alone", file.name)
-        places = self._parts.catalog.find([each.address.key for each in found])
+        self._changing = asyncio.Lock()  # two at once would remove each other's files
+        found = self._folder.scan()
+        places = parts.catalog.find([each.address.key for each in found])
         for each, place in zip(found, places, strict=True):
-            if place is not None:
-                self._unlink(each)
-        return [each for each, place in zip(found, places, strict=True) if place is None]
+            if place is None:
+                self._note(each)
+            else:
+                self._folder.unlink(each)  # a crash came before its tombstone
 
     @property
     def bad_shards(self) -> int:
@@ -103,8 +66,21 @@ class Quarantine:
         """Take records that were found rotten out of service, unless they were moved or deleted
         meanwhile, or can be read well after all. Raises the disk's OSError, or what the writer
         refuses with; the records stay in service then."""
-        for each in examined:
-            await self._condemn(each)
+        async with self._changing:
+            for each in examined:
+                await self._condemn(each)
+
+    async def keep_lost(self, entries: Sequence[Entry]) -> None:
+        """Recovery has found these rotten and left them out of the index: note that they are bad.
+        Raises the disk's OSError."""
+        for entry in entries:
+            volume = self._parts.volumes.by_number[entry.volume]
+            with RecordFile(self._parts.disk, volume.path) as file:
+                record = bytes(file.examine([entry])[0].record)
+            address = ShardAddress.from_key(entry.key)
+            kept = Quarantined(address, Why.ROT, self._now(), len(record))
+            self._note(await to_the_end(lambda: self._write_what_fits(kept, record)))  # noqa: B023
+            self._rot_found()
 
     async def _condemn(self, bad: Examined) -> None:
         entry = bad.entry
@@ -132,15 +108,15 @@ class Quarantine:
         """On a full disk the name must do: it says all that repair needs."""
         try:
             if len(record) <= self._parts.volumes.room_bytes():
-                self._write_whole(kept, record)
-                self._sync()
+                self._folder.write(kept, record)
+                self._folder.sync()
                 return kept
         except OSError as error:
             if not is_full(error):
                 raise
         kept = kept._replace(size_bytes=0)
-        self._write(kept, b"")
-        self._sync()
+        self._folder.write(kept, b"")
+        self._folder.sync()
         return kept
 
     def settle(self, jobs: Iterable[WriteJob]) -> None:
@@ -159,14 +135,18 @@ class Quarantine:
     async def set_aside(self, addresses: Sequence[ShardAddress]) -> int:
         """Take shards out of service that the coordinator does not know. How many there were.
         Raises StorageFull if there is no room to keep them; they stay in service then."""
+        async with self._changing:
+            return await self._set_aside(addresses)
+
+    async def _set_aside(self, addresses: Sequence[ShardAddress]) -> int:
         copied: list[tuple[Quarantined, Move]] = []
         try:
             for address in dict.fromkeys(addresses):
                 await self._copy(address, copied)
-            await to_the_end(self._sync)
+            await to_the_end(self._folder.sync)
         except (OSError, SixfoldError) as error:
             for kept, _ in copied:
-                self._unlink(kept)
+                self._folder.unlink(kept)
             if isinstance(error, OSError) and is_full(error):
                 raise StorageFull("no room to keep orphans in quarantine") from None
             raise
@@ -176,60 +156,54 @@ class Quarantine:
     async def _copy(self, address: ShardAddress, into: list[tuple[Quarantined, Move]]) -> None:
         catalog, volumes = self._parts.catalog, self._parts.volumes
         (place,) = await to_the_end(lambda: catalog.find([address.key]))
-        record = await self._parts.read(address.key) if place is not None else None
+        try:
+            record = await self._parts.read(address.key) if place is not None else None
+        except Corrupt:
+            return  # rot, and scrub has been told
         if place is None or record is None:
             return
         try:
             kept = Quarantined(address, Why.ORPHAN, self._now(), len(record.data))
             if kept.size_bytes > volumes.room_bytes():
                 raise StorageFull("no room to keep orphans in quarantine")
-            await to_the_end(lambda: self._write_whole(kept, record.data))
+            await to_the_end(lambda: self._folder.write(kept, record.data))
         finally:
             record.release()
         into.append((kept, Move(address.key, place)))
 
     async def restore(self, addresses: Sequence[ShardAddress]) -> int:
         """Put back into service what is intact of these. How many are now."""
-        restored = 0
-        for address in dict.fromkeys(addresses):
-            kept = self._kept.get(address)
-            if kept is None:
-                continue
-            try:
-                record = await to_the_end(lambda kept=kept: self._read(kept))  # type: ignore[misc]
-                await self._parts.append([record])
-            except Corrupt as error:
-                log.error("%s cannot be restored: %s", address, error)
-                continue
-            failpoint(Point.QUARANTINE_RESTORED)
-            await self.drop(address)
-            restored += 1
-        return restored
+        async with self._changing:
+            found = [self._kept[each] for each in dict.fromkeys(addresses) if each in self._kept]
+            return sum([await self._restore(kept) for kept in found])
 
-    def _read(self, kept: Quarantined) -> ShardRecord:
-        """Raises Corrupt unless it is the shard and intact."""
-        data = (self._parts.directory.quarantine / kept.file_name).read_bytes()
-        kind, _, info = unpack_header(data)
-        record = ShardRecord(info, data[HEADER_BYTES : HEADER_BYTES + info.payload_bytes])
-        if kind is not RecordKind.SHARD or info.address != kept.address or not record.is_intact():
-            raise Corrupt(f"{kept.file_name} does not hold the shard")
-        return record
+    async def _restore(self, kept: Quarantined) -> bool:
+        try:
+            await self._parts.append([await to_the_end(lambda: self._folder.read(kept))])
+        except Corrupt as error:
+            log.error("%s cannot be restored: %s", kept.address, error)
+            return False
+        failpoint(Point.QUARANTINE_RESTORED)
+        self._forget(kept)
+        await to_the_end(self._folder.sync)
+        return True
 
     async def drop(self, address: ShardAddress) -> None:
         """Delete it for good, durably. An absent one is fine."""
-        kept = self._kept.get(address)
-        if kept is not None:
-            self._forget(kept)
-            await to_the_end(self._sync)
+        async with self._changing:
+            if (kept := self._kept.get(address)) is not None:
+                self._forget(kept)
+                await to_the_end(self._folder.sync)
 
     async def expire(self, kept_s: float) -> int:
         """Drop the orphans that have been here for `kept_s`. How many."""
         until = self._now() - kept_s
-        old = [q for q in self._kept.values() if q.why is Why.ORPHAN and q.at <= until]
-        for each in old:
-            self._forget(each)
-        if old:
-            await to_the_end(self._sync)
+        async with self._changing:
+            old = [q for q in self._kept.values() if q.why is Why.ORPHAN and q.at <= until]
+            for each in old:
+                self._forget(each)
+            if old:
+                await to_the_end(self._folder.sync)
         return len(old)
 
     # Both
@@ -254,7 +228,7 @@ class Quarantine:
 
     def _note(self, kept: Quarantined) -> None:
         old = self._kept.get(kept.address)
-        if old is not None and old.file_name != kept.file_name:
+        if old is not None and (old.why, old.at) != (kept.why, kept.at):
             self._forget(old)
         elif old is not None:
             self._parts.volumes.set_aside_bytes -= old.size_bytes
@@ -268,35 +242,7 @@ class Quarantine:
             del self._kept[kept.address]
             self._rot.discard(kept.address)
             self._parts.volumes.set_aside_bytes -= kept.size_bytes
-            self._unlink(kept)
-
-    def _unlink(self, kept: Quarantined) -> None:
-        try:
-            self._parts.disk.unlink(self._parts.directory.quarantine / kept.file_name)
-        except OSError as error:
-            log.error("quarantine: %s cannot be removed: %s", kept.file_name, error)
-
-    def _write_whole(self, kept: Quarantined, record: Buffer) -> None:
-        try:
-            self._write(kept, record)
-        except OSError:
-            self._unlink(kept)
-            raise
-
-    def _write(self, kept: Quarantined, record: Buffer) -> None:
-        """Durable once `_sync` follows."""
-        disk, path = self._parts.disk, self._parts.directory.quarantine / kept.file_name
-        self._parts.directory.check()
-        fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        try:
-            if disk.pwritev(fd, [record], 0) != len(record):
-                raise ShortWrite(errno.ENOSPC, f"{path} was written short")
-            disk.fsync(fd)
-        finally:
-            disk.close(fd)
-
-    def _sync(self) -> None:
-        self._parts.disk.fsync_dir(self._parts.directory.quarantine)
+            self._folder.unlink(kept)
 
     def _now(self) -> int:
         return int(self._clock())

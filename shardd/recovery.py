@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import aiofiles
 from aiofiles.threadpool.binary import AsyncBufferedReader
@@ -23,7 +24,9 @@ from common.wire import MAX_PAYLOAD_BYTES
 from shardd.catalog import FLUSH_ENTRIES, Catalog
 from shardd.entries import Entry
 from shardd.index import IndexDamaged, remove_index
-from shardd.volume import SUPERBLOCK_BYTES, Volume, is_plausible
+from shardd.usage import Standing
+from shardd.verify import BAD_MEDIUM
+from shardd.volume import PAGE_BYTES, SUPERBLOCK_BYTES, Volume, is_plausible
 from shardd.volumes import VolumeSet
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,14 @@ log = logging.getLogger(__name__)
 _STEP_BYTES = 4 * MIB
 
 
-async def recover(volumes: VolumeSet, index_path: Path, node_id: str) -> Catalog:
+class Recovered(NamedTuple):
+    """`rotten` are shards whose latest record does not match its checksum: not in the catalog."""
+
+    catalog: Catalog
+    rotten: list[Entry]
+
+
+async def recover(volumes: VolumeSet, index_path: Path, node_id: str) -> Recovered:
     """The catalog, complete. Every volume's `end` is final then."""
     try:
         return await _complete(volumes, Catalog(index_path, node_id))
@@ -41,17 +51,25 @@ async def recover(volumes: VolumeSet, index_path: Path, node_id: str) -> Catalog
     return await _complete(volumes, Catalog(index_path, node_id))
 
 
-async def _complete(volumes: VolumeSet, catalog: Catalog) -> Catalog:
+async def _complete(volumes: VolumeSet, catalog: Catalog) -> Recovered:
+    rotten: list[Entry] = []
     try:
         checkpoints = catalog.checkpoints()
         _check_fit(checkpoints, volumes)
         for number, volume in sorted(volumes.by_number.items()):
-            await _recover_volume(volume, checkpoints.get(number, SUPERBLOCK_BYTES), catalog)
+            start = checkpoints.get(number, SUPERBLOCK_BYTES)
+            rotten += await _recover_volume(volume, start, catalog)
         await asyncio.to_thread(catalog.settle)
+        standing = catalog.standing([entry.key for entry in rotten])
     except BaseException:
         catalog.close()
         raise
-    return catalog
+    return Recovered(catalog, [bad for bad in rotten if _is_lost(bad, standing.get(bad.key))])
+
+
+def _is_lost(rotten: Entry, standing: Standing | None) -> bool:
+    """Whether nothing makes up for the record: no good one, and no later tombstone."""
+    return standing is None or (not standing.live and standing.sequence < rotten.sequence)
 
 
 def _check_fit(checkpoints: Mapping[int, int], volumes: VolumeSet) -> None:
@@ -62,12 +80,15 @@ def _check_fit(checkpoints: Mapping[int, int], volumes: VolumeSet) -> None:
             raise IndexDamaged(f"the index knows more of volume {number} than there is")
 
 
-async def _recover_volume(volume: Volume, start: int, catalog: Catalog) -> None:
-    """`volume.end` is the size of its file until here."""
+async def _recover_volume(volume: Volume, start: int, catalog: Catalog) -> list[Entry]:
+    """What is rotten. `volume.end` is the size of its file until here."""
+    rotten: list[Entry] = []
     if start < volume.end:
         log.info("%s: reading %d bytes", volume.path, volume.end - start)
         async with aiofiles.open(volume.path, "rb") as file:
-            end = await _Scan(volume, _Window(file, volume.end), catalog).run(start)
+            scan = _Scan(volume, _Window(file, volume.end), catalog)
+            end = await scan.run(start)
+        rotten = [entry for entry in scan.rotten if entry.offset < end]  # the rest was torn
     else:
         end = start
     if end != volume.end:
@@ -75,6 +96,7 @@ async def _recover_volume(volume: Volume, start: int, catalog: Catalog) -> None:
         log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
         volume.cut(end)
     catalog.apply([], {volume.number: end}, 0)
+    return rotten
 
 
 @dataclass(slots=True)
@@ -90,9 +112,23 @@ class _Window:
         """`length` bytes from `offset`, fewer at the end of the file."""
         length = min(length, self.size_bytes - offset)
         if offset < self.start or offset + length > self.start + len(self.data):
-            await self.file.seek(offset)
-            self.start, self.data = offset, await self.file.read(max(length, _STEP_BYTES))
+            self.start, self.data = offset, await self._read(offset, max(length, _STEP_BYTES))
         return memoryview(self.data)[offset - self.start :][:length]
+
+    async def _read(self, offset: int, length: int) -> bytes:
+        """Zeros stand for what the disk cannot read: rot, and no reason not to start."""
+        try:
+            await self.file.seek(offset)
+            return await self.file.read(length)
+        except OSError as error:
+            if error.errno not in BAD_MEDIUM:
+                raise
+            if length <= PAGE_BYTES:
+                log.error("%s: cannot be read at %d", self.file.name, offset)
+                return bytes(min(length, self.size_bytes - offset))
+        # Up to the next page, then the rest of this step by halves.
+        first = max(PAGE_BYTES - offset % PAGE_BYTES, length // 2 & -PAGE_BYTES)
+        return await self._read(offset, first) + await self._read(offset + first, length - first)
 
     async def find(self, needle: bytes, offset: int) -> int:
         """Where `needle` next starts, from `offset` on, else the size of the file."""
@@ -110,6 +146,7 @@ class _Scan:
 
     def __init__(self, volume: Volume, window: _Window, catalog: Catalog) -> None:
         self._volume, self._window, self._catalog = volume, window, catalog
+        self.rotten: list[Entry] = []
         self._entries: list[Entry] = []
         self._next_sequence = 0
         self._doubtful_until = 0
@@ -130,6 +167,8 @@ class _Scan:
                 self._take(header, offset)
                 end = after
                 await self._hand_over(end, FLUSH_ENTRIES)
+            elif header.kind is RecordKind.SHARD and offset >= self._doubtful_until:
+                self.rotten.append(Entry.of(header, self._volume.number, offset))
             offset = after
         await self._hand_over(end, 1)
         return end

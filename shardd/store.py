@@ -71,7 +71,7 @@ class VolumeStore:
         tight_bytes = limits.reserve_bytes + limits.volume_bytes
         self.upkeep = Upkeep(parts, limits.upkeep, tight_bytes, clocks)
         read_buffers = BufferPool(limits.read_buffer_bytes)
-        self._reader = Reader(volumes, catalog, read_buffers, self.upkeep.suspect)
+        self._reader = Reader(volumes, catalog, read_buffers, self.upkeep.scrubber.suspect)
         # One thread: a flush, a page of the listing and a count do not run beside each other.
         self._index_thread = ThreadPoolExecutor(1, "shardd-index")
         settle = self.upkeep.quarantine.settle
@@ -93,11 +93,17 @@ class VolumeStore:
         volumes = VolumeSet(directory, disk, limits.capacity_bytes, limits.volume_bytes)
         try:
             volumes.load()
-            catalog = await recover(volumes, directory.index, directory.identity.node_id)
+            found = await recover(volumes, directory.index, directory.identity.node_id)
         except BaseException:
             volumes.close()
             raise
-        return cls(directory, disk, volumes, catalog, limits, clocks or Clocks())
+        store = cls(directory, disk, volumes, found.catalog, limits, clocks or Clocks())
+        try:
+            await store.upkeep.quarantine.keep_lost(found.rotten)
+        except BaseException:
+            await store.close()
+            raise
+        return store
 
     # The five verbs
 
@@ -212,9 +218,18 @@ class VolumeStore:
         key = b"" if after is None else after.key
         return await self._on_index_thread(lambda: self._catalog.page(key, limit))
 
+    async def verified_at(self, key: bytes) -> int:
+        """When the last full verification of the shard's volume began, in Unix time; 0 never."""
+        (place,) = await self._on_index_thread(lambda: self._catalog.find([key]))
+        return self.upkeep.scrubber.verified_at_of(place.volume) if place is not None else 0
+
     async def compact_once(self) -> int:
         """As Compactor.compact_once."""
         return await self.upkeep.compactor.compact_once()
+
+    async def scrub_once(self) -> bool:
+        """As Scrubber.scrub_once."""
+        return await self.upkeep.scrubber.scrub_once()
 
     def _make_read_only(self, reason: str) -> None:
         self._writer.fail(reason)
@@ -225,7 +240,9 @@ class VolumeStore:
         return self._writer.failure
 
     async def close(self) -> None:
-        """Take no more, finish what was taken, flush, join the threads, close the files."""
+        """End the upkeep, take no more, finish what was taken, flush, join the threads, close the
+        files."""
+        await self.upkeep.stop()
         await self._writer.close()
         await self._reader.close()
         await asyncio.to_thread(self._index_thread.shutdown)

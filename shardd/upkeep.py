@@ -1,34 +1,92 @@
-"""The background work of a store: compaction, and what has been put aside."""
+"""The background work of a store: compaction, scrub, and what has been put aside."""
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from common.errors import SixfoldError
 from common.units import MIB
+from common.upkeep import ScrubReport
 from shardd.compaction import Compactor
 from shardd.parts import StoreParts
 from shardd.quarantine import Quarantine
+from shardd.scrub import Scrubber
 from shardd.throttle import Clocks, Throttle
+
+log = logging.getLogger(__name__)
+
+DAY_S = 86_400.0
+_REST_S = 10.0  # between looking whether there is something to do
 
 
 @dataclass(frozen=True, slots=True)
 class UpkeepLimits:
-    """From what dead part on a volume is compacted, and how fast."""
+    """From what dead part on a volume is compacted; how fast; how fast scrub reads, and how long
+    after the beginning of a pass the next one begins; how long orphans are kept."""
 
     compact_dead_part: float = 0.3
     compact_bytes_per_s: int = 32 * MIB
+    scrub_bytes_per_s: int = 8 * MIB
+    scrub_interval_s: float = 7 * DAY_S
+    quarantine_s: float = 7 * DAY_S
 
 
 class Upkeep:
-    """Used from the event loop."""
+    """Used from the event loop. Nothing happens by itself until `start`."""
 
     def __init__(
         self, parts: StoreParts, limits: UpkeepLimits, tight_bytes: int, clocks: Clocks
     ) -> None:
         """With less than `tight_bytes` of room, any dead space is worth a compaction."""
-        self.quarantine = Quarantine(parts, lambda: None, clocks.wall_s)
-        throttle = Throttle(limits.compact_bytes_per_s, clocks)
-        self.compactor = Compactor(
-            parts, self.quarantine.condemn, throttle, limits.compact_dead_part, tight_bytes
-        )
+        self._limits = limits
+        self.quarantine = Quarantine(parts, self._rot_found, clocks.wall_s)
+        condemn = self.quarantine.condemn
+        copying = Throttle(limits.compact_bytes_per_s, clocks)
+        reading = Throttle(limits.scrub_bytes_per_s, clocks)
+        self.scrubber = Scrubber(parts, condemn, reading, limits.scrub_interval_s, clocks.wall_s)
+        self.compactor = Compactor(parts, condemn, copying, limits.compact_dead_part, tight_bytes)
+        self._tasks: list[asyncio.Task[None]] = []
 
-    def suspect(self, key: bytes) -> None:
-        """This shard could not be read as it should."""
+    def _rot_found(self) -> None:
+        self.scrubber.rot_found()
+
+    def scrub_report(self) -> ScrubReport:
+        return self.scrubber.report(self.quarantine.bad_shards)
+
+    def start(self) -> None:
+        """Work in the background until `stop`."""
+        for step in (self._compact, self.scrubber.scrub_once, self._expire):
+            wanted = self.scrubber.wanted if step == self.scrubber.scrub_once else asyncio.Event()
+            self._tasks.append(asyncio.create_task(_repeat(step, wanted)))
+
+    async def stop(self) -> None:
+        """Ends in the middle of whatever runs, which goes on after the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self.scrubber.close()
+
+    async def _compact(self) -> bool:
+        return await self.compactor.compact_once() > 0
+
+    async def _expire(self) -> bool:
+        return await self.quarantine.expire(self._limits.quarantine_s) > 0
+
+
+async def _repeat(step: Callable[[], Awaitable[bool]], wanted: asyncio.Event) -> None:
+    """Step as long as there is something to do, then rest, or until more is `wanted`."""
+    while True:
+        try:
+            if await step():
+                continue
+        except (OSError, SixfoldError) as error:
+            log.error("upkeep: %s", error)
+            await asyncio.sleep(_REST_S)  # even if more is wanted: it may well fail again
+        except Exception:
+            log.exception("upkeep failed")
+            await asyncio.sleep(_REST_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wanted.wait(), _REST_S)

@@ -21,7 +21,8 @@ from shardd.usage import span_of
 from shardd.volume import PAGE_BYTES, align_up
 
 _WINDOW_BYTES = 4 * MIB
-_BAD_MEDIUM = (errno.EIO, errno.EILSEQ, errno.EUCLEAN)
+# What a disk says of a place that it cannot read, while others can be read.
+BAD_MEDIUM = (errno.EIO, errno.EILSEQ, errno.EUCLEAN)
 
 
 class Examined(NamedTuple):
@@ -86,7 +87,7 @@ class RecordFile:
         try:
             self._read(place, start)
         except OSError as error:
-            if error.errno not in _BAD_MEDIUM:
+            if error.errno not in BAD_MEDIUM:
                 raise
         else:
             return []
@@ -99,7 +100,7 @@ class RecordFile:
         try:
             self._read(place, offset)
         except OSError as error:
-            if error.errno not in _BAD_MEDIUM:
+            if error.errno not in BAD_MEDIUM:
                 raise
             place[:] = bytes(len(place))
             return False

@@ -82,6 +82,7 @@ class ClusterStat:
     cluster_id: str
     codec: str
     nodes: tuple[NodeStat, ...]
+    deletes_stopped: str = ""  # why, if they are
 
     @classmethod
     def of(cls, said: Any) -> "ClusterStat":
@@ -89,7 +90,8 @@ class ClusterStat:
         names = [field.name for field in dataclasses.fields(NodeStat)]
         try:
             nodes = [NodeStat(*(node[name] for name in names)) for node in said["nodes"]]
-            return cls(said["cluster_id"], said["codec"], tuple(nodes))
+            stopped = said.get("deletes_stopped", "")
+            return cls(said["cluster_id"], said["codec"], tuple(nodes), stopped)
         except (LookupError, TypeError):
             raise _not_sixfold(said) from None
 

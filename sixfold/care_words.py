@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from common.units import format_bytes
 from sixfold.console import aligned
 
 
@@ -104,9 +105,9 @@ def _shard_row(shard: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _moment(at_s: int | None) -> str:
+def _moment(at_s: int | None, never: str = "not since it was written") -> str:
     if not at_s:
-        return "not since it was written"
+        return never
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
 
 
@@ -124,4 +125,41 @@ def _left(may_fail: dict[str, Any]) -> str:
     return (
         f"may still fail: any {may_fail['nodes']} of {nodes}; "
         f"any {max(0, may_fail['zones'])} of the zones {zones}"
+    )
+
+
+def verify_lines(said: dict[str, Any]) -> list[str]:
+    """The answer of `/-/admin/verify/{id}` in words."""
+    looked = f"{said['shards']} shards of {said['segments']} segments"
+    if said["whole"]:
+        return [f"{said['id']}: whole, {looked} are good"]
+    right = {True: "its bytes are right", False: "its bytes are WRONG", None: "it cannot be read"}
+    lines = [f"{said['id']}: not whole, {looked} looked at; {right[said['id_is_right']]}"]
+    for bad in said["bad"]:
+        position = bad["position"]
+        name = "list of segments" if position is None else f"segment {position}"
+        where = [f"shard {s['index']} on {s['name']} is {s['state']}" for s in bad["shards"]]
+        queued = "in the repair queue" if bad["queued"] else "nothing to repair yet"
+        lines.append(
+            f"  {name}: {'; '.join([*where, *filter(None, [bad['disagrees']])])}; {queued}"
+        )
+    return lines
+
+
+def scrub_lines(said: dict[str, Any]) -> list[str]:
+    """The answer of `/-/admin/scrub` in words."""
+    stripes = said["stripes"]
+    if stripes["running"]:
+        state = "a pass runs"
+    else:
+        state = "a pass was asked for" if said["wanted"] > stripes["served"] else "no pass runs"
+    return aligned(
+        [
+            ("stripes", state),
+            ("looked at", f"{stripes['segments']} segments, {format_bytes(stripes['bytes'])}"),
+            ("whole", str(stripes["whole"])),
+            ("to repair", str(stripes["to_repair"])),
+            ("not reached", str(stripes["unchecked"])),
+            ("all verified", _moment(stripes["verified_at_s"], "not yet")),
+        ]
     )

@@ -1,7 +1,7 @@
 """A cluster whose nodes are dictionaries, and the write path, read path and jobs over it."""
 
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -50,12 +50,17 @@ class KeepingStore(MemoryStore):
 class MemoryCluster:
     """As much of a Cluster as the paths and the jobs use. Nodes are numbered from 1."""
 
-    def __init__(self, count: int = ALL_SHARDS) -> None:
-        self.stores = {number: KeepingStore() for number in range(1, count + 1)}
+    def __init__(
+        self,
+        count: int = ALL_SHARDS,
+        make: Callable[[int], KeepingStore] = lambda number: KeepingStore(),
+    ) -> None:
+        numbers = range(1, count + 1)
+        self.stores = {number: make(number) for number in numbers}
         self.away: set[int] = set()
         self.silent: set[int] = set()  # have not reported since this process began
         self.membership = SimpleNamespace(
-            nodes=self.stores,
+            nodes={n: SimpleNamespace(number=n, reachable=True) for n in numbers},
             count_sent=lambda number, size_bytes: None,
             is_readable=lambda number: number not in self.away,
             has_reported=lambda number: number not in self.silent,
@@ -71,9 +76,10 @@ class MemoryCluster:
         return f"node-{number}"
 
     def place(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> Placement:
-        """Turned round by the segment, so that shards of one index lie on all nodes."""
+        """Turned round by the segment, so that shards of one index lie on all nodes; doubled up
+        if there are few."""
         nodes = sorted(self.stores.keys() - self.away)
-        turned = nodes[segment[0] % len(nodes) :] + nodes[: segment[0] % len(nodes)]
+        turned = [nodes[(segment[0] + index) % len(nodes)] for index in range(max(n, len(nodes)))]
         return Placement(tuple(turned[:n]), tuple(turned[n:]))
 
     @property
@@ -86,9 +92,14 @@ class MemoryCluster:
 
 
 @contextmanager
-def paths(metadata: Metadata, cluster: Any) -> Iterator[tuple[WritePath, ReadPath]]:
-    """Over these nodes, with segments of SEGMENT_BYTES. Nothing is read from memory."""
-    config = Config(data="unused", secret_file="unused", segment_bytes=SEGMENT_BYTES, cache_bytes=0)
+def paths(
+    metadata: Metadata, cluster: Any, segment_bytes: int = SEGMENT_BYTES, straggler_s: float = 2.0
+) -> Iterator[tuple[WritePath, ReadPath]]:
+    """Over these nodes. Nothing is read from memory."""
+    config = Config(
+        data="unused", secret_file="unused", segment_bytes=segment_bytes,
+        straggler_s=straggler_s, cache_bytes=0,
+    )  # fmt: skip
     buffers, offload = StripeBuffers(config.buffer_bytes), Offload()
     services = Services(config, CODEC, cluster.cluster, metadata, buffers, offload)
     try:

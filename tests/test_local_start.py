@@ -102,7 +102,9 @@ def test_a_cluster_whose_coordinator_was_away(tmp_path: Path) -> None:
         assert alone.returncode == 0
         assert "node-1, node-2 will join when it is back" in alone.stderr
         cluster.local("start", "coordinator")
-        assert ready(cluster) == {"ready": True, "nodes_active": 3, "nodes_readable": 3}
+        assert ready(cluster) == {
+            "ready": True, "nodes_active": 3, "nodes_readable": 3, "deletes_stopped": "",
+        }  # fmt: skip
         cluster.local("kill", "coordinator", "3")
         cluster.local("start", "4", "coordinator", "3")
         assert ready(cluster)["nodes_active"] == 4

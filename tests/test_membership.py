@@ -25,13 +25,16 @@ REPORT = NodeReport(
     shards=1,
     read_only=False,
     epoch=7,
+    bad_shards=3,
+    verified_at=1_700_000_000,
 )
 GOLDEN = (
     b'{"node_id": "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f", '
     b'"instance": "abababababababababababababababab", "cluster_id": "", "name": "node-1", '
     b'"zone": "rack \\u00e9", "http_url": "http://node-1:8601", "data_host": "node-1", '
     b'"data_port": 8602, "capacity_bytes": 1099511627776, "used_bytes": 3, "free_bytes": 2, '
-    b'"shards": 1, "read_only": false, "epoch": 7}'
+    b'"shards": 1, "read_only": false, "epoch": 7, "bad_shards": 3, '
+    b'"verified_at": 1700000000}'
 )
 NAMES = [field.name for field in fields(NodeReport)]
 

@@ -35,10 +35,12 @@ class MemoryNode(MemoryStore):
 
     verified_at_s: int | None = None
     fault = ""
+    reads = 0
 
     async def read(
         self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
     ) -> list[ShardRecord | ShardMissing]:
+        self.reads += 1
         if self.fault == "gone":
             return [ShardMissing(address) for address in addresses]
         answers = await super().read(addresses, into)

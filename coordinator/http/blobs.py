@@ -13,7 +13,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from common.errors import BadRequest, NotFound, SixfoldError
 from common.ids import ContentId
 from coordinator.config import Config
-from coordinator.durability import durability_of
 from coordinator.http.bodies import check_headers, check_part_headers, chunks, part_chunks
 from coordinator.http.errors import error_response, errors_as_json
 from coordinator.http.ranges import ByteRange, matches_etag, parse_range
@@ -117,13 +116,13 @@ class BlobHandlers:
     async def head(self, request: web.Request) -> web.StreamResponse:
         manifest = await self._reads.find(_id(request))
         if matches_etag(request.headers.get("If-None-Match"), _etag(manifest.id)):
-            return web.Response(status=304, headers=_headers(manifest))
-        headers = _headers(manifest) | {"Content-Length": str(manifest.size_bytes)}
+            return web.Response(status=304, headers=self._headers(manifest))
+        headers = self._headers(manifest) | {"Content-Length": str(manifest.size_bytes)}
         return web.Response(headers=headers)
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         manifest = await self._reads.find(_id(request))
-        headers = _headers(manifest)
+        headers = self._headers(manifest)
         if matches_etag(request.headers.get("If-None-Match"), _etag(manifest.id)):
             return web.Response(status=304, headers=headers)
         try:
@@ -151,6 +150,17 @@ class BlobHandlers:
             response = web.StreamResponse(status=status, headers=headers)
             await _stream(request, response, pieces, self._config.body_idle_s)
             return response
+
+    def _headers(self, manifest: Manifest) -> dict[str, str]:
+        return {
+            "ETag": _etag(manifest.id),
+            "Cache-Control": IMMUTABLE,
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+            "Sixfold-Created": _iso_date(manifest.created_at_s),
+            "Sixfold-Segments": str(len(manifest.segments)),
+            "Sixfold-Durability": str(self._reads.durability(manifest)),
+        }
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         id_ = _id(request)
@@ -231,18 +241,6 @@ def _described(stored: Stored) -> dict[str, object]:
 @lru_cache
 def _iso_date(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat()
-
-
-def _headers(manifest: Manifest) -> dict[str, str]:
-    return {
-        "ETag": _etag(manifest.id),
-        "Cache-Control": IMMUTABLE,
-        "Accept-Ranges": "bytes",
-        "Content-Type": "application/octet-stream",
-        "Sixfold-Created": _iso_date(manifest.created_at_s),
-        "Sixfold-Segments": str(len(manifest.segments)),
-        "Sixfold-Durability": str(durability_of(manifest.segments)),
-    }
 
 
 def _range_header(request: web.Request, manifest: Manifest) -> str | None:

@@ -35,11 +35,16 @@ class NodeHandlers:
 
     async def ready(self, request: web.Request) -> web.Response:
         """PUTs can be durable: the database answers and enough nodes are active."""
-        await self._metadata.nodes()
+        stopped = await self._metadata.deletes_stopped()
         active = self._membership.count(NodeState.ACTIVE)
         readable = active + self._membership.count(NodeState.READ_ONLY)
         ready = active >= LEAST_NODES
-        body = {"ready": ready, "nodes_active": active, "nodes_readable": readable}
+        body = {
+            "ready": ready,
+            "nodes_active": active,
+            "nodes_readable": readable,
+            "deletes_stopped": stopped,
+        }
         return web.json_response(body, status=200 if ready else 503)
 
     async def report(self, request: web.Request) -> web.Response:
@@ -58,6 +63,7 @@ class NodeHandlers:
             {
                 "cluster_id": self._metadata.cluster_id,
                 "codec": self._codec.backend_name,
+                "deletes_stopped": await self._metadata.deletes_stopped(),
                 "nodes": [self._described(node) for node in nodes],
             }
         )

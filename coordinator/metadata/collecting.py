@@ -30,6 +30,7 @@ def unpin(sql: Sql, content: ContentId) -> bool:
             content,
         )
     _touch_segments(sql, content)
+    failpoint(Point.UNPIN_BEGUN)
     return gone > 0
 
 

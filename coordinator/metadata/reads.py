@@ -18,10 +18,10 @@ from coordinator.metadata.rows import (
 from coordinator.metadata.sessions import MAY_DELETE
 from coordinator.metadata.writes import SEGMENTS_BEHIND, UNREADABLE, unpack_layout
 
-_SEGMENT_COLUMNS = "s.id, s.size_bytes, s.encoding, s.k, s.n, s.generation, l.nodes, s.checksums"
+SEGMENT_COLUMNS = "s.id, s.size_bytes, s.encoding, s.k, s.n, s.generation, l.nodes, s.checksums"
 
 
-def _segment(row: Sequence[Any]) -> StoredSegment:
+def segment_of(row: Sequence[Any]) -> StoredSegment:
     id_, size_bytes, encoding, k, n, generation, nodes, checksums = row
     return StoredSegment(
         SegmentId(id_), size_bytes, Encoding(encoding), k, n, generation,
@@ -34,18 +34,18 @@ def known_segments(
 ) -> dict[SegmentId, KnownSegment]:
     """Those that a PUT may refer to: not what a read has found to be lost."""
     rows = sql.rows_in(
-        f"SELECT s.touched_at > {{now}} - {int(fresh_s)}, {_SEGMENT_COLUMNS} FROM segment s "
+        f"SELECT s.touched_at > {{now}} - {int(fresh_s)}, {SEGMENT_COLUMNS} FROM segment s "
         f"JOIN layout l ON l.id = s.layout WHERE s.id IN ({{keys}}) AND NOT EXISTS ({UNREADABLE})",
         set(ids),
     )
-    known = (KnownSegment(_segment(row[1:]), bool(row[0])) for row in rows)
+    known = (KnownSegment(segment_of(row[1:]), bool(row[0])) for row in rows)
     return {segment.stored.id: segment for segment in known}
 
 
 def manifests(sql: Sql, ids: Iterable[ContentId]) -> dict[ContentId, Manifest]:
     """The visible contents among `ids`."""
     rows = sql.rows_in(
-        f"SELECT p.content, p.created_at, c.size_bytes, {_SEGMENT_COLUMNS} FROM pin p "
+        f"SELECT p.content, p.created_at, c.size_bytes, {SEGMENT_COLUMNS} FROM pin p "
         "LEFT JOIN content c ON c.id = p.content LEFT JOIN segment s ON s.id = p.content "
         "LEFT JOIN layout l ON l.id = s.layout WHERE p.content IN ({keys})",
         set(ids),
@@ -54,7 +54,7 @@ def manifests(sql: Sql, ids: Iterable[ContentId]) -> dict[ContentId, Manifest]:
     for id_, created_at_s, size_bytes, *single in rows:
         content = ContentId(id_)
         if size_bytes is None:
-            segments: tuple[StoredSegment, ...] = (_segment(single),)
+            segments: tuple[StoredSegment, ...] = (segment_of(single),)
             size_bytes = segments[0].size_bytes
         else:
             segments = _segments_of(sql, content)
@@ -64,21 +64,21 @@ def manifests(sql: Sql, ids: Iterable[ContentId]) -> dict[ContentId, Manifest]:
 
 def _segments_of(sql: Sql, content: ContentId) -> tuple[StoredSegment, ...]:
     rows = sql.rows(
-        f"SELECT {_SEGMENT_COLUMNS} FROM content_segment cs JOIN segment s ON s.id = cs.segment "
+        f"SELECT {SEGMENT_COLUMNS} FROM content_segment cs JOIN segment s ON s.id = cs.segment "
         "JOIN layout l ON l.id = s.layout WHERE cs.content = ? ORDER BY cs.position",
         content,
     )
-    return tuple(map(_segment, rows))
+    return tuple(map(segment_of, rows))
 
 
 def segments_behind(sql: Sql, content: ContentId) -> list[StoredSegment]:
     """All that are there for this content: its one or its several, and the list of those."""
     rows = sql.rows(
-        f"SELECT {_SEGMENT_COLUMNS} FROM segment s JOIN layout l ON l.id = s.layout "
+        f"SELECT {SEGMENT_COLUMNS} FROM segment s JOIN layout l ON l.id = s.layout "
         f"WHERE s.id IN ({SEGMENTS_BEHIND})",
         content, content, content,
     )  # fmt: skip
-    return list(map(_segment, rows))
+    return list(map(segment_of, rows))
 
 
 def collectable(sql: Sql, grace_s: int, limit: int) -> list[ContentId]:
@@ -110,6 +110,12 @@ def removed_nodes_with_deletes(sql: Sql) -> list[int]:
     return [number for (number,) in rows]
 
 
+def writes_in_outbox(sql: Sql) -> set[tuple[SegmentId, int]]:
+    """The segments and generations of which something is to be deleted."""
+    rows = sql.rows("SELECT DISTINCT segment, generation FROM outbox_delete")
+    return {(SegmentId(segment), generation) for segment, generation in rows}
+
+
 def due_deletes(sql: Sql, node: int, limit: int) -> list[OutboxRow]:
     """What is due on one node, oldest first; nothing while deletes are stopped."""
     rows = sql.rows(
@@ -131,7 +137,8 @@ def _addresses(segment: bytes, generation: int, indexes: bytes) -> tuple[ShardAd
 
 
 def nodes(sql: Sql) -> list[NodeRow]:
-    return [NodeRow(*row) for row in sql.rows("SELECT number, node_id, name, zone FROM node")]
+    rows = sql.rows("SELECT number, node_id, name, zone, wish FROM node")
+    return [NodeRow.of(row) for row in rows]
 
 
 def cluster_id(sql: Sql) -> str:

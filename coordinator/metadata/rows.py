@@ -111,12 +111,19 @@ class NewContent:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node as it registered. `node_id` is 32 hex digits."""
+    """A node as it registered, and what the operator wants of it. `node_id` is 32 hex digits."""
 
     number: int
     node_id: str
     name: str
     zone: str
+    wish: Wish = Wish.ACTIVE
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> "NodeRow":
+        """From its columns in this order."""
+        number, node_id, name, zone, wish = row
+        return cls(number, node_id, name, zone, Wish(wish))
 
 
 @dataclass(frozen=True, slots=True)

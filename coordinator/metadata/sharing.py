@@ -2,7 +2,7 @@
 and who does which background job. The rules for transactions are those of `writes`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.auth import VALID_S
 from common.errors import BadRequest, Conflict, Unauthorized
@@ -50,25 +50,28 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
     _spend(sql, incoming.nonce)
     report = incoming.report
     found = sql.row(
-        "SELECT n.number, n.node_id, n.name, n.zone, r.version, r.instance, "
+        "SELECT n.number, n.node_id, n.name, n.zone, n.wish, r.version, r.instance, "
         "r.reported_at > {now} - ?, n.told_epoch FROM node n "
         "LEFT JOIN node_report r ON r.node = n.number WHERE n.node_id = ?",
         incoming.alive_s, report.node_id,
     )  # fmt: skip
-    if found and found[6] and found[5] not in (report.instance, incoming.gone):
+    if found and found[7] and found[6] not in (report.instance, incoming.gone):
         raise Conflict(
             f"node {report.name} ({report.node_id}) is already served by another process"
         )
-    if not found:
+    row = NodeRow.of(found[:5]) if found else None
+    if row is None:
         _check_name(sql, report)
-    row = NodeRow(*found[:4]) if found else None
+    elif row.wish is Wish.REMOVED:
+        raise Conflict(f"node {report.name} ({report.node_id}) was removed for good")
     if row is None or (row.name, row.zone) != (report.name, report.zone):
-        row = add_node(sql, report.node_id, report.name, report.zone)
+        wish = row.wish if row else Wish.ACTIVE
+        row = replace(add_node(sql, report.node_id, report.name, report.zone), wish=wish)
     if row.number > MAX_NODE_NUMBER:
         raise Conflict(f"node numbers are used up: {row.number}")
-    version = 1 + ((found[4] if found else None) or 0)
+    version = 1 + ((found[5] if found else None) or 0)
     _store(sql, row.number, version, report)
-    told, restored = tell_epoch(sql, row.number, report.epoch, found[7] if found else 0)
+    told, restored = tell_epoch(sql, row.number, report.epoch, found[8] if found else 0)
     return TakenReport(row, version, told, restored)
 
 
@@ -112,7 +115,8 @@ def reports_since(
     now = sql.row("SELECT {now}")
     assert now is not None
     rows = sql.rows(
-        "SELECT r.node, r.version, r.report, {now} - r.reported_at, n.node_id, n.name, n.zone "
+        "SELECT r.node, r.version, r.report, {now} - r.reported_at, "
+        "n.node_id, n.name, n.zone, n.wish "
         "FROM node_report r JOIN node n ON n.number = r.node WHERE r.reported_at >= ?",
         since_s,
     )
@@ -120,7 +124,8 @@ def reports_since(
     for number, version, text, age_s, *words in rows:
         report = _parsed(text) if known.get(number) != version else None
         if report is not None:
-            found.append(SharedReport(NodeRow(number, *words), version, report, max(0, age_s)))
+            row = NodeRow.of([number, *words])
+            found.append(SharedReport(row, version, report, max(0, age_s)))
     return int(now[0]), found
 
 

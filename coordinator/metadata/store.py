@@ -29,6 +29,7 @@ from coordinator.metadata.clock import Clock
 from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Sql, open_database
 from coordinator.metadata.inspecting import Inspecting
+from coordinator.metadata.mending import Mending
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     DeleteReason,
@@ -42,6 +43,7 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
     SharedReport,
     StoredSegment,
+    Wish,
 )
 from coordinator.metadata.sharing import IncomingReport, TakenReport
 from coordinator.metadata.sweeping import Sweeping
@@ -68,6 +70,7 @@ class Metadata(Inspecting):
         self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
             "metadata-reader", self._query
         )
+        self.mending = Mending(self._read, self._write, self._layouts)
         self.sweeping = Sweeping(self._read, self._write, grace_s)
         self.session = 0
         self._session_lost = asyncio.Event()
@@ -133,6 +136,10 @@ class Metadata(Inspecting):
     async def due_deletes(self, node: int, limit: int) -> list[OutboxRow]:
         return await self._read(partial(reads.due_deletes, node=node, limit=limit))
 
+    async def writes_in_outbox(self) -> set[tuple[SegmentId, int]]:
+        """The segments and generations of which something is to be deleted."""
+        return await self._read(reads.writes_in_outbox)
+
     async def job_states(self) -> dict[str, JobState]:
         """What the jobs remember, by their names."""
         return await self._read(jobs.job_states)
@@ -157,7 +164,9 @@ class Metadata(Inspecting):
 
     async def unpin(self, content: ContentId) -> bool:
         """Make a content invisible. False if it was not visible."""
-        return await self._write(partial(collecting.unpin, content=content))
+        gone = await self._write(partial(collecting.unpin, content=content))
+        failpoint(Point.UNPINNED)
+        return gone
 
     async def collect(self, limit: int) -> int:
         """Remove contents that nobody pins and that are past the grace period; how many."""
@@ -167,6 +176,7 @@ class Metadata(Inspecting):
         removed = 0
         for content in candidates:
             removed += await self._write(partial(self._collect_one, content=content))
+            failpoint(Point.COLLECTED)
         return removed
 
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
@@ -191,6 +201,10 @@ class Metadata(Inspecting):
     async def save_job_state(self, name: str, state: Mapping[str, Any]) -> None:
         """What a job must remember, and what it shows of itself: whatever JSON can hold."""
         await self._write(partial(jobs.save_job_state, name=name, state=state))
+
+    async def set_wish(self, node: int, wish: Wish) -> None:
+        """What the operator wants of a node from now on."""
+        await self._write(partial(writes.set_wish, node=node, wish=wish))
 
     # Whether anything may be deleted on nodes
 

@@ -18,6 +18,7 @@ from coordinator.metadata.rows import (
     RepairNotice,
     ShardsOnNode,
     StoredSegment,
+    Wish,
 )
 from coordinator.metadata.sessions import check_session
 
@@ -89,6 +90,10 @@ def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
     found = sql.row("SELECT number FROM node WHERE node_id = ?", node_id)
     assert found is not None
     return NodeRow(int(found[0]), node_id, name, zone)
+
+
+def set_wish(sql: Sql, node: int, wish: Wish) -> None:
+    sql.run("UPDATE node SET wish = ? WHERE number = ?", wish.value, node)
 
 
 def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> bool:

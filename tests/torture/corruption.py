@@ -2,11 +2,13 @@
 reader gets the content or an error, never a wrong byte; and the content while six shards are good.
 """
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import aiohttp
 import uvloop
@@ -127,7 +129,7 @@ class Tally:
 
 def main(scale: float, seed: int) -> Outcome:
     wanted = scaled(CORRUPTIONS, scale)
-    with scratch("corruption") as directory:
+    with scratch("corruption") as directory, patch.object(logging, "lastResort", None):
         tally = uvloop.run(_run(directory, wanted, random.Random(seed)))
     return Outcome(tally.figure(), tally.violations)
 

@@ -1,0 +1,180 @@
+"""Makes one stripe whole: rebuilds shards that are gone or bad, and moves those that lie badly.
+
+The order of things: look at all shards; compute what is missing from k good ones and hold it
+against the checksums; append it where it belongs; switch the layout by compare-and-set. A shard
+that is bad or missing on a node that works is rebuilt in its own place, which no layout needs to
+hear of: the node takes the latest record of an address. Whatever fails on the way leaves the
+segment as it was, and what was appended in vain goes to the outbox; after a crash the sweep finds
+it.
+
+What only cannot be reached is waited for: a node that restarts must not cost a rebuild.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.errors import SixfoldError
+from common.failpoints import Point, failpoint
+from common.shards import ShardInfo, ShardRecord
+from coordinator.membership import DRAINS
+from coordinator.metadata import StoredSegment
+from coordinator.metadata.mending import Places
+from coordinator.metadata.rows import NO_NODE
+from coordinator.moves import crowded, destinations
+from coordinator.services import Services
+from coordinator.survey import ShardState, Survey
+
+log = logging.getLogger(__name__)
+
+BUFFER_WAIT_S = 30.0
+_TO_REBUILD = (ShardState.BAD, ShardState.MISSING, ShardState.LOST, ShardState.ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """How it went. `survivors` were good before; `unreachable` and `homeless` shards remain, the
+    latter for want of a node; `written_bytes` went to nodes. `superseded` says that the segment has
+    changed meanwhile, and that nothing of this counts."""
+
+    survivors: int
+    unreachable: int = 0
+    homeless: int = 0
+    written_bytes: int = 0
+    hopeless: bool = False
+    superseded: bool = False
+    disagrees: bool = False
+    moved_to: Mapping[int, int] = field(default_factory=dict)  # node: shards that it got
+
+    @property
+    def is_whole(self) -> bool:
+        """All n shards are good and lie as well as they can."""
+        troubles = (self.unreachable, self.homeless, self.hopeless, self.superseded, self.disagrees)
+        return not any(troubles)
+
+    @property
+    def reason(self) -> str:
+        """What is left to do, in words."""
+        if self.disagrees:
+            return "data and parity do not agree with the checksums"
+        if self.hopeless:
+            return f"only {self.survivors} good shards can be read"
+        if self.unreachable:
+            return f"{self.unreachable} shards cannot be reached"
+        return f"no node for {self.homeless} shards"
+
+
+class Mender:
+    """Mends stripes. One for the process."""
+
+    def __init__(self, services: Services) -> None:
+        self._services, self._cluster = services, services.cluster
+        self._mending = services.metadata.mending
+
+    async def mend(self, stored: StoredSegment, away_from: Sequence[int] = ()) -> Mended:
+        """Make the stripe whole. Shards on the nodes `away_from` are moved, as are those on nodes
+        that are drained, and those that share a node or crowd a zone without need.
+
+        Raises Overloaded if there is no memory for it, and what the database raises.
+        """
+        size_bytes = stored.n * stored.shard_bytes
+        with await self._services.buffers.acquire(size_bytes, BUFFER_WAIT_S) as buffer:
+            return await self._mend(stored, buffer.memory[:size_bytes], away_from)
+
+    async def _mend(
+        self, stored: StoredSegment, stripe: memoryview, away_from: Sequence[int]
+    ) -> Mended:
+        survey = Survey(self._services, stored, stripe)
+        await survey.run()
+        failpoint(Point.MEND_SURVEYED)
+        good = survey.good
+        if len(good) < stored.k:
+            return Mended(len(good), len(survey.having(ShardState.UNREACHABLE)), hopeless=True)
+        rebuilt = survey.having(*_TO_REBUILD)
+        if not await survey.rebuild(rebuilt):
+            log.error("segment %s: its shards do not belong together", stored.id)
+            return Mended(len(good), disagrees=True)
+        places, homeless = await self._places(stored, survey, rebuilt, away_from)
+        written = await self._write(stored, stripe, places)
+        failpoint(Point.MEND_WRITTEN)
+        return await self._conclude(stored, survey, places, written, homeless)
+
+    async def _places(
+        self,
+        stored: StoredSegment,
+        survey: Survey,
+        rebuilt: Sequence[int],
+        away_from: Sequence[int],
+    ) -> tuple[dict[int, int], int]:
+        """Where each shard that has to be written goes, and for how many there is no place."""
+        forbidden = await self._mending.pending_deletes(stored)
+        layout, members = stored.layout, self._cluster.membership
+        targets = self._cluster.candidates(stored.id, stored.shard_bytes, stored.k, stored.n)
+        usable = {target.number for target in targets} - set(away_from)
+        targets = [target for target in targets if target.number in usable]
+        tolerated = stored.n - stored.k
+        at_home = {
+            i: layout[i]
+            for i in rebuilt
+            if survey.states[i] in (ShardState.BAD, ShardState.MISSING) and layout[i] in usable
+        }
+        homeless = [i for i in rebuilt if i not in at_home]
+        leaving = {i for i in survey.good if layout[i] in away_from or self._drains(layout[i])}
+        rest = [NO_NODE if i in homeless or i in leaving else n for i, n in enumerate(layout)]
+        moving = leaving | set(crowded(rest, members.zone_of, targets, tolerated))
+        found = destinations(
+            rest, {*homeless, *moving}, members.zone_of, targets, tolerated, forbidden
+        )
+        lacking = len([i for i in (*homeless, *leaving) if i not in found])
+        return {**found, **{i: n for i, n in at_home.items() if i not in found}}, lacking
+
+    def _drains(self, number: int) -> bool:
+        node = self._cluster.membership.nodes.get(number)
+        return node is not None and self._cluster.membership.state(node) in DRAINS
+
+    async def _write(
+        self, stored: StoredSegment, stripe: memoryview, places: Mapping[int, int]
+    ) -> dict[int, int]:
+        """Append the shards; which of them are durable now."""
+        rows = self._services.codec.split(stripe, stored.shard_bytes)
+
+        async def append(index: int, node: int) -> bool:
+            info = ShardInfo(
+                stored.address(index), stored.k, stored.n, stored.size_bytes, stored.encoding,
+                stored.shard_bytes, stored.checksum(index),
+            )  # fmt: skip
+            try:
+                await self._cluster.store(node).append([ShardRecord(info, rows[index])])
+            except SixfoldError as error:
+                log.warning("mending %s: %s", info.address, error)
+                return False
+            self._cluster.membership.count_sent(node, stored.shard_bytes)
+            return True
+
+        done = await asyncio.gather(*(append(*place) for place in places.items()))
+        return {i: node for (i, node), ok in zip(places.items(), done, strict=True) if ok}
+
+    async def _conclude(
+        self,
+        stored: StoredSegment,
+        survey: Survey,
+        places: Mapping[int, int],
+        written: Mapping[int, int],
+        homeless: int,
+    ) -> Mended:
+        """Let the database know."""
+        failed = Places(places.items()) - Places(written.items())
+        await self._mending.give_up(stored, failed)
+        moved = {i: node for i, node in written.items() if stored.layout[i] != node}
+        superseded = bool(moved) and not await self._mending.switch_layout(stored, moved)
+        failpoint(Point.MEND_SWITCHED)
+        return Mended(
+            survivors=len(survey.good),
+            unreachable=len(survey.having(ShardState.UNREACHABLE)),
+            homeless=homeless + len(failed),
+            written_bytes=len(written) * stored.shard_bytes,
+            superseded=superseded,
+            moved_to={} if superseded else Counter(moved.values()),
+        )

@@ -1,0 +1,247 @@
+"""What mending needs of the database: the repair queue, and layouts that change.
+
+A layout changes by compare-and-set on (segment, generation, layout), in one transaction with what
+follows from it for the outbox. Two rules keep a delete from hitting a shard that is needed. While
+the outbox names a shard of a node, the delete may be on its way: no layout may come to name it
+there. And what a mender has put on nodes in vain goes to the outbox only where the layout, as it is
+then, does not name it: another may have put the same shard on the same node, and won.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+from coordinator.metadata import reads
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import NO_NODE, DeleteReason, ShardsOnNode, StoredSegment
+from coordinator.metadata.writes import (
+    Layouts,
+    add_deletes,
+    signed,
+    unpack_layout,
+)
+
+T = TypeVar("T")
+LAYOUTS_AT_ONCE = 1_000
+Places = frozenset[tuple[int, int]]  # (shard index, node)
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A row of the repair queue that is due, with its segment as it is now."""
+
+    stored: StoredSegment
+    survivors: int
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The repair queue in figures. `due` rows wait for nothing; `hopeless` segments have fewer
+    than k good shards."""
+
+    queued: int
+    due: int
+    queued_bytes: int
+    hopeless: int
+
+
+def due_repairs(sql: Sql, limit: int) -> list[Repair]:
+    """Fewest survivors first, then oldest."""
+    rows = sql.rows(
+        f"SELECT {reads.SEGMENT_COLUMNS}, r.survivors, r.reason, r.attempts FROM repair_queue r "
+        "JOIN segment s ON s.id = r.segment AND s.generation = r.generation "
+        "JOIN layout l ON l.id = s.layout WHERE r.not_before <= {now} "
+        "ORDER BY r.survivors, r.queued_at LIMIT ?",
+        limit,
+    )
+    return [Repair(reads.segment_of(row[:-3]), *row[-3:]) for row in rows]
+
+
+def backlog(sql: Sql) -> Backlog:
+    row = sql.row(
+        "SELECT count(*), coalesce(sum(r.not_before <= {now}), 0), "
+        "coalesce(sum(s.stored_bytes), 0), coalesce(sum(r.survivors < s.k), 0) "
+        "FROM repair_queue r JOIN segment s ON s.id = r.segment AND s.generation = r.generation"
+    )
+    assert row is not None
+    return Backlog(*map(int, row))
+
+
+def pending_deletes(sql: Sql, stored: StoredSegment) -> Places:
+    """Where the outbox is about to delete shards of this very write of the segment."""
+    rows = sql.rows(
+        "SELECT node, indexes FROM outbox_delete WHERE segment = ? AND generation = ?",
+        stored.id, signed(stored.generation),
+    )  # fmt: skip
+    return frozenset((index, node) for node, indexes in rows for index in indexes)
+
+
+def _layout_now(sql: Sql, stored: StoredSegment) -> tuple[int, ...] | None:
+    """Of this very write of the segment; None if it is gone."""
+    row = sql.row(
+        "SELECT l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
+        "WHERE s.id = ? AND s.generation = ?",
+        stored.id, signed(stored.generation),
+    )  # fmt: skip
+    return unpack_layout(row[0]) if row else None
+
+
+def switch_layout(
+    sql: Sql, layouts: Layouts, stored: StoredSegment, moved: Mapping[int, int]
+) -> bool:
+    """Shard i of `stored` now lies on node moved[i] too: let the layout say so, and retire what it
+    named before. False if the segment is not any more as `stored` says, or one of these places is
+    about to be deleted; then what was put there in vain is deleted."""
+    now = _layout_now(sql, stored)
+    places = Places(moved.items())
+    if now != stored.layout or places & pending_deletes(sql, stored):
+        in_vain = [(i, node) for i, node in places if now is None or now[i] != node]
+        add_deletes(sql, _on_nodes(stored, in_vain), DeleteReason.LEFTOVER)
+        return False
+    layout = tuple(moved.get(index, node) for index, node in enumerate(stored.layout))
+    sql.run(
+        "UPDATE segment SET layout = ? WHERE id = ? AND generation = ?",
+        layouts.intern(layout), stored.id, signed(stored.generation),
+    )  # fmt: skip
+    retired = [(i, stored.layout[i]) for i in moved if stored.layout[i] not in (NO_NODE, moved[i])]
+    add_deletes(sql, _on_nodes(stored, retired), DeleteReason.RETIRED)
+    return True
+
+
+def give_up(sql: Sql, stored: StoredSegment, places: Iterable[tuple[int, int]]) -> None:
+    """What a mender may have put there is not needed, unless the layout names it by now."""
+    now = _layout_now(sql, stored)
+    in_vain = [(i, node) for i, node in places if now is None or now[i] != node]
+    add_deletes(sql, _on_nodes(stored, in_vain), DeleteReason.LEFTOVER)
+
+
+def _on_nodes(stored: StoredSegment, places: Iterable[tuple[int, int]]) -> list[ShardsOnNode]:
+    return [ShardsOnNode(node, (stored.address(index),)) for index, node in places]
+
+
+def set_whole(sql: Sql, stored: StoredSegment, verified: bool) -> None:
+    """All shards of the segment, as `stored` says it is, lie where they should; `verified` if all
+    have been read and found good."""
+    if _layout_now(sql, stored) != stored.layout:
+        return
+    key = (stored.id, signed(stored.generation))
+    sql.run("DELETE FROM repair_queue WHERE segment = ? AND generation = ?", *key)
+    if verified:
+        sql.run("UPDATE segment SET verified_at = {now} WHERE id = ? AND generation = ?", *key)
+
+
+def postpone(sql: Sql, stored: StoredSegment, survivors: int, reason: str, delay_s: int) -> None:
+    """Nothing more can be done for it now."""
+    sql.run(
+        "UPDATE repair_queue SET survivors = ?, reason = ?, not_before = {now} + ?, "
+        "attempts = attempts + 1 WHERE segment = ? AND generation = ?",
+        survivors, reason, delay_s, stored.id, signed(stored.generation),
+    )  # fmt: skip
+
+
+def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
+    """All segments of these layouts go into the queue: (layout id, survivors, reason) each."""
+    for layout, survivors, reason in found:
+        sql.run(
+            "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
+            "SELECT id, generation, ?, ?, {now} FROM segment WHERE layout = ? "
+            "ON CONFLICT (segment) DO UPDATE SET not_before = 0, "
+            "survivors = min(survivors, excluded.survivors)",
+            survivors, reason, layout,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutLoad:
+    """A layout, how many segments have it, and what all of them together put on each shard's
+    node: `shard_bytes`."""
+
+    id: int
+    layout: tuple[int, ...]
+    segments: int
+    shard_bytes: int
+
+
+def layout_loads(sql: Sql, after: int, limit: int) -> list[LayoutLoad]:
+    """Of `limit` layouts at most, in order of their ids, from behind `after` on. It reads all
+    their segments."""
+    rows = sql.rows(
+        "SELECT l.id, l.nodes, count(s.id), coalesce(sum((s.size_bytes + s.k - 1) / s.k), 0) "
+        "FROM (SELECT id, nodes FROM layout WHERE id > ? ORDER BY id LIMIT ?) l "
+        "LEFT JOIN segment s ON s.layout = l.id GROUP BY l.id, l.nodes ORDER BY l.id",
+        after, limit,
+    )  # fmt: skip
+    return [LayoutLoad(id_, unpack_layout(nodes), *counts) for id_, nodes, *counts in rows]
+
+
+def segments_of_layout(sql: Sql, layout: int, limit: int) -> list[StoredSegment]:
+    """Some that have this layout."""
+    rows = sql.rows(
+        f"SELECT {reads.SEGMENT_COLUMNS} FROM segment s JOIN layout l ON l.id = s.layout "
+        "WHERE s.layout = ? LIMIT ?",
+        layout, limit,
+    )  # fmt: skip
+    return [reads.segment_of(row) for row in rows]
+
+
+class Read(Protocol):
+    def __call__(self, query: Callable[[Sql], T]) -> Awaitable[T]: ...
+
+
+class Write(Protocol):
+    def __call__(self, change: Callable[[Sql], T]) -> Awaitable[T]: ...
+
+
+class Mending:
+    """The part of Metadata that mending uses; each method is as the function of its name."""
+
+    def __init__(self, read: Read, write: Write, layouts: Layouts) -> None:
+        self._read, self._write, self._layouts = read, write, layouts
+
+    async def due_repairs(self, limit: int) -> list[Repair]:
+        return await self._read(partial(due_repairs, limit=limit))
+
+    async def backlog(self) -> Backlog:
+        return await self._read(backlog)
+
+    async def pending_deletes(self, stored: StoredSegment) -> Places:
+        return await self._read(partial(pending_deletes, stored=stored))
+
+    async def switch_layout(self, stored: StoredSegment, moved: Mapping[int, int]) -> bool:
+        return await self._write(
+            partial(switch_layout, layouts=self._layouts, stored=stored, moved=moved)
+        )
+
+    async def give_up(self, stored: StoredSegment, places: Places) -> None:
+        await self._write(partial(give_up, stored=stored, places=places))
+
+    async def set_whole(self, stored: StoredSegment, verified: bool) -> None:
+        await self._write(partial(set_whole, stored=stored, verified=verified))
+
+    async def postpone(
+        self, stored: StoredSegment, survivors: int, reason: str, delay_s: int
+    ) -> None:
+        change = partial(
+            postpone, stored=stored, survivors=survivors, reason=reason, delay_s=delay_s
+        )
+        await self._write(change)
+
+    async def queue_layouts(self, found: Sequence[tuple[int, int, str]]) -> None:
+        await self._write(partial(queue_layouts, found=found))
+
+    async def layout_loads(self, after: int, limit: int) -> list[LayoutLoad]:
+        return await self._read(partial(layout_loads, after=after, limit=limit))
+
+    async def all_layout_loads(self) -> AsyncIterator[LayoutLoad]:
+        """Page by page, so that no look at the database takes long."""
+        after = 0
+        while page := await self.layout_loads(after, LAYOUTS_AT_ONCE):
+            for load in page:
+                yield load
+            after = page[-1].id
+
+    async def segments_of_layout(self, layout: int, limit: int) -> list[StoredSegment]:
+        return await self._read(partial(segments_of_layout, layout=layout, limit=limit))

@@ -1,0 +1,202 @@
+"""Repair: finds the segments that are short of good shards, or whose shards lie badly, and mends
+them, fewest survivors first.
+
+What reads, uploads, scrubs and sweeps find is in the repair queue already. The job itself looks for
+what follows from nodes: whenever nodes are lost, removed, drained or come (back), it goes through
+all layouts, a page at a time, and queues the segments whose layout could be better now. Where it
+stands is in the database, so another process goes on from there.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from common.errors import SixfoldError
+from common.units import MIB
+from coordinator.membership import DRAINS, NodeState
+from coordinator.mend import Mended, Mender
+from coordinator.metadata.mending import LAYOUTS_AT_ONCE, Repair
+from coordinator.metadata.rows import NO_NODE
+from coordinator.moves import crowded
+from coordinator.placement import Target
+from coordinator.services import Services
+from coordinator.throttle import Throttle
+
+log = logging.getLogger(__name__)
+
+SEARCH_AGAIN_S = 3_600.0  # also when no node has changed: a long upload may end after that
+SEGMENTS_AT_ONCE = 32
+STRIPES_AT_ONCE_BYTES = 32 * MIB
+SAVE_EVERY_S = 2.0
+FIRST_DELAY_S, LAST_DELAY_S = 5, 600  # until the next try, doubled each time
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the job shows of itself, and where it stands. `nodes` is the state of all nodes for
+    which it goes through the layouts, `layout` the last one looked at, -1 when it is through;
+    `bytes_per_s` is the rate at which segments have lately been mended, 0 if never."""
+
+    nodes: str = ""
+    layout: int = -1
+    segments: int = 0
+    bytes: int = 0
+    bytes_per_s: float = 0.0
+    queued: int = 0
+    queued_bytes: int = 0
+    hopeless: int = 0
+    left_s: float | None = None
+
+
+class RepairWorker:
+    """The job; see above."""
+
+    name = "repair"
+    rest_s = 1.0
+
+    def __init__(
+        self,
+        services: Services,
+        throttle: Throttle,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._services, self._throttle, self._clock = services, throttle, clock
+        self._mender = Mender(services)
+        self._metadata, self._mending = services.metadata, services.metadata.mending
+        self._progress: Progress | None = None
+        self._saved_at_s = self._searched_at_s = float("-inf")
+
+    async def step(self) -> bool:
+        progress = await self._loaded()
+        searching = await self._search(progress)
+        mended = await self._mend_some(progress)
+        await self._save(progress, at_once=not mended)
+        return searching or mended
+
+    async def _loaded(self) -> Progress:
+        """Where the process that did this before us stood."""
+        if self._progress is None:
+            states = await self._metadata.job_states()
+            state = states[self.name].state if self.name in states else {}
+            known = {name: state[name] for name in Progress.__slots__ if name in state}
+            self._progress = Progress(**known)
+        return self._progress
+
+    # Searching
+
+    async def _search(self, progress: Progress) -> bool:
+        """Go through a page of layouts. True if there are more."""
+        if progress.layout < 0:
+            nodes, now_s = self._nodes(), self._clock()
+            if nodes == progress.nodes and now_s - self._searched_at_s < SEARCH_AGAIN_S:
+                return False
+            self._searched_at_s = now_s
+            progress.nodes, progress.layout = nodes, 0
+        page = await self._metadata.layout_uses(progress.layout, LAYOUTS_AT_ONCE)
+        targets = list(self._services.cluster.membership.targets(0).values())
+        found = [
+            (use.id, *trouble)
+            for use in page
+            if use.segments and (trouble := self._trouble(use.layout, targets))
+        ]
+        if found:
+            await self._mending.queue_layouts(found)
+        progress.layout = page[-1].id if len(page) == LAYOUTS_AT_ONCE else -1
+        return progress.layout >= 0
+
+    def _nodes(self) -> str:
+        """What the search depends on: what is written while a node is away can be spread better
+        when it is back, so it matters who is suspect too."""
+        members = self._services.cluster.membership
+        nodes = sorted(members.nodes.items())
+        return ",".join(f"{number}:{members.state(node)}" for number, node in nodes)
+
+    def _trouble(
+        self, layout: tuple[int, ...], targets: Sequence[Target]
+    ) -> tuple[int, str] | None:
+        """How many shards a segment with this layout has, and what is wrong, if anything is."""
+        members = self._services.cluster.membership
+        states = [
+            members.state(members.nodes[number]) if number in members.nodes else NodeState.REMOVED
+            for number in layout
+        ]
+        there = [
+            number != NO_NODE and state not in (NodeState.LOST, NodeState.REMOVED)
+            for number, state in zip(layout, states, strict=True)
+        ]
+        if not all(there):
+            return sum(there), "shards on nodes that are lost"
+        if not DRAINS.isdisjoint(states):
+            return len(layout), "shards on a node that is drained"
+        tolerated = len(layout) - self._services.codec.k
+        if crowded(layout, members.zone_of, targets, tolerated):
+            return len(layout), "shards that could be spread better"
+        return None
+
+    # Mending
+
+    async def _mend_some(self, progress: Progress) -> bool:
+        """The segments that need it most, a few at a time. True if that helped any."""
+        batch = self._batch(await self._mending.due_repairs(SEGMENTS_AT_ONCE))
+        if not batch:
+            return False
+        began_s = self._clock()
+        done = await asyncio.gather(*map(self._mend, batch))
+        mended_bytes = sum(
+            repair.stored.size_bytes for repair, whole in zip(batch, done, strict=True) if whole
+        )
+        progress.segments += sum(done)
+        progress.bytes += mended_bytes
+        await self._throttle.spend(sum(repair.stored.size_bytes for repair in batch))
+        if mended_bytes:
+            rate = mended_bytes / max(1e-3, self._clock() - began_s)
+            old = progress.bytes_per_s or rate
+            progress.bytes_per_s = 0.9 * old + 0.1 * rate
+        return any(done)
+
+    @staticmethod
+    def _batch(due: Sequence[Repair]) -> list[Repair]:
+        """As many as their stripes allow, at least one."""
+        batch, total_bytes = list[Repair](), 0
+        for repair in due:
+            total_bytes += repair.stored.n * repair.stored.shard_bytes
+            if batch and total_bytes > STRIPES_AT_ONCE_BYTES:
+                break
+            batch.append(repair)
+        return batch
+
+    async def _mend(self, repair: Repair) -> bool:
+        """Whether the segment is whole now."""
+        stored = repair.stored
+        try:
+            mended = await self._mender.mend(stored)
+        except SixfoldError as error:
+            mended = Mended(repair.survivors, homeless=1)
+            log.warning("segment %s could not be mended: %s", stored.id, error)
+        if mended.superseded:
+            return False  # the next step sees it as it is then
+        if mended.is_whole:
+            await self._mending.set_whole(stored, mended.written_bytes == 0)
+            return True
+        if mended.hopeless and repair.survivors >= stored.k:
+            log.error("segment %s: %s", stored.id, mended.reason)
+        delay_s = min(LAST_DELAY_S, FIRST_DELAY_S << min(repair.attempts, 10))
+        await self._mending.postpone(stored, mended.survivors, mended.reason, delay_s)
+        return False
+
+    # Telling
+
+    async def _save(self, progress: Progress, at_once: bool) -> None:
+        if not at_once and self._clock() - self._saved_at_s < SAVE_EVERY_S:
+            return
+        backlog = await self._mending.backlog()
+        before = asdict(progress)
+        progress.queued, progress.queued_bytes = backlog.queued, backlog.queued_bytes
+        progress.hopeless = backlog.hopeless
+        rate = progress.bytes_per_s
+        progress.left_s = round(backlog.queued_bytes / rate, 1) if rate else None
+        if asdict(progress) != before or not at_once or self._saved_at_s < 0:
+            self._saved_at_s = self._clock()
+            await self._metadata.save_job_state(self.name, asdict(progress))

@@ -1,0 +1,87 @@
+"""`quarantine/`: a file for each record that is out of service but still kept.
+
+    <shard address>.<why>.<Unix time in seconds>
+
+The file holds the record's bytes as they lay in the volume, or nothing if the disk was too full.
+"""
+
+import errno
+import logging
+import os
+
+from common.errors import Corrupt, MalformedId
+from common.ids import ShardAddress
+from common.record import HEADER_BYTES, RecordKind, unpack_header
+from common.shards import Buffer, ShardRecord
+from common.upkeep import Quarantined, Why
+from shardd.disk import Disk
+from shardd.identity import DataDirectory
+from shardd.volume import ShortWrite
+
+log = logging.getLogger(__name__)
+
+
+class QuarantineFolder:
+    """Methods raise the disk's OSError unless they say otherwise."""
+
+    def __init__(self, directory: DataDirectory, disk: Disk) -> None:
+        self._directory, self._disk = directory, disk
+        self._path = directory.quarantine
+
+    def scan(self) -> list[Quarantined]:
+        """All that is there."""
+        found = []
+        with os.scandir(self._path) as files:
+            for file in files:
+                try:
+                    found.append(_parse_name(file.name, file.stat().st_size))
+                except (MalformedId, ValueError):
+                    log.warning("quarantine: %s is not ours; left alone", file.name)
+        return found
+
+    def write(self, kept: Quarantined, record: Buffer) -> None:
+        """Durable once `sync` follows; an error leaves nothing. Raises WrongNode too."""
+        self._directory.check()
+        path = self._path / _name_of(kept)
+        fd = self._disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        try:
+            if self._disk.pwritev(fd, [record], 0) != len(record):
+                raise ShortWrite(errno.ENOSPC, f"{path} was written short")
+            self._disk.fsync(fd)
+        except OSError:
+            self.unlink(kept)
+            raise
+        finally:
+            self._disk.close(fd)
+
+    def read(self, kept: Quarantined) -> ShardRecord:
+        """Raises Corrupt unless it is the shard and intact."""
+        try:
+            data = (self._path / _name_of(kept)).read_bytes()
+        except OSError as error:
+            raise Corrupt(f"{_name_of(kept)} cannot be read: {error}") from None
+        kind, _, info = unpack_header(data)
+        record = ShardRecord(info, data[HEADER_BYTES : HEADER_BYTES + info.payload_bytes])
+        if kind is not RecordKind.SHARD or info.address != kept.address or not record.is_intact():
+            raise Corrupt(f"{_name_of(kept)} does not hold the shard")
+        return record
+
+    def unlink(self, kept: Quarantined) -> None:
+        """Durable once `sync` follows. Never raises: the file is found again at the next start."""
+        try:
+            self._disk.unlink(self._path / _name_of(kept))
+        except OSError as error:
+            log.error("quarantine: %s cannot be removed: %s", _name_of(kept), error)
+
+    def sync(self) -> None:
+        self._disk.fsync_dir(self._path)
+
+
+def _name_of(kept: Quarantined) -> str:
+    return f"{kept.address}.{kept.why}.{kept.at}"
+
+
+def _parse_name(file_name: str, size_bytes: int) -> Quarantined:
+    """Raises MalformedId or ValueError unless it is a name as above."""
+    address, why, at = file_name.rsplit(".", 2)
+    return Quarantined(ShardAddress.parse(address), Why(why), int(at), size_bytes)

@@ -1,0 +1,203 @@
+"""Finds rot: reads every live record, at a bounded rate, and compares it with its checksum.
+
+It goes by the index, so a record whose header has rotted is found as well. A pass covers the
+volumes that are there when it begins, the one first whose last verification is the oldest. One
+pass follows another after `interval_s`; or at once when rot was found outside of a pass: a disk
+that has lost one record may have lost more.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from common.errors import SixfoldError
+from common.units import MIB
+from common.upkeep import ScrubReport
+from shardd.entries import Entry
+from shardd.parts import StoreParts, to_the_end
+from shardd.scrub_state import FILE_NAME, ScrubState
+from shardd.throttle import Throttle
+from shardd.verify import Examined, RecordFile
+from shardd.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_STEP_ENTRIES = 4096
+_SAVE_BYTES = 64 * MIB  # so much is read again after a crash
+
+
+class Scrubber:
+    """Used from the event loop; one step at a time, whoever asks."""
+
+    def __init__(
+        self,
+        parts: StoreParts,
+        condemn: Callable[[Sequence[Examined]], Awaitable[None]],
+        throttle: Throttle,
+        interval_s: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._parts, self._condemn, self._throttle = parts, condemn, throttle
+        self._interval_s, self._clock = interval_s, wall_clock
+        self._path = parts.directory.path / FILE_NAME
+        self._state = ScrubState.load(self._path)
+        self._unsaved_bytes, self._changed = 0, False
+        self._suspects: set[bytes] = set()
+        self._stepping = asyncio.Lock()
+        self.wanted = asyncio.Event()  # there is something to do before the next pass is due
+
+    def report(self, bad: int) -> ScrubReport:
+        state = self._state
+        return ScrubReport(
+            state.running,
+            state.passes,
+            state.scanned_bytes,
+            state.total_bytes,
+            bad,
+            state.started_at,
+            self.verified_at,
+        )
+
+    @property
+    def verified_at(self) -> int:
+        """As in ScrubReport."""
+        state = self._state
+        covered = [number for number in self._parts.volumes.by_number if number < state.covered]
+        return min(map(self.verified_at_of, covered), default=state.completed_at)
+
+    def verified_at_of(self, volume: int) -> int:
+        """When its last full verification began."""
+        return self._state.verified_at.get(volume, 0)
+
+    def start(self) -> None:
+        """Begin a pass over everything now; one that runs already begins again."""
+        state, volumes = self._state, self._parts.volumes.by_number
+        state.running, state.started_at = True, self._now()
+        state.until = max(volumes, default=0) + 1
+        state.volume = state.offset = state.scanned_bytes = state.total_bytes = 0
+        # Times are in whole seconds: what was verified within this one is to be verified again.
+        latest = state.started_at - 1
+        state.verified_at = {n: min(at, latest) for n, at in state.verified_at.items()}
+        self._changed = True
+        self.wanted.set()
+
+    def rot_found(self) -> None:
+        """Where one record has rotted there may be more."""
+        if not self._state.running:
+            self.start()
+
+    def suspect(self, key: bytes) -> None:
+        """This shard could not be read as it should: the next step looks at it."""
+        self._suspects.add(key)
+        self.wanted.set()
+
+    async def scrub_once(self) -> bool:
+        """One bounded step; whether there may be more to do now. Raises the disk's OSError, or
+        what the writer or the index refuse with; then the same step comes again."""
+        async with self._stepping:
+            self.wanted.clear()
+            if self._suspects:
+                await self._look_at_suspects()
+                return True
+            if not self._state.running:
+                began = self._state.started_at
+                if began and self._now() < began + self._interval_s:
+                    return False
+                self.start()
+            await self._go_on()
+            return True
+
+    async def _look_at_suspects(self) -> None:
+        keys = list(self._suspects)
+        entries = await asyncio.to_thread(self._parts.catalog.entries, keys)
+        for entry in entries:
+            volume = self._parts.volumes.by_number.get(entry.volume)
+            if volume is not None:
+                await self._examine(volume, [entry])
+        self._suspects.difference_update(keys)
+
+    async def _go_on(self) -> None:
+        state = self._state
+        volume = self._parts.volumes.by_number.get(state.volume)
+        if volume is None:
+            await asyncio.to_thread(self._measure)
+            if (volume := self._next_volume()) is None:
+                await to_the_end(self._finish_pass)
+                return
+            await to_the_end(self.save)
+        rows = self._parts.catalog.live_in
+        page = await asyncio.to_thread(rows, volume.number, state.offset, _STEP_ENTRIES)
+        await self._examine(volume, page)
+        if state.volume != volume.number:
+            return  # begun again meanwhile
+        if page:
+            state.offset = page[-1].offset
+        else:
+            state.verified_at[volume.number] = state.volume_started_at
+            state.volume = 0
+        self._changed = True
+        if self._unsaved_bytes >= _SAVE_BYTES:
+            await to_the_end(self.save)
+
+    def _measure(self) -> None:
+        """Before each volume: the index then knows all that was in it."""
+        use = self._parts.catalog.use()
+        if not self._state.total_bytes:
+            volumes = self._parts.volumes.by_number
+            self._state.total_bytes = sum(use[n].live_bytes for n in list(volumes) if n in use)
+
+    def _next_volume(self) -> Volume | None:
+        """The one whose verification is the oldest, of those that this pass has not seen."""
+        state, volumes = self._state, self._parts.volumes.by_number
+        due = [n for n in volumes if n < state.until and self.verified_at_of(n) < state.started_at]
+        if not due:
+            return None
+        state.volume = min(due, key=lambda number: (self.verified_at_of(number), number))
+        state.offset, state.volume_started_at = 0, self._now()
+        return volumes[state.volume]
+
+    async def _examine(self, volume: Volume, entries: Sequence[Entry]) -> None:
+        if not entries:
+            return
+        try:
+            file = RecordFile(self._parts.disk, volume.path)
+        except FileNotFoundError:
+            return  # compacted meanwhile, and verified by that
+        with file:
+            while entries:
+                taken = entries
+                examined = await to_the_end(lambda: file.examine(taken))  # noqa: B023
+                size_bytes = sum(each.size_bytes for each in examined)
+                self._state.scanned_bytes += size_bytes
+                self._unsaved_bytes += size_bytes
+                await self._condemn([each for each in examined if each.fault])
+                await self._throttle.spend(size_bytes)
+                entries = entries[len(examined) :]
+
+    def _finish_pass(self) -> None:
+        state = self._state
+        state.running = False
+        state.passes += 1
+        state.covered, state.completed_at = state.until, state.started_at
+        known = self._parts.volumes.by_number
+        state.verified_at = {n: at for n, at in state.verified_at.items() if n in known}
+        self.save()
+        log.info("scrub: pass %d is done, %d bytes", state.passes, state.scanned_bytes)
+
+    def save(self) -> None:
+        """Raises the disk's OSError, or WrongNode."""
+        self._parts.directory.check()
+        self._unsaved_bytes, self._changed = 0, False
+        self._state.save(self._parts.disk, self._path)
+
+    async def close(self) -> None:
+        """Keep how far it is, if it can be; no step may be running."""
+        try:
+            if self._changed:
+                await asyncio.to_thread(self.save)
+        except (OSError, SixfoldError) as error:
+            log.warning("%s: how far scrub is cannot be kept: %s", self._path, error)
+
+    def _now(self) -> int:
+        return int(self._clock())

@@ -1,0 +1,191 @@
+"""Repair: whatever nodes lose, rot or miss, all shards come back on nodes of their own."""
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.errors import Conflict, NotFound
+from common.ids import ContentId
+from coordinator.metadata import Wish
+from tests.torture.one_process import Store
+
+SIZES = (0, 1, 5_000, 100_000, 390 * 1024 + 7, 900_000)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store(tmp_path)
+    await store.start()
+    yield store
+    await store.close()
+
+
+async def filled(store: Store, seed: int = 1) -> dict[ContentId, bytes]:
+    rng = random.Random(seed)
+    contents = [rng.randbytes(size) for size in SIZES]
+    return {(await store.fronts[0].put(data)).id: data for data in contents}
+
+
+async def check(store: Store, contents: dict[ContentId, bytes], survives: int = 3) -> None:
+    """All bytes are right, each segment has nine good shards, which survive that many nodes."""
+    reads = store.fronts[0].reads
+    for id_, data in contents.items():
+        assert await store.fronts[1].get(id_) == data
+        manifest = await reads.find(id_)
+        assert str(reads.durability(manifest)) == f"9/9; survives={survives}"
+        for segment in manifest.segments:
+            for index, node in enumerate(segment.layout):
+                held = store.nodes[node].store
+                assert held is not None
+                (record,) = await held.read([segment.address(index)])
+                assert getattr(record, "info", None), (index, node, record)
+    assert (await store.fronts[0].metadata.counts())["repair_queue"] == 0
+
+
+async def lose(store: Store, *numbers: int) -> None:
+    for number in numbers:
+        await store.kill(number)
+    await store.pass_time(901)
+
+
+async def test_three_lost_nodes_are_made_up_for_by_the_six_that_are_left(store: Store) -> None:
+    contents = await filled(store)
+    await lose(store, 2, 5, 9)
+    await store.fronts[0].work("repair")
+    await check(store, contents, survives=1)  # nine shards on six nodes
+    for number in (2, 5, 9):
+        await store.restart(number)
+    await store.fronts[0].work("outbox")
+    await store.fronts[0].work("repair")  # they are spread again
+    await check(store, contents)
+    await store.fronts[0].work("outbox")
+    held = [shard for node in store.nodes.values() for shard in await node.shards()]
+    assert len(held) == 9 * (await store.fronts[0].metadata.counts())["segment"]
+
+
+async def test_a_node_that_is_only_away_is_waited_for(store: Store) -> None:
+    contents = await filled(store)
+    await store.kill(4)
+    await store.fronts[0].work("repair")
+    assert (await store.fronts[0].metadata.counts())["repair_queue"] == 0
+    await store.restart(4)
+    await check(store, contents)
+
+
+async def test_bad_and_missing_shards_are_rebuilt_in_their_place(store: Store) -> None:
+    contents = {id_: data for id_, data in (await filled(store)).items() if data}
+    before = {}
+    for id_ in contents:
+        for segment in (await store.fronts[0].reads.find(id_)).segments:
+            before[segment.id] = segment.layout
+            first = store.nodes[segment.layout[0]].store
+            assert first is not None
+            await first.delete([segment.address(0)])
+            store.nodes[segment.layout[7]].flip(segment.address(7), 3)
+    for id_, data in contents.items():
+        assert await store.fronts[0].get(id_) == data
+    await store.fronts[0].settle()
+    await store.fronts[1].work("repair")
+    await check(store, contents)
+    for id_ in contents:
+        for segment in (await store.fronts[0].reads.find(id_)).segments:
+            assert segment.layout == before[segment.id]
+
+
+async def test_what_cannot_be_mended_stays_in_the_queue(store: Store) -> None:
+    contents = await filled(store)
+    await lose(store, 1, 2, 3, 4)
+    await store.fronts[0].work("repair")
+    segments = (await store.fronts[0].metadata.counts())["segment"]
+    assert (await store.fronts[0].metadata.counts())["repair_queue"] == segments
+    state = (await store.fronts[0].metadata.job_states())["repair"].state
+    assert state["hopeless"] == segments
+    for number in (1, 2, 3, 4):
+        await store.restart(number)
+    await store.pass_time(600)
+    await store.fronts[0].work("repair")
+    await check(store, contents)
+
+
+async def test_a_drained_node_ends_up_empty(store: Store) -> None:
+    contents = await filled(store)
+    await store.fronts[0].metadata.set_wish(3, Wish.DRAINING)
+    await store.pass_time(2)
+    more = await filled(store, seed=2)
+    await store.fronts[0].work("repair")
+    await store.fronts[0].work("outbox")
+    assert await store.nodes[3].shards() == []
+    await check(store, contents | more, survives=2)  # nine shards on eight nodes
+    await store.fronts[0].metadata.set_wish(3, Wish.ACTIVE)
+    await store.pass_time(2)
+    await store.fronts[0].work("repair")
+    await check(store, contents | more)
+
+
+async def test_a_node_is_removed_only_when_nothing_needs_it(store: Store) -> None:
+    contents = await filled(store)
+    front = store.fronts[0]
+    with pytest.raises(Conflict, match="drain it first"):
+        await front.draining.remove("node-3")
+    with pytest.raises(Conflict, match="--force"):
+        await front.draining.drain("node-3", force=False, dry_run=False)
+    plan = await front.draining.drain("3", force=False, dry_run=True)
+    segments = (await front.metadata.counts())["segment"]
+    assert (plan["segments"], plan["others"], plan["survives"]) == (segments, 8, 2)
+    assert plan["state"] == "active"
+    await front.draining.drain("node-3", force=True, dry_run=False)
+    with pytest.raises(Conflict, match=f"{segments} segments"):
+        await front.draining.remove("node-3")
+    await front.work("repair")
+    await front.work("outbox")
+    await store.pass_time(2)
+    assert (await front.draining.drain("3", force=True, dry_run=True))["state"] == "drained"
+    await front.draining.remove("node-3")
+    with pytest.raises(Conflict, match="removed"):
+        await store.pass_time(2)
+    await store.kill(3)
+    with pytest.raises(Conflict, match="removed"):
+        await front.draining.undrain("3")
+    await check(store, contents, survives=2)
+
+
+async def test_too_few_nodes_would_be_left(store: Store) -> None:
+    for number in range(4, 10):
+        await store.kill(number)
+    with pytest.raises(Conflict, match="2 other nodes"):
+        await store.fronts[0].draining.drain("1", force=True, dry_run=False)
+    with pytest.raises(NotFound):
+        await store.fronts[0].draining.undrain("node-77")
+
+
+async def test_a_lost_node_is_removed_once_it_is_made_up_for(store: Store) -> None:
+    contents = await filled(store)
+    await lose(store, 8)
+    with pytest.raises(Conflict, match="segments"):
+        await store.fronts[0].draining.remove("8")
+    await store.fronts[0].work("repair")
+    await store.fronts[0].draining.remove("8")
+    await check(store, contents, survives=2)
+
+
+async def test_rebalance_moves_from_the_fullest_until_all_are_even(store: Store) -> None:
+    await store.kill(9)
+    rng = random.Random(5)
+    contents = {}
+    for _ in range(40):
+        data = rng.randbytes(60_000)
+        contents[(await store.fronts[0].put(data)).id] = data
+    await store.restart(9)
+    for node in store.fronts[0].cluster.membership.nodes.values():
+        assert node.report is not None
+        node.report = replace(node.report, capacity_bytes=4_000_000, free_bytes=3_000_000)
+    await store.fronts[0].work("rebalance")
+    await store.fronts[0].work("outbox")
+    held = [len(await node.shards()) for node in store.nodes.values()]
+    assert sum(held) == 9 * len(contents)
+    assert max(held) - min(held) <= 4
+    for id_, data in contents.items():
+        assert await store.fronts[1].get(id_) == data

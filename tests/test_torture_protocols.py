@@ -1,0 +1,7 @@
+"""The quick form of row 3, as far as coordinators are concerned."""
+
+from tests.torture import protocols
+
+
+def test_no_step_leaves_anything_half_done() -> None:
+    protocols.main(0.04, 42).check()

@@ -1,0 +1,66 @@
+"""The coordinator ends, without any cleanup, at every step of uploading, deleting, collecting, and
+sweeping; another takes over, ends there too, and a third one settles what is left.
+
+Then every content is as its client was told: stored whole or deleted, and either of these where no
+answer came. And the nodes hold what the layouts name, not a shard more or less.
+"""
+
+import json
+import multiprocessing
+import random
+import shutil
+from pathlib import Path
+
+from common.failpoints import EXIT_CODE, Point
+from tests.torture import protocol_steps
+from tests.torture.outcome import Outcome, scaled, scratch
+
+ROW = 3
+PROMISE = "all or nothing: no step of uploading or deleting leaves anything half done"
+RUNS = 50  # of each point
+POINTS = [
+    point
+    for point in Point
+    if point.startswith(("upload", "unpin", "collect", "delete", "sweep", "quarantine-sent"))
+]
+
+
+def main(scale: float, seed: int) -> Outcome:
+    runs, killed, violations = scaled(RUNS, scale), 0, list[str]()
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([protocol_steps.__name__])
+    with scratch("protocols") as directory:
+        for point in POINTS:
+            ends = 0
+            for number in range(runs):
+                rng = random.Random(f"{seed} {point} {number}")
+                place = directory / f"{point}-{number}"
+                ended, found = _run(processes, place, point, rng)
+                ends += ended
+                violations += [f"{point}, run {number}: {said}" for said in found]
+                shutil.rmtree(place)
+            killed += ends
+            if not ends:
+                violations.append(f"{point}: no coordinator ever came there")
+    figure = f"{len(POINTS)} steps x {runs}, {killed} coordinators killed, {len(violations)} broken"
+    return Outcome(figure, violations)
+
+
+def _run(
+    processes: multiprocessing.context.ForkServerContext, place: Path, point: str,
+    rng: random.Random,
+) -> tuple[int, list[str]]:  # fmt: skip
+    """How many of two coordinators were ended, and what a third one found broken."""
+    place.mkdir()
+    seed, codes = rng.randrange(1 << 30), []
+    for turn in range(3):
+        armed = f"{point}:{rng.choice([1, 1, 2, 3, 8])}" if turn < 2 else ""
+        arguments = (str(place), turn, seed, armed, turn == 2)
+        life = processes.Process(target=protocol_steps.process, args=arguments)
+        life.start()
+        life.join()
+        codes.append(life.exitcode)
+    odd = [f"a process ended with {code}" for code in codes if code not in (0, EXIT_CODE)]
+    if codes[2] == 0:
+        odd += json.loads((place / "violations.json").read_text())
+    return codes.count(EXIT_CODE), odd
