@@ -45,7 +45,9 @@ class _JsonMessage:
 class NodeReport(_JsonMessage):
     """Ids are 32 hex digits. `cluster_id` is empty on a node that never joined. `instance` names
     the process, so that two processes claiming to be one node are told apart. `epoch` is the
-    highest that a coordinator has told the node, 0 if none has."""
+    highest that a coordinator has told the node, 0 if none has. `bad_shards` are rotten and wait
+    for repair; `verified_at` is when the oldest verification of a volume began, in Unix time, 0
+    never."""
 
     node_id: str
     instance: str
@@ -61,11 +63,16 @@ class NodeReport(_JsonMessage):
     shards: int
     read_only: bool
     epoch: int = 0
+    bad_shards: int = 0
+    verified_at: int = 0
 
     def __post_init__(self) -> None:
         """Raises BadRequest for what no node reports."""
         ids = (self.node_id, self.instance, self.cluster_id or self.node_id)
-        sizes = (self.capacity_bytes, self.used_bytes, self.free_bytes, self.shards)
+        sizes = (
+            self.capacity_bytes, self.used_bytes, self.free_bytes, self.shards,
+            self.bad_shards, self.verified_at,
+        )  # fmt: skip
         if not all(re.fullmatch("[0-9a-f]{32}", name) for name in ids):
             raise BadRequest("NodeReport: ids have 32 hex digits")
         if not 0 < self.data_port < 65_536 or min(sizes) < 0 or max(sizes) >= 1 << 63:
@@ -80,8 +87,10 @@ class NodeReport(_JsonMessage):
 @dataclass(frozen=True, slots=True)
 class ReportAnswer(_JsonMessage):
     """`number` is the node's short name inside layouts: 1 to 65535, never used twice. `epoch` is
-    that of the metadata database, for the node to remember."""
+    that of the metadata database, for the node to remember. `may_delete` says that deletes are not
+    stopped: else nothing in quarantine may be dropped."""
 
     cluster_id: str
     number: int
     epoch: int = 0
+    may_delete: bool = False

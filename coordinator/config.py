@@ -63,6 +63,10 @@ class Config:
     )
     suspect_after_s: float = seconds_setting("silence after which a node is suspect", 10.0)
     lost_after_s: float = seconds_setting("silence after which a node is lost", 900.0)
+    scrub_interval_s: float = seconds_setting(
+        "how often all shards are read and compared with their checksums", 30 * 86_400.0
+    )
+    scrub_bytes_per_s: int = bytes_setting("how much of that is read in a second", 16 * MIB)
     repair_bytes_per_s: int = bytes_setting(
         "how much repair and drain may mend per second", 64 * MIB
     )
@@ -91,6 +95,7 @@ class Config:
             raise BadSetting("workers must be at least 1")
         for name in (
             "repair_bytes_per_s",
+            "scrub_bytes_per_s",
             "max_upload_bytes",
             "segments_in_flight",
             "write_timeout_s",

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from common.errors import Conflict, NotFound, SixfoldError, WrongCluster
@@ -27,9 +27,13 @@ class NodeState(StrEnum):
     ACTIVE = "active"
     READ_ONLY = "read-only"
     DRAINING = "draining"
+    DRAINED = "drained"  # nothing is left on it
     SUSPECT = "suspect"
     LOST = "lost"
     REMOVED = "removed"
+
+
+DRAINS = frozenset((NodeState.DRAINING, NodeState.DRAINED))
 
 
 @dataclass(slots=True)
@@ -95,7 +99,8 @@ class Membership:
         taken = await self.metadata.save_report(self._incoming(report, nonce))
         node = self._heard(taken.node, taken.version, report, 0)
         self.on_report(node)
-        return ReportAnswer(self.metadata.cluster_id, node.number, taken.epoch)
+        cluster_id = self.metadata.cluster_id
+        return ReportAnswer(cluster_id, node.number, taken.epoch, taken.may_delete)
 
     async def follow(self) -> None:
         """Looks for ever for what nodes reported to other processes."""
@@ -140,7 +145,12 @@ class Membership:
         return IncomingReport(report, nonce, gone, int(self.suspect_after_s))
 
     def _alive(self, node: Node) -> bool:
-        return self.state(node) in (NodeState.ACTIVE, NodeState.READ_ONLY, NodeState.DRAINING)
+        return self.state(node) in (
+            NodeState.ACTIVE,
+            NodeState.READ_ONLY,
+            NodeState.DRAINING,
+            NodeState.DRAINED,
+        )
 
     def state(self, node: Node) -> NodeState:
         if node.row.wish is Wish.REMOVED:
@@ -152,7 +162,7 @@ class Membership:
         if silent_s >= self.suspect_after_s or not node.reachable or node.report is None:
             return NodeState.SUSPECT
         if node.row.wish is Wish.DRAINING:
-            return NodeState.DRAINING
+            return NodeState.DRAINING if node.report.shards else NodeState.DRAINED
         return NodeState.READ_ONLY if node.report.read_only else NodeState.ACTIVE
 
     def count(self, state: NodeState) -> int:
@@ -207,6 +217,11 @@ class Membership:
         """Whether asking this node for a shard makes sense."""
         node = self.nodes.get(number)
         return node is not None and node.reachable and node.row.wish is not Wish.REMOVED
+
+    def wish_changed(self, number: int, wish: Wish) -> None:
+        """This process need not wait for the node's next report."""
+        node = self.nodes[number]
+        node.row = replace(node.row, wish=wish)
 
     def find(self, name: str) -> Node:
         """The node of that name, number or id. Raises NotFound, or Conflict if two have it."""

@@ -12,13 +12,14 @@ What only cannot be reached is waited for: a node that restarts must not cost a 
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.shards import ShardInfo, ShardRecord
-from coordinator.membership import NodeState
+from coordinator.membership import DRAINS
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.mending import Places
 from coordinator.metadata.rows import NO_NODE
@@ -45,6 +46,8 @@ class Mended:
     hopeless: bool = False
     superseded: bool = False
     disagrees: bool = False
+    moved_to: Mapping[int, int] = field(default_factory=dict)  # node: shards that it got
+    layout: tuple[int, ...] = ()  # as it is now
 
     @property
     def is_whole(self) -> bool:
@@ -130,7 +133,7 @@ class Mender:
 
     def _drains(self, number: int) -> bool:
         node = self._cluster.membership.nodes.get(number)
-        return node is not None and self._cluster.membership.state(node) is NodeState.DRAINING
+        return node is not None and self._cluster.membership.state(node) in DRAINS
 
     async def _write(
         self, stored: StoredSegment, stripe: memoryview, places: Mapping[int, int]
@@ -174,4 +177,6 @@ class Mender:
             homeless=homeless + len(failed),
             written_bytes=len(written) * stored.shard_bytes,
             superseded=superseded,
+            moved_to={} if superseded else Counter(moved.values()),
+            layout=tuple(moved.get(index, node) for index, node in enumerate(stored.layout)),
         )

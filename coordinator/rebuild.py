@@ -51,8 +51,11 @@ class Rebuild:
         nodes = sorted(n.number for n in self._cluster.membership.nodes.values() if n.reachable)
         self.report.nodes = len(nodes)
         group: list[tuple[ShardInfo, int]] = []
+        doomed = await self._metadata.writes_in_outbox()
         async for info, node in self._all_shards(nodes):
             self.report.shards += 1
+            if (info.address.segment, info.address.generation) in doomed:
+                continue  # it is known, or deleted: not to be referred to anew
             if group and group[0][0].address.segment != info.address.segment:
                 await self._segment_found(group)
                 group = []

@@ -17,6 +17,7 @@ from common.ids import ShardAddress
 from common.record import HEADER_BYTES, shard_header
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
 from common.shards_json import shard_info_from_json
+from common.upkeep import MAX_ADDRESSES, Quarantined, ScrubReport, addresses_to_json
 from common.wire import KEYS_PER_DELETE, FrameKind, LaneKind
 from coordinator.links import Link
 
@@ -111,22 +112,70 @@ class RemoteStore:
             if answer.status != 200 or answer.headers.get("Sixfold-Address") != str(address):
                 raise _refusal(answer.status, b"")
             at = answer.headers.get(VERIFIED_AT, "")
-            return ShardThere(int(at) if at.isdecimal() else None)
+            return ShardThere(int(at) or None if at.isdecimal() else None)
+
+    # Upkeep: each raises as `stat`
+
+    async def quarantined(self, after: ShardAddress | None = None) -> AsyncIterator[Quarantined]:
+        """What the node keeps out of service, in order of address from `after` on."""
+        while True:
+            start = f"&after={after}" if after else ""
+            page = (await self._get(f"/v1/quarantine?limit={LIST_PAGE}{start}")).splitlines()
+            for line in page:
+                kept = Quarantined.from_json(line)
+                yield kept
+                after = kept.address
+            if len(page) < LIST_PAGE:
+                return
+
+    async def quarantine(self, addresses: Sequence[ShardAddress]) -> int:
+        """Take orphans out of service: how many there were. Absent ones are fine."""
+        return await self._post_addresses("/v1/quarantine", addresses, "moved")
+
+    async def restore(self, addresses: Sequence[ShardAddress]) -> int:
+        """Put what is intact of these back into service: how many."""
+        return await self._post_addresses("/v1/quarantine/restore", addresses, "restored")
+
+    async def drop_quarantined(self, address: ShardAddress) -> None:
+        """Delete it for good. An absent one is fine."""
+        await self._ask("DELETE", f"/v1/quarantine/{address}", expected=204)
+
+    async def start_scrub(self) -> None:
+        """A pass over everything begins now."""
+        await self._ask("POST", "/v1/scrub", expected=202)
+
+    async def scrub_state(self) -> ScrubReport:
+        return ScrubReport.from_json(await self._get("/v1/scrub"))
+
+    async def _post_addresses(
+        self, path: str, addresses: Sequence[ShardAddress], counted: str
+    ) -> int:
+        total = 0
+        for at in range(0, len(addresses), MAX_ADDRESSES):
+            body = addresses_to_json(addresses[at : at + MAX_ADDRESSES])
+            said = json.loads(await self._ask("POST", path, body))
+            total += int(said[counted])
+        return total
 
     async def _get(self, path: str) -> bytes:
         """Raises what the node answered, or NodeUnreachable, or NodeTimeout."""
-        async with self._request("GET", path) as answer:
-            body = await answer.read()
-            if answer.status == 200:
-                return body
-            raise _refusal(answer.status, body)
+        return await self._ask("GET", path)
+
+    async def _ask(self, method: str, path: str, body: bytes = b"", expected: int = 200) -> bytes:
+        async with self._request(method, path, body) as answer:
+            said = await answer.read()
+            if answer.status == expected:
+                return said
+            raise _refusal(answer.status, said)
 
     @asynccontextmanager
-    async def _request(self, method: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        signature = self._secret.sign(method, path, b"", time.time(), secrets.token_hex(16))
-        headers = {HEADER: signature}
+    async def _request(
+        self, method: str, path: str, body: bytes = b""
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        signature = self._secret.sign(method, path, body, time.time(), secrets.token_hex(16))
+        headers, url = {HEADER: signature}, self.http_url + path
         try:
-            async with self._http.request(method, self.http_url + path, headers=headers) as answer:
+            async with self._http.request(method, url, headers=headers, data=body) as answer:
                 yield answer
         except TimeoutError:
             raise NodeTimeout(f"{self.http_url}{path}: no answer in time") from None

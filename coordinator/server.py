@@ -18,11 +18,12 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.deleting import CollectWorker, OutboxWorker
-from coordinator.explain import Explain
+from coordinator.draining import Draining
 from coordinator.http.admin import AdminHandlers
 from coordinator.http.blobs import BlobHandlers
 from coordinator.http.care import CareHandlers
 from coordinator.http.deletes import DeleteHandlers
+from coordinator.http.draining import DrainHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
@@ -30,8 +31,11 @@ from coordinator.jobs import Worker, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.rebalance import RebalanceWorker
 from coordinator.repair import RepairWorker
 from coordinator.risk_report import RiskReport
+from coordinator.rot import RotWorker
+from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
 from coordinator.throttle import Throttle
@@ -92,7 +96,8 @@ class Coordinator:
         log.info("codec: %s, %d of %d", codec.backend_name, codec.k, codec.n)
         buffers = StripeBuffers(config.buffer_bytes)
         services = Services(config, codec, self.cluster, self.metadata, buffers, offload)
-        self.buffers, self.reads, self.writes = buffers, ReadPath(services), WritePath(services)
+        self.services, self.buffers = services, buffers
+        self.reads, self.writes = ReadPath(services), WritePath(services)
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
         self._run_behind("session", self.metadata.keep_session())
@@ -103,19 +108,22 @@ class Coordinator:
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
         risks = RiskReport(config, self.metadata, self.cluster, self._clock)
-        explain = Explain(self.metadata, self.cluster)
-        care = CareHandlers(self.metadata, risks, explain)
-        handlers = (blobs, nodes, admin, care, DeleteHandlers(self.metadata))
+        care = CareHandlers(services, risks)
+        deletes, drains = DeleteHandlers(self.metadata), DrainHandlers(Draining(services))
+        handlers = (blobs, nodes, admin, care, deletes, drains)
         await self._listen([route for each in handlers for route in each.routes()])
 
     def _workers(self, services: Services) -> list[Worker]:
-        metadata, cluster = self.metadata, self.cluster
-        every_s = self._config.sweep_every_s
+        config, metadata, cluster = self._config, self.metadata, self.cluster
+        throttle = Throttle(config.repair_bytes_per_s)
         return [
             OutboxWorker(metadata, cluster),
             CollectWorker(metadata, cluster),
-            SweepWorker(metadata, cluster, every_s),
-            RepairWorker(services, Throttle(self._config.repair_bytes_per_s)),
+            SweepWorker(metadata, cluster, config.sweep_every_s),
+            RepairWorker(services, throttle),
+            RotWorker(services),
+            RebalanceWorker(services, throttle, self._clock),
+            ScrubWorker(services, Throttle(config.scrub_bytes_per_s), config.scrub_interval_s),
         ]
 
     def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:

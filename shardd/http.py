@@ -16,6 +16,7 @@ from common.shards_json import shard_info_to_json
 from shardd.identity import DataDirectory
 from shardd.reader import RawRecord
 from shardd.store import LIST_PAGE, VolumeStore
+from shardd.upkeep_http import UpkeepRoutes
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class NodeHttp:
         self.app.router.add_get("/v1/shards", self._list)
         self.app.router.add_get("/v1/shards/{address}", self._get, allow_head=True)
         self.app.router.add_delete("/v1/shards/{address}", self._delete)
+        UpkeepRoutes(lambda: self._opened.upkeep, _limit).add_to(self.app.router)
 
     async def start(self, host: str, port: int) -> tuple[web.AppRunner, int]:
         """The runner, to clean up in the end, and the port that it listens on."""
@@ -118,7 +120,10 @@ class NodeHttp:
         if record is None:
             raise NotFound(f"this node has no shard {address}")
         try:
-            return _shard_response(record, with_payload=request.method == "GET")
+            response = _shard_response(record, with_payload=request.method == "GET")
+            verified_at = await self._opened.verified_at(address.key)
+            response.headers["Sixfold-Verified-At"] = str(verified_at)
+            return response
         finally:
             record.release()
 

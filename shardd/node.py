@@ -53,6 +53,7 @@ async def running(config: Config, secret: ClusterSecret) -> AsyncIterator[Node]:
         store = await VolumeStore.open(directory, config.store_limits)
         stack.push_async_callback(store.close)
         http.store = store
+        store.upkeep.start()
         lanes = LaneServer(store, directory, secret, config.lane_limits)
         stack.push_async_callback(lanes.close)
         data_port = await lanes.start(config.host, config.data_port)
@@ -62,6 +63,7 @@ async def running(config: Config, secret: ClusterSecret) -> AsyncIterator[Node]:
         log.info("listening http=%s data=%s:%d", http_url, _bracketed(config.reached_at), data_port)
         report = _Reporter(config, directory, store, http_url, data_address)
         heartbeat = Heartbeat(config.join, directory, secret, report, session)
+        store.upkeep.may_drop = lambda: heartbeat.may_delete
         yield Node(config, directory, store, http, heartbeat, http_url, data_address)
 
 
@@ -82,7 +84,7 @@ class _Reporter:
 
     async def __call__(self) -> NodeReport:
         identity = self._directory.identity
-        stat = await self._store.stat()
+        stat, upkeep = await self._store.stat(), self._store.upkeep
         host, port = self._data_address
         return NodeReport(
             node_id=identity.node_id,
@@ -95,6 +97,8 @@ class _Reporter:
             data_port=port,
             **asdict(stat),
             epoch=identity.epoch,
+            bad_shards=upkeep.quarantine.bad_shards,
+            verified_at=upkeep.scrubber.verified_at,
         )
 
 

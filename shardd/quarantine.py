@@ -8,6 +8,7 @@ A file is durable before its record gets a tombstone. A crash in between leaves 
 is in service; such files are deleted at start.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -15,10 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from common.errors import Corrupt, SixfoldError, StorageFull
 from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
+from common.upkeep import Quarantined, Why
 from shardd.entries import Entry
 from shardd.group import Move, WriteJob
 from shardd.parts import StoreParts, to_the_end
-from shardd.quarantine_files import Quarantined, QuarantineFolder, Why
+from shardd.quarantine_files import QuarantineFolder
 from shardd.verify import Examined, RecordFile
 from shardd.volumes import is_full
 
@@ -39,6 +41,7 @@ class Quarantine:
         self._folder = QuarantineFolder(parts.directory, parts.disk)
         self._kept: dict[ShardAddress, Quarantined] = {}
         self._rot: set[ShardAddress] = set()
+        self._changing = asyncio.Lock()  # two at once would remove each other's files
         found = self._folder.scan()
         places = parts.catalog.find([each.address.key for each in found])
         for each, place in zip(found, places, strict=True):
@@ -63,8 +66,9 @@ class Quarantine:
         """Take records that were found rotten out of service, unless they were moved or deleted
         meanwhile, or can be read well after all. Raises the disk's OSError, or what the writer
         refuses with; the records stay in service then."""
-        for each in examined:
-            await self._condemn(each)
+        async with self._changing:
+            for each in examined:
+                await self._condemn(each)
 
     async def keep_lost(self, entries: Sequence[Entry]) -> None:
         """Recovery has found these rotten and left them out of the index: note that they are bad.
@@ -131,6 +135,10 @@ class Quarantine:
     async def set_aside(self, addresses: Sequence[ShardAddress]) -> int:
         """Take shards out of service that the coordinator does not know. How many there were.
         Raises StorageFull if there is no room to keep them; they stay in service then."""
+        async with self._changing:
+            return await self._set_aside(addresses)
+
+    async def _set_aside(self, addresses: Sequence[ShardAddress]) -> int:
         copied: list[tuple[Quarantined, Move]] = []
         try:
             for address in dict.fromkeys(addresses):
@@ -148,7 +156,10 @@ class Quarantine:
     async def _copy(self, address: ShardAddress, into: list[tuple[Quarantined, Move]]) -> None:
         catalog, volumes = self._parts.catalog, self._parts.volumes
         (place,) = await to_the_end(lambda: catalog.find([address.key]))
-        record = await self._parts.read(address.key) if place is not None else None
+        try:
+            record = await self._parts.read(address.key) if place is not None else None
+        except Corrupt:
+            return  # rot, and scrub has been told
         if place is None or record is None:
             return
         try:
@@ -162,37 +173,37 @@ class Quarantine:
 
     async def restore(self, addresses: Sequence[ShardAddress]) -> int:
         """Put back into service what is intact of these. How many are now."""
-        restored = 0
-        for address in dict.fromkeys(addresses):
-            kept = self._kept.get(address)
-            if kept is None:
-                continue
-            try:
-                record = await to_the_end(lambda kept=kept: self._folder.read(kept))  # type: ignore[misc]
-                await self._parts.append([record])
-            except Corrupt as error:
-                log.error("%s cannot be restored: %s", address, error)
-                continue
-            failpoint(Point.QUARANTINE_RESTORED)
-            await self.drop(address)
-            restored += 1
-        return restored
+        async with self._changing:
+            found = [self._kept[each] for each in dict.fromkeys(addresses) if each in self._kept]
+            return sum([await self._restore(kept) for kept in found])
+
+    async def _restore(self, kept: Quarantined) -> bool:
+        try:
+            await self._parts.append([await to_the_end(lambda: self._folder.read(kept))])
+        except Corrupt as error:
+            log.error("%s cannot be restored: %s", kept.address, error)
+            return False
+        failpoint(Point.QUARANTINE_RESTORED)
+        self._forget(kept)
+        await to_the_end(self._folder.sync)
+        return True
 
     async def drop(self, address: ShardAddress) -> None:
         """Delete it for good, durably. An absent one is fine."""
-        kept = self._kept.get(address)
-        if kept is not None:
-            self._forget(kept)
-            await to_the_end(self._folder.sync)
+        async with self._changing:
+            if (kept := self._kept.get(address)) is not None:
+                self._forget(kept)
+                await to_the_end(self._folder.sync)
 
     async def expire(self, kept_s: float) -> int:
         """Drop the orphans that have been here for `kept_s`. How many."""
         until = self._now() - kept_s
-        old = [q for q in self._kept.values() if q.why is Why.ORPHAN and q.at <= until]
-        for each in old:
-            self._forget(each)
-        if old:
-            await to_the_end(self._folder.sync)
+        async with self._changing:
+            old = [q for q in self._kept.values() if q.why is Why.ORPHAN and q.at <= until]
+            for each in old:
+                self._forget(each)
+            if old:
+                await to_the_end(self._folder.sync)
         return len(old)
 
     # Both
@@ -217,7 +228,7 @@ class Quarantine:
 
     def _note(self, kept: Quarantined) -> None:
         old = self._kept.get(kept.address)
-        if old is not None and old.file_name != kept.file_name:
+        if old is not None and (old.why, old.at) != (kept.why, kept.at):
             self._forget(old)
         elif old is not None:
             self._parts.volumes.set_aside_bytes -= old.size_bytes

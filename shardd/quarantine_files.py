@@ -8,42 +8,17 @@ The file holds the record's bytes as they lay in the volume, or nothing if the d
 import errno
 import logging
 import os
-from enum import StrEnum
-from typing import NamedTuple
 
 from common.errors import Corrupt, MalformedId
 from common.ids import ShardAddress
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import Buffer, ShardRecord
+from common.upkeep import Quarantined, Why
 from shardd.disk import Disk, file_size_bytes, read_file
 from shardd.identity import DataDirectory
 from shardd.volume import ShortWrite
 
 log = logging.getLogger(__name__)
-
-
-class Why(StrEnum):
-    ROT = "rot"
-    ORPHAN = "orphan"
-
-
-class Quarantined(NamedTuple):
-    """`at` is when it was put here, Unix time in seconds; `size_bytes` that of its file."""
-
-    address: ShardAddress
-    why: Why
-    at: int
-    size_bytes: int
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.address}.{self.why}.{self.at}"
-
-    @classmethod
-    def parse(cls, file_name: str, size_bytes: int) -> "Quarantined":
-        """Raises MalformedId or ValueError unless it is a name as above."""
-        address, why, at = file_name.rsplit(".", 2)
-        return cls(ShardAddress.parse(address), Why(why), int(at), size_bytes)
 
 
 class QuarantineFolder:
@@ -58,7 +33,7 @@ class QuarantineFolder:
         found = []
         for name in self._disk.names(self._path):
             try:
-                kept = Quarantined.parse(name, 0)
+                kept = _parse_name(name, 0)
             except (MalformedId, ValueError):
                 log.warning("quarantine: %s is not ours; left alone", name)
                 continue
@@ -69,7 +44,7 @@ class QuarantineFolder:
     def write(self, kept: Quarantined, record: Buffer) -> None:
         """Durable once `sync` follows; an error leaves nothing. Raises WrongNode too."""
         self._directory.check()
-        path = self._path / kept.file_name
+        path = self._path / _name_of(kept)
         fd = self._disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             if self._disk.pwritev(fd, [record], 0) != len(record):
@@ -83,19 +58,32 @@ class QuarantineFolder:
 
     def read(self, kept: Quarantined) -> ShardRecord:
         """Raises Corrupt unless it is the shard and intact."""
-        data = read_file(self._disk, self._path / kept.file_name)
+        try:
+            data = read_file(self._disk, self._path / _name_of(kept))
+        except OSError as error:
+            raise Corrupt(f"{_name_of(kept)} cannot be read: {error}") from None
         kind, _, info = unpack_header(data)
         record = ShardRecord(info, data[HEADER_BYTES : HEADER_BYTES + info.payload_bytes])
         if kind is not RecordKind.SHARD or info.address != kept.address or not record.is_intact():
-            raise Corrupt(f"{kept.file_name} does not hold the shard")
+            raise Corrupt(f"{_name_of(kept)} does not hold the shard")
         return record
 
     def unlink(self, kept: Quarantined) -> None:
         """Durable once `sync` follows. Never raises: the file is found again at the next start."""
         try:
-            self._disk.unlink(self._path / kept.file_name)
+            self._disk.unlink(self._path / _name_of(kept))
         except OSError as error:
-            log.error("quarantine: %s cannot be removed: %s", kept.file_name, error)
+            log.error("quarantine: %s cannot be removed: %s", _name_of(kept), error)
 
     def sync(self) -> None:
         self._disk.fsync_dir(self._path)
+
+
+def _name_of(kept: Quarantined) -> str:
+    return f"{kept.address}.{kept.why}.{kept.at}"
+
+
+def _parse_name(file_name: str, size_bytes: int) -> Quarantined:
+    """Raises MalformedId or ValueError unless it is a name as above."""
+    address, why, at = file_name.rsplit(".", 2)
+    return Quarantined(ShardAddress.parse(address), Why(why), int(at), size_bytes)

@@ -9,11 +9,12 @@ that has lost one record may have lost more.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 from common.errors import SixfoldError
 from common.units import MIB
+from common.upkeep import ScrubReport
 from shardd.entries import Entry
 from shardd.parts import StoreParts, to_the_end
 from shardd.scrub_state import FILE_NAME, ScrubState
@@ -25,21 +26,6 @@ log = logging.getLogger(__name__)
 
 _STEP_ENTRIES = 4096
 _SAVE_BYTES = 64 * MIB  # so much is read again after a crash
-
-
-@dataclass(frozen=True, slots=True)
-class ScrubReport:
-    """Times are Unix time in seconds, 0 never. `verified_at` is when the oldest verification
-    began, over all volumes that the last complete pass covered; in later ones is only what was
-    written since, and verified then. `bad` are the shards that wait for repair."""
-
-    running: bool
-    passes: int
-    scanned_bytes: int
-    total_bytes: int
-    bad: int
-    started_at: int
-    verified_at: int
 
 
 class Scrubber:
@@ -129,7 +115,8 @@ class Scrubber:
         for entry in entries:
             volume = self._parts.volumes.by_number.get(entry.volume)
             if volume is not None:
-                await self._examine(volume, [entry])
+                async for _ in self._examine(volume, [entry]):
+                    pass
         self._suspects.difference_update(keys)
 
     async def _go_on(self) -> None:
@@ -143,14 +130,20 @@ class Scrubber:
             await to_the_end(self.save)
         rows = self._parts.catalog.live_in
         page = await asyncio.to_thread(rows, volume.number, state.offset, _STEP_ENTRIES)
-        await self._examine(volume, page)
-        if state.volume != volume.number:
-            return  # begun again meanwhile
-        if page:
-            state.offset = page[-1].offset
-        else:
+        async with aclosing(self._examine(volume, page)) as pieces:
+            async for examined in pieces:
+                if state.volume != volume.number:
+                    return  # begun again meanwhile
+                await self._note(examined)
+        if not page and state.volume == volume.number:
             state.verified_at[volume.number] = state.volume_started_at
-            state.volume = 0
+            state.volume, self._changed = 0, True
+
+    async def _note(self, examined: Sequence[Examined]) -> None:
+        size_bytes = sum(each.size_bytes for each in examined)
+        self._state.offset = examined[-1].entry.offset
+        self._state.scanned_bytes += size_bytes
+        self._unsaved_bytes += size_bytes
         self._changed = True
         if self._unsaved_bytes >= _SAVE_BYTES:
             await to_the_end(self.save)
@@ -172,22 +165,24 @@ class Scrubber:
         state.offset, state.volume_started_at = 0, self._now()
         return volumes[state.volume]
 
-    async def _examine(self, volume: Volume, entries: Sequence[Entry]) -> None:
+    async def _examine(
+        self, volume: Volume, entries: Sequence[Entry]
+    ) -> AsyncGenerator[list[Examined], None]:
+        """Verify them, a window at a time; what is rotten is out of service then. Ends early if
+        the volume is compacted meanwhile, which verifies it."""
         if not entries:
             return
         try:
             file = RecordFile(self._parts.disk, volume.path)
         except FileNotFoundError:
-            return  # compacted meanwhile, and verified by that
+            return
         with file:
             while entries:
                 taken = entries
                 examined = await to_the_end(lambda: file.examine(taken))  # noqa: B023
-                size_bytes = sum(each.size_bytes for each in examined)
-                self._state.scanned_bytes += size_bytes
-                self._unsaved_bytes += size_bytes
                 await self._condemn([each for each in examined if each.fault])
-                await self._throttle.spend(size_bytes)
+                yield examined
+                await self._throttle.spend(sum(each.size_bytes for each in examined))
                 entries = entries[len(examined) :]
 
     def _finish_pass(self) -> None:

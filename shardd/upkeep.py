@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from common.errors import SixfoldError
 from common.units import MIB
+from common.upkeep import ScrubReport
 from shardd.compaction import Compactor
 from shardd.parts import StoreParts
 from shardd.quarantine import Quarantine
-from shardd.scrub import Scrubber, ScrubReport
+from shardd.scrub import Scrubber
 from shardd.throttle import Clocks, Throttle
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Upkeep:
     ) -> None:
         """With less than `tight_bytes` of room, any dead space is worth a compaction."""
         self._limits = limits
+        self.may_drop: Callable[[], bool] = lambda: False  # whether orphans may go for good
         self.quarantine = Quarantine(parts, self._rot_found, clocks.wall_s)
         condemn = self.quarantine.condemn
         copying = Throttle(limits.compact_bytes_per_s, clocks)
@@ -72,7 +74,7 @@ class Upkeep:
         return await self.compactor.compact_once() > 0
 
     async def _expire(self) -> bool:
-        return await self.quarantine.expire(self._limits.quarantine_s) > 0
+        return self.may_drop() and await self.quarantine.expire(self._limits.quarantine_s) > 0
 
 
 async def _repeat(step: Callable[[], Awaitable[bool]], wanted: asyncio.Event) -> None:

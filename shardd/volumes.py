@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from common.errors import Corrupt, WrongCluster, WrongNode
+from common.units import MIB
 from shardd.disk import Disk, file_size_bytes
 from shardd.identity import DataDirectory, Identity
 from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass
@@ -14,19 +15,30 @@ from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"\d{8}\.vol")
+# A disk of this many volumes has one that is nearly empty long before it is full of dead space.
+_LEAST_VOLUMES = 256
+_LEAST_BYTES = MIB
 
 
 class VolumeSet:
     """Written by one thread; looked up by all."""
 
     def __init__(
-        self, directory: DataDirectory, disk: Disk, capacity_bytes: int, volume_bytes: int
+        self,
+        directory: DataDirectory,
+        disk: Disk,
+        capacity_bytes: int,
+        volume_bytes: int,
+        reserve_bytes: int,
     ) -> None:
-        """`capacity_bytes` is 0 for all that the filesystem has."""
+        """`capacity_bytes` is 0 for all that the filesystem has. Volumes get `volume_bytes`, or
+        less: on a full disk the live part of one must fit into the reserve, to be compacted."""
         self.by_number: dict[int, Volume] = {}
         self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
-        self._capacity_bytes, self._volume_bytes = capacity_bytes, volume_bytes
+        self._capacity_bytes = capacity_bytes
+        parts_bytes = self.capacity_bytes // _LEAST_VOLUMES
+        self.volume_bytes = min(volume_bytes, max(reserve_bytes, parts_bytes, _LEAST_BYTES))
         self._open: dict[VolumeClass, Volume] = {}
         self._next_number = 1
 
@@ -80,7 +92,7 @@ class VolumeSet:
         volume = self._open.get(volume_class)
         if volume is not None:
             empty = volume.end <= SUPERBLOCK_BYTES
-            if empty or volume.end + size_bytes <= self._volume_bytes:
+            if empty or volume.end + size_bytes <= self.volume_bytes:
                 return volume
             volume.seal()
         return self._create(volume_class)

@@ -4,12 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
 from common.ids import ContentId
 from sixfold.answers import json_of
 from sixfold.transfer import Silence
+
+VERIFY_S = 6 * 3600.0
 
 
 class AdminClient(ABC):
@@ -35,6 +38,19 @@ class AdminClient(ABC):
         """The background jobs: who does each, and what it says of itself."""
         return await self._asked("GET", "/-/admin/jobs")
 
+    async def drain(self, node: str, force: bool, dry_run: bool) -> dict[str, Any]:
+        """Move everything away from a node; what that means, which a dry run only tells."""
+        query = f"force={int(force)}&dry_run={int(dry_run)}"
+        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/drain?{query}")
+
+    async def undrain(self, node: str) -> dict[str, Any]:
+        """Take a node back into service."""
+        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/undrain")
+
+    async def remove(self, node: str) -> dict[str, Any]:
+        """Forget a node for good."""
+        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/remove")
+
     async def stop_deletes(self, reason: str) -> dict[str, Any]:
         """Delete nothing on nodes any more; the reason that stands."""
         return await self._asked("POST", "/-/admin/deletes/stop", json={"reason": reason})
@@ -51,6 +67,19 @@ class AdminClient(ABC):
             said["segments"] += more["segments"]
             said["next"] = more["next"]
         return said
+
+    async def verify(self, id_: ContentId) -> dict[str, Any]:
+        """Read and check all shards of a content, which takes as long as it takes: what is bad."""
+        return await self._asked("POST", f"/-/admin/verify/{id_}", Silence(VERIFY_S))
+
+    async def start_scrub(self) -> dict[str, Any]:
+        """Ask for a pass over all stripes, and on each node: through once the status has served
+        the number `wanted`, and counts more passes of each node."""
+        return await self._asked("POST", "/-/admin/scrub")
+
+    async def scrub_status(self) -> dict[str, Any]:
+        """How far the passes are."""
+        return await self._asked("GET", "/-/admin/scrub")
 
     async def _asked(
         self, method: str, path: str, silence: Silence | None = None, **options: Any

@@ -1,12 +1,20 @@
 """The commands of whoever looks after a store: how safe it is, what its jobs do."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.errors import Corrupt
 from common.ids import ContentId
-from sixfold.care_words import durability_lines, explain_lines, job_lines
+from sixfold.care_words import (
+    durability_lines,
+    explain_lines,
+    job_lines,
+    scrub_lines,
+    verify_lines,
+)
 from sixfold.options import Json, Url, globals_of, with_client
 
 if TYPE_CHECKING:
@@ -17,6 +25,9 @@ care_app = typer.Typer()
 Afr = Annotated[
     float, typer.Option("--afr", metavar="RATE", help="How many of all nodes fail in a year")
 ]
+LOOK_S = 0.5
+
+Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of contents, as b3sum prints")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of a content, as b3sum prints")]
 
 
@@ -39,6 +50,64 @@ def explain(context: typer.Context, id_: Id, url: Url = None, as_json: Json = Fa
     """Show where every shard of a content is, its state, and what may still fail."""
     content = ContentId.parse(id_)
     return _show(context, url, as_json, lambda client: client.explain(content), explain_lines)
+
+
+@care_app.command()
+def verify(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = False) -> int:
+    """Read and check every shard of contents. What is bad goes into the repair queue."""
+    console = globals_of(context).console(as_json)
+
+    async def verify_all(client: "Client") -> int:
+        async def verify_one(id_: str) -> None:
+            said = await client.verify(ContentId.parse(id_))
+            console.result(said, *verify_lines(said))
+            if not said["whole"]:
+                raise Corrupt(f"{id_} is not whole")
+
+        return await console.each(ids, verify_one)
+
+    return with_client(context, url, verify_all)
+
+
+@care_app.command()
+def scrub(
+    context: typer.Context,
+    wait: Annotated[bool, typer.Option("--wait", help="Until the pass is through")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only tell how far it is")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> int:
+    """Read every shard now, the nodes each their own and the coordinator whole stripes, and queue
+    what needs repair."""
+    console = globals_of(context).console(as_json)
+
+    async def scrub_now(client: "Client") -> int:
+        asked = NOTHING_ASKED if status else await client.start_scrub()
+        said = await client.scrub_status()
+        while wait and not _is_through(said, asked):
+            await asyncio.sleep(LOOK_S)
+            said = await client.scrub_status()
+        console.result(said, *scrub_lines(said))
+        return 0
+
+    return with_client(context, url, scrub_now)
+
+
+NOTHING_ASKED: dict[str, Any] = {"wanted": 0, "nodes": []}
+
+
+def _is_through(said: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Nothing runs, and what was asked for is done, except by nodes that do not answer."""
+    stripes, before = said["stripes"], {n["number"]: n.get("passes") for n in asked["nodes"]}
+    if stripes["served"] < asked["wanted"] or stripes["running"]:
+        return False
+    return not any(_is_behind(node, before.get(node["number"])) for node in said["nodes"])
+
+
+def _is_behind(node: dict[str, Any], passes_before: int | None) -> bool:
+    if "error" in node:
+        return False
+    return node["running"] or (passes_before is not None and node["passes"] <= passes_before)
 
 
 def _show(

@@ -21,11 +21,12 @@ from sixfold.care_cli import care_app
 from sixfold.console import Console, aligned
 from sixfold.deletes_cli import deletes_app
 from sixfold.local_cli import local_app, up
+from sixfold.nodes_cli import nodes_app
 from sixfold.options import DEFAULT_URL, Globals, Json, Url, globals_of, with_client
 from sixfold.servers import exec_server
 
 if TYPE_CHECKING:
-    from sixfold.answers import ContentStat, NodeStat
+    from sixfold.answers import ContentStat
     from sixfold.client import Client
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -33,6 +34,7 @@ STDIO = "-"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(local_app)
+app.add_typer(nodes_app)
 app.add_typer(care_app)
 app.command()(up)
 admin_app = typer.Typer(name="admin", help="Rare operations on a whole cluster.")
@@ -191,46 +193,6 @@ def rm(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = False)
         return await console.each(ids, delete_one)
 
     return with_client(context, url, delete_all)
-
-
-@app.command()
-def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
-    """List the storage nodes: zone, state, how full they are."""
-    console = globals_of(context).console(as_json)
-
-    async def list_nodes(client: "Client") -> int:
-        cluster = await client.nodes()
-        if console.as_json:
-            for node in cluster.nodes:
-                console.result(asdict(node))
-        else:
-            in_order = sorted(cluster.nodes, key=lambda node: (len(node.name), node.name))
-            rows = [_node_row(node) for node in in_order]
-            cluster_line = f"cluster {cluster.cluster_id}, codec {cluster.codec}"
-            stopped = cluster.deletes_stopped
-            alarm = [f"deletes are stopped: {stopped}"] if stopped else []
-            console.result({}, cluster_line, *alarm, *aligned([NODE_COLUMNS, *rows]))
-        return 0
-
-    return with_client(context, url, list_nodes)
-
-
-NODE_COLUMNS = ("NODE", "ZONE", "STATE", "USED", "CAPACITY", "FULL", "SHARDS", "SEEN", "URL")
-
-
-def _node_row(node: "NodeStat") -> tuple[str, ...]:
-    used, capacity = node.used_bytes, node.capacity_bytes
-    return (
-        node.name,
-        node.zone,
-        node.state,
-        "-" if used is None else format_bytes(used),
-        "-" if capacity is None else format_bytes(capacity),
-        "-" if used is None or not capacity else f"{used / capacity:.1%}",
-        "-" if node.shards is None else str(node.shards),
-        "never" if node.last_seen_s is None else f"{node.last_seen_s:.0f} s ago",
-        node.http_url or "-",
-    )
 
 
 @app.command(**PASS_ALL)

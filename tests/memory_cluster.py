@@ -11,6 +11,7 @@ from common.errors import NodeUnreachable
 from common.ids import ContentId, SegmentId, ShardAddress
 from common.shards import ShardRecord
 from common.units import KIB
+from common.upkeep import Quarantined, Why
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
@@ -46,6 +47,15 @@ class KeepingStore(MemoryStore):
         self.kept.update((address, self.records.pop(address)) for address in found)
         return len(found)
 
+    async def quarantined(self) -> AsyncIterator[Quarantined]:
+        for address in sorted(self.kept):
+            yield Quarantined(address, Why.ORPHAN, 0, 0)
+
+    async def restore(self, addresses: Sequence[ShardAddress]) -> int:
+        found = [address for address in addresses if address in self.kept]
+        self.records.update((address, self.kept.pop(address)) for address in found)
+        return len(found)
+
 
 class MemoryCluster:
     """As much of a Cluster as the paths and the jobs use. Nodes are numbered from 1."""
@@ -55,11 +65,12 @@ class MemoryCluster:
         count: int = ALL_SHARDS,
         make: Callable[[int], KeepingStore] = lambda number: KeepingStore(),
     ) -> None:
-        self.stores = {number: make(number) for number in range(1, count + 1)}
+        numbers = range(1, count + 1)
+        self.stores = {number: make(number) for number in numbers}
         self.away: set[int] = set()
         self.silent: set[int] = set()  # have not reported since this process began
         self.membership = SimpleNamespace(
-            nodes=self.stores,
+            nodes={n: SimpleNamespace(number=n, reachable=True) for n in numbers},
             count_sent=lambda number, size_bytes: None,
             is_readable=lambda number: number not in self.away,
             has_reported=lambda number: number not in self.silent,

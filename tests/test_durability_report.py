@@ -14,6 +14,7 @@ from coordinator.standing import Kind, Standing, Surroundings
 from sixfold.care_words import durability_lines, job_lines
 from sixfold.client import Client
 from tests.blobs import content, put
+from tests.reports import report_of
 from tests.whole_path import Bed, memory_bed
 
 NINE = tuple(range(1, 10))
@@ -21,7 +22,7 @@ NINE = tuple(range(1, 10))
 
 @pytest.fixture
 async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
-    async with memory_bed(tmp_path, zones=3) as running:
+    async with memory_bed(tmp_path, zones=3, jobs=False) as running:
         yield running
 
 
@@ -76,6 +77,22 @@ async def test_the_figures_follow_from_what_is_said_to_be_assumed(bed: Bed) -> N
     expected = yearly_loss(Assumed(*(assumed[name] for name in names)), 9, 3).probability()
     assert said["loss_per_year"]["object"]["serial"] == pytest.approx(expected.serial)
     assert said["loss_per_year"]["any_object"]["serial"] == pytest.approx(expected.serial)
+
+
+async def test_the_time_of_repair_is_measured_where_there_was_one(bed: Bed) -> None:
+    """A node of 3 GB used takes 6 · 3e9 bytes of segments to repair: at 1 MB/s five hours."""
+    node = report_of(1, zone="zone-1", used_bytes=3 * 10**9, free_bytes=10**10)
+    await bed.cluster.membership.report(node, b"another report")
+    config = bed.coordinator.services.config
+    detection_h = config.lost_after_s / 3600
+    assumed = (await report(bed))["assumed"]
+    assert "may have" in assumed["repair_h_is"]
+    allowed_h = 18e9 / config.repair_bytes_per_s / 3600
+    assert assumed["repair_h"] - detection_h == pytest.approx(allowed_h)
+    await bed.coordinator.metadata.save_job_state("repair", {"bytes_per_s": 1e6})
+    assumed = (await report(bed))["assumed"]
+    assert "measured" in assumed["repair_h_is"]
+    assert assumed["repair_h"] - detection_h == pytest.approx(5.0)
 
 
 async def test_nodes_that_are_away_count_and_are_counted_apart(bed: Bed) -> None:
@@ -134,18 +151,19 @@ async def test_what_is_no_rate_is_refused(bed: Bed, query: str) -> None:
 async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     metadata = bed.coordinator.metadata
     assert await metadata.take_lease("repair", 15)
-    await metadata.save_job_state("repair", {"queued": 3})
+    state = {"nodes": "x" * 100, "queued": 3}
+    await metadata.save_job_state("repair", state)
     async with Client(bed.url) as client:
         said = await client.jobs()
     jobs = {job["name"]: job for job in said["jobs"]}
     assert jobs["repair"] == {
         "name": "repair", "session": metadata.session, "epoch": 1, "held": True,
-        "age_s": jobs["repair"]["age_s"], "state": {"queued": 3},
+        "age_s": jobs["repair"]["age_s"], "state": state,
     }  # fmt: skip
     assert 0 <= jobs["repair"]["age_s"] < 60
     (line,) = [line for line in job_lines(said) if line.startswith("repair ")]
     assert f"session {metadata.session}" in line
-    assert line.endswith("queued 3")
+    assert line.endswith(f"nodes {'x' * 24}…, queued 3")
     await metadata.give_back_lease("repair")
     async with Client(bed.url) as client:
         jobs = {job["name"]: job for job in (await client.jobs())["jobs"]}

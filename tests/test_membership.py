@@ -25,13 +25,16 @@ REPORT = NodeReport(
     shards=1,
     read_only=False,
     epoch=7,
+    bad_shards=3,
+    verified_at=1_700_000_000,
 )
 GOLDEN = (
     b'{"node_id": "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f", '
     b'"instance": "abababababababababababababababab", "cluster_id": "", "name": "node-1", '
     b'"zone": "rack \\u00e9", "http_url": "http://node-1:8601", "data_host": "node-1", '
     b'"data_port": 8602, "capacity_bytes": 1099511627776, "used_bytes": 3, "free_bytes": 2, '
-    b'"shards": 1, "read_only": false, "epoch": 7}'
+    b'"shards": 1, "read_only": false, "epoch": 7, "bad_shards": 3, '
+    b'"verified_at": 1700000000}'
 )
 NAMES = [field.name for field in fields(NodeReport)]
 
@@ -42,9 +45,10 @@ def test_a_report_has_these_bytes() -> None:
 
 
 def test_an_answer_has_these_bytes() -> None:
-    answer = ReportAnswer("ab", 3, 4)
-    assert answer.to_json() == b'{"cluster_id": "ab", "number": 3, "epoch": 4}'
-    assert ReportAnswer.from_json(b' {"number": 3, "epoch": 4, "cluster_id": "ab"}\n') == answer
+    answer = ReportAnswer("ab", 3, 4, True)
+    assert answer.to_json() == b'{"cluster_id": "ab", "number": 3, "epoch": 4, "may_delete": true}'
+    turned = b' {"number": 3, "may_delete": true, "epoch": 4, "cluster_id": "ab"}\n'
+    assert ReportAnswer.from_json(turned) == answer
 
 
 @given(st.from_regex(r"[a-zé日]{1,40}", fullmatch=True), st.integers(0, 2**63 - 1), st.booleans())

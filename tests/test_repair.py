@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from common.errors import Conflict, NotFound
 from common.ids import ContentId
 from coordinator.metadata import Wish
 from tests.torture.one_process import Store
@@ -53,6 +55,8 @@ async def test_three_lost_nodes_are_made_up_for_by_the_six_that_are_left(store: 
     contents = await filled(store)
     await lose(store, 2, 5, 9)
     await store.fronts[0].work("repair")
+    state = (await store.fronts[0].metadata.job_states())["repair"].state
+    assert state["segments"] == (await store.fronts[0].metadata.counts())["segment"]  # once each
     await check(store, contents, survives=1)  # nine shards on six nodes
     for number in (2, 5, 9):
         await store.restart(number)
@@ -121,3 +125,69 @@ async def test_a_drained_node_ends_up_empty(store: Store) -> None:
     await store.pass_time(2)
     await store.fronts[0].work("repair")
     await check(store, contents | more)
+
+
+async def test_a_node_is_removed_only_when_nothing_needs_it(store: Store) -> None:
+    contents = await filled(store)
+    front = store.fronts[0]
+    with pytest.raises(Conflict, match="drain it first"):
+        await front.draining.remove("node-3")
+    with pytest.raises(Conflict, match="--force"):
+        await front.draining.drain("node-3", force=False, dry_run=False)
+    plan = await front.draining.drain("3", force=False, dry_run=True)
+    segments = (await front.metadata.counts())["segment"]
+    assert (plan["segments"], plan["others"], plan["survives"]) == (segments, 8, 2)
+    assert plan["state"] == "active"
+    await front.draining.drain("node-3", force=True, dry_run=False)
+    with pytest.raises(Conflict, match=f"{segments} segments"):
+        await front.draining.remove("node-3")
+    await front.work("repair")
+    await front.work("outbox")
+    await store.pass_time(2)
+    assert (await front.draining.drain("3", force=True, dry_run=True))["state"] == "drained"
+    await front.draining.remove("node-3")
+    with pytest.raises(Conflict, match="removed"):
+        await store.pass_time(2)
+    await store.kill(3)
+    with pytest.raises(Conflict, match="removed"):
+        await front.draining.undrain("3")
+    await check(store, contents, survives=2)
+
+
+async def test_too_few_nodes_would_be_left(store: Store) -> None:
+    for number in range(4, 10):
+        await store.kill(number)
+    with pytest.raises(Conflict, match="2 other nodes"):
+        await store.fronts[0].draining.drain("1", force=True, dry_run=False)
+    with pytest.raises(NotFound):
+        await store.fronts[0].draining.undrain("node-77")
+
+
+async def test_a_lost_node_is_removed_once_it_is_made_up_for(store: Store) -> None:
+    contents = await filled(store)
+    await lose(store, 8)
+    with pytest.raises(Conflict, match="segments"):
+        await store.fronts[0].draining.remove("8")
+    await store.fronts[0].work("repair")
+    await store.fronts[0].draining.remove("8")
+    await check(store, contents, survives=2)
+
+
+async def test_rebalance_moves_from_the_fullest_until_all_are_even(store: Store) -> None:
+    await store.kill(9)
+    rng = random.Random(5)
+    contents = {}
+    for _ in range(40):
+        data = rng.randbytes(60_000)
+        contents[(await store.fronts[0].put(data)).id] = data
+    await store.restart(9)
+    for node in store.fronts[0].cluster.membership.nodes.values():
+        assert node.report is not None
+        node.report = replace(node.report, capacity_bytes=4_000_000, free_bytes=3_000_000)
+    await store.fronts[0].work("rebalance")
+    await store.fronts[0].work("outbox")
+    held = [len(await node.shards()) for node in store.nodes.values()]
+    assert sum(held) == 9 * len(contents)
+    assert max(held) - min(held) <= 4
+    for id_, data in contents.items():
+        assert await store.fronts[1].get(id_) == data

@@ -26,6 +26,12 @@ ROUTES = [
     ("GET", f"/v1/shards/{SHARDS[0].address}"),
     ("HEAD", f"/v1/shards/{SHARDS[0].address}"),
     ("DELETE", f"/v1/shards/{SHARDS[0].address}"),
+    ("GET", "/v1/quarantine"),
+    ("POST", "/v1/quarantine"),
+    ("POST", "/v1/quarantine/restore"),
+    ("DELETE", f"/v1/quarantine/{SHARDS[0].address}"),
+    ("GET", "/v1/scrub"),
+    ("POST", "/v1/scrub"),
     ("GET", "/v1/nothing"),
 ]
 
@@ -126,6 +132,7 @@ async def test_one_shard_by_address(http: aiohttp.ClientSession, shard: ShardRec
             assert answer.headers["Sixfold-Address"] == str(shard.address)
             assert answer.headers["Sixfold-Code"] == "6/9"
             assert answer.headers["Content-Type"] == "application/octet-stream"
+            assert answer.headers["Sixfold-Verified-At"] == "0"
             assert answer.headers["Content-Length"] == str(len(shard.payload))
             assert await answer.read() == (shard.payload if method == "GET" else b"")
 

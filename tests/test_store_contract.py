@@ -8,20 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from common.errors import Corrupt, NodeTimeout, Unavailable
 from common.ids import ShardAddress
 from common.shards import Encoding, ShardMissing, ShardRecord, ShardStore
 from common.units import KIB, MIB
-from common.wire import LaneKind
-from coordinator.lanes import LaneLimits
-from coordinator.links import Link
-from coordinator.remote_store import RemoteStore
 from shardd.identity import DataDirectory
 from shardd.store import VolumeStore
-from tests.stores import SECRET, MemoryStore, make_shard, scripted, served_node
+from tests.remote_node import remote_to
+from tests.stores import MemoryStore, make_shard, scripted, served_node
 
 SIZES = (0, 1, 7, 128, 4 * KIB, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB, MIB + 3)
 
@@ -50,21 +46,8 @@ async def _volumes(path: Path) -> AsyncIterator[ShardStore]:
 
 @asynccontextmanager
 async def _remote(path: Path) -> AsyncIterator[ShardStore]:
-    """A coordinator's view of a node: lanes and HTTP over real sockets."""
-    connected = asyncio.Event()
-    limits = LaneLimits(request_s=20.0)
-    async with served_node(path) as node, aiohttp.ClientSession() as http:
-        identity = node.directory.identity
-        link = Link(
-            identity.name, ("127.0.0.1", node.data_port), identity.cluster_bytes,
-            identity.node_bytes, SECRET, dict.fromkeys(LaneKind, limits),
-            lambda up: connected.set() if up else None,
-        )  # fmt: skip
-        try:
-            await connected.wait()
-            yield RemoteStore(link, node.http_url, SECRET, http)
-        finally:
-            await link.close()
+    async with served_node(path) as node, remote_to(node) as remote:
+        yield remote
 
 
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[ShardStore]]] = {

@@ -1,12 +1,17 @@
 """`/-/admin/`: what operators ask of the store, and the checks that they start."""
 
+from dataclasses import asdict
+
 from aiohttp import web
 
 from common.errors import BadRequest
 from common.ids import ContentId
 from coordinator.explain import SEGMENTS_AT_ONCE, Explain
-from coordinator.metadata import Metadata
+from coordinator.node_scrubs import NodeScrubs
 from coordinator.risk_report import AFR, ROT_PER_SHARD_YEAR, RiskReport
+from coordinator.scrub import progress_of, want_pass, wanted_passes
+from coordinator.services import Services
+from coordinator.verify import Verify
 
 MAX_DIGITS = 12
 
@@ -14,14 +19,19 @@ MAX_DIGITS = 12
 class CareHandlers:
     """The handlers, and the routes that lead to them."""
 
-    def __init__(self, metadata: Metadata, risks: RiskReport, explain: Explain) -> None:
-        self._metadata, self._risks, self._explain = metadata, risks, explain
+    def __init__(self, services: Services, risks: RiskReport) -> None:
+        self._metadata, self._risks = services.metadata, risks
+        self._explain = Explain(services.metadata, services.cluster)
+        self._verify, self._scrubs = Verify(services), NodeScrubs(services.cluster)
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/-/admin/durability", self.durability),
             web.get("/-/admin/jobs", self.jobs),
             web.get("/v1/blobs/{id}/explain", self.explain),
+            web.post("/-/admin/verify/{id}", self.verify),
+            web.get("/-/admin/scrub", self.scrub_status),
+            web.post("/-/admin/scrub", self.start_scrub),
         ]
 
     async def durability(self, request: web.Request) -> web.Response:
@@ -51,6 +61,23 @@ class CareHandlers:
         id_ = ContentId.parse(request.match_info["id"])
         first, limit = _count(request, "first", 0), _count(request, "limit", SEGMENTS_AT_ONCE)
         return web.json_response(await self._explain.run(id_, first, limit))
+
+    async def verify(self, request: web.Request) -> web.Response:
+        """Read and check all shards of a content; answers when that is done, with what is bad."""
+        id_ = ContentId.parse(request.match_info["id"])
+        return web.json_response(await self._verify.run(id_))
+
+    async def scrub_status(self, request: web.Request) -> web.Response:
+        """How far the scrub of stripes is, and that of each node."""
+        progress = await progress_of(self._metadata)
+        wanted, nodes = await wanted_passes(self._metadata), await self._scrubs.states()
+        return web.json_response({"stripes": asdict(progress), "wanted": wanted, "nodes": nodes})
+
+    async def start_scrub(self, request: web.Request) -> web.Response:
+        """Begin passes now, over the stripes after the one that runs: `served` of the status will
+        reach `wanted`, and the `passes` of each node will be more than here."""
+        nodes, wanted = await self._scrubs.start(), await want_pass(self._metadata)
+        return web.json_response({"wanted": wanted, "nodes": nodes}, status=202)
 
 
 def _count(request: web.Request, name: str, default: int) -> int:

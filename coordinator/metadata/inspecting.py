@@ -1,7 +1,7 @@
 """What operators ask of the database: sums over many rows, in bounded steps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -9,6 +9,8 @@ from typing import TypeVar
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
 from coordinator.metadata.explaining import Explained, explained
+from coordinator.metadata.rows import StoredSegment
+from coordinator.metadata.verifying import now_s, segments_after, set_verified
 from coordinator.metadata.writes import unpack_layout
 
 T = TypeVar("T")
@@ -62,10 +64,13 @@ def cluster_age_s(sql: Sql) -> int:
 
 
 class Inspecting(ABC):
-    """The part of Metadata that answers operators."""
+    """The part of Metadata that answers operators, and serves the checks."""
 
     @abstractmethod
     async def _read(self, query: Callable[[Sql], T]) -> T: ...
+
+    @abstractmethod
+    async def _write(self, change: Callable[[Sql], T]) -> T: ...
 
     async def layout_uses(self, after: int, limit: int) -> list[LayoutUse]:
         """Of `limit` layouts at most, in order of their ids, from behind `after` on."""
@@ -86,3 +91,15 @@ class Inspecting(ABC):
         """A content with some of its segments, and how they are cared for; None if there is none
         and nothing is being deleted of it."""
         return await self._read(partial(explained, content=content, first=first, limit=limit))
+
+    async def segments_after(self, after: bytes, limit: int) -> list[StoredSegment]:
+        """In order of their ids, from behind `after` on."""
+        return await self._read(partial(segments_after, after=after, limit=limit))
+
+    async def set_verified(self, segments: Sequence[StoredSegment]) -> None:
+        """All their shards were found good just now."""
+        await self._write(partial(set_verified, segments=segments))
+
+    async def now_s(self) -> int:
+        """The time by the database's clock."""
+        return await self._read(now_s)

@@ -110,6 +110,12 @@ def removed_nodes_with_deletes(sql: Sql) -> list[int]:
     return [number for (number,) in rows]
 
 
+def writes_in_outbox(sql: Sql) -> set[tuple[SegmentId, int]]:
+    """The segments and generations of which something is to be deleted."""
+    rows = sql.rows("SELECT DISTINCT segment, generation FROM outbox_delete")
+    return {(SegmentId(segment), generation) for segment, generation in rows}
+
+
 def due_deletes(sql: Sql, node: int, limit: int) -> list[OutboxRow]:
     """What is due on one node, oldest first; nothing while deletes are stopped."""
     rows = sql.rows(

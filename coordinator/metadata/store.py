@@ -136,6 +136,10 @@ class Metadata(Inspecting):
     async def due_deletes(self, node: int, limit: int) -> list[OutboxRow]:
         return await self._read(partial(reads.due_deletes, node=node, limit=limit))
 
+    async def writes_in_outbox(self) -> set[tuple[SegmentId, int]]:
+        """The segments and generations of which something is to be deleted."""
+        return await self._read(reads.writes_in_outbox)
+
     async def job_states(self) -> dict[str, JobState]:
         """What the jobs remember, by their names."""
         return await self._read(jobs.job_states)

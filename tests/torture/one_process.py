@@ -23,11 +23,13 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.deleting import CollectWorker, OutboxWorker
+from coordinator.draining import Draining
 from coordinator.jobs import Worker
 from coordinator.membership import Node as Member
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
+from coordinator.rebalance import RebalanceWorker
 from coordinator.remote_store import RemoteStore
 from coordinator.repair import RepairWorker
 from coordinator.services import Services
@@ -96,7 +98,9 @@ class Front:
             OutboxWorker(self.metadata, self.cluster),
             SweepWorker(self.metadata, self.cluster, every_s=0),
             RepairWorker(services, Throttle(math.inf), self._clock),
+            RebalanceWorker(services, Throttle(math.inf), self._clock),
         ]
+        self.draining = Draining(services)
         self.jobs = {job.name: job for job in jobs}
         self._session = asyncio.create_task(self.metadata.keep_session())
 

@@ -1,0 +1,110 @@
+"""Holds whole stripes against what the metadata says of them: every shard, the parity, the plain
+bytes. Reads skip what they do not need; a check skips nothing."""
+
+import logging
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from common.hashing import blake3_digest
+from coordinator.metadata import RepairNotice, StoredSegment
+from coordinator.services import Services
+from coordinator.survey import ShardState, Survey
+
+log = logging.getLogger(__name__)
+
+BUFFER_WAIT_S = 30.0
+_NEEDS_REPAIR = (ShardState.BAD, ShardState.MISSING, ShardState.LOST, ShardState.ABSENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How a segment stands. `disagrees` says what does not fit together although every shard
+    matches its checksum; empty if all does, or if fewer than k shards are good."""
+
+    segment: StoredSegment
+    states: tuple[ShardState, ...]
+    disagrees: str = ""
+
+    @property
+    def good(self) -> int:
+        return self.states.count(ShardState.GOOD)
+
+    @property
+    def is_readable(self) -> bool:
+        return self.good >= self.segment.k and not self.disagrees
+
+    @property
+    def is_whole(self) -> bool:
+        return self.good == self.segment.n and not self.disagrees
+
+    @property
+    def to_repair(self) -> list[int]:
+        """The shards that are known not to be as they should. Of one that cannot be reached
+        nothing is known."""
+        return [index for index, state in enumerate(self.states) if state in _NEEDS_REPAIR]
+
+    @property
+    def trouble(self) -> str:
+        """In words, empty if the stripe is whole."""
+        shards = [f"shard {i} {s}" for i, s in enumerate(self.states) if s is not ShardState.GOOD]
+        return "; ".join(
+            [*([", ".join(shards)] if shards else []), *filter(None, [self.disagrees])]
+        )
+
+
+class StripeCheck:
+    """Checks stripes. One for the process."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def check(self, segment: StoredSegment, content_hash: blake3 | None = None) -> Finding:
+        """Read all shards of the segment; `content_hash` takes its plain bytes, if they can be had.
+        What is found goes into the database: what needs repair, or that all is well.
+
+        Raises Overloaded if there is no memory for it, and what the database raises.
+        """
+        services, size_bytes = self._services, segment.n * segment.shard_bytes
+        with await services.buffers.acquire(size_bytes, BUFFER_WAIT_S) as buffer:
+            stripe = buffer.memory[:size_bytes]
+            survey = Survey(services, segment, stripe)
+            await survey.run()
+            disagrees = ""
+            if len(survey.good) >= segment.k:
+                disagrees = await self._disagreement(survey, stripe, segment, content_hash)
+        finding = Finding(segment, tuple(survey.states), disagrees)
+        await self._note(finding)
+        return finding
+
+    async def _disagreement(
+        self,
+        survey: Survey,
+        stripe: memoryview,
+        segment: StoredSegment,
+        content_hash: blake3 | None,
+    ) -> str:
+        """What does not fit together, although enough shards match their checksums."""
+        if not await survey.parity_agrees():
+            return "the shards do not belong together"
+        plain = stripe[: segment.size_bytes]
+        await survey.rebuild([row for row in range(segment.k) if row not in survey.good])
+
+        def is_right() -> bool:
+            if content_hash is not None:
+                content_hash.update(plain)
+            return blake3_digest(plain) == segment.id
+
+        if not await self._services.offload.run(len(plain), is_right):
+            return "the plain bytes do not hash to the segment's id"
+        return ""
+
+    async def _note(self, finding: Finding) -> None:
+        segment, metadata = finding.segment, self._services.metadata
+        if finding.is_whole:
+            await metadata.set_verified([segment])
+        elif finding.to_repair or finding.disagrees:
+            log.warning("segment %s: %s", segment.id, finding.trouble)
+            survivors = 0 if finding.disagrees else segment.n - len(finding.to_repair)
+            notice = RepairNotice(segment.id, segment.generation, survivors, finding.trouble)
+            await metadata.queue_repair(notice)

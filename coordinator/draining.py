@@ -1,0 +1,107 @@
+"""Taking nodes out of the cluster: drain, undrain, remove.
+
+A drained node gets no new shards, and repair moves those that it has. It can be removed when no
+layout names it any more; one that is lost, when its shards have been rebuilt on others.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.errors import Conflict
+from coordinator.config import LEAST_NODES
+from coordinator.membership import DRAINS, Node, NodeState
+from coordinator.metadata import Wish
+from coordinator.placement import survives
+from coordinator.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class DrainPlan:
+    """What draining a node means. `others` nodes can take its shards; a segment spread over them
+    survives the loss of any `survives`. `left_s` is an estimate."""
+
+    node: str
+    state: str
+    segments: int
+    bytes: int
+    left_s: float
+    others: int
+    survives: int
+
+
+class Draining:
+    """Answers for one coordinator process."""
+
+    def __init__(self, services: Services) -> None:
+        self._services, self._metadata = services, services.metadata
+        self._members = services.cluster.membership
+
+    async def plan(self, node: Node) -> DrainPlan:
+        """What is still to be moved from a node."""
+        segments = moved_bytes = 0
+        async for load in self._metadata.mending.all_layout_loads():
+            if count := load.layout.count(node.number):
+                segments += load.segments
+                moved_bytes += count * load.shard_bytes
+        others = len([n for n in self._members.targets(0) if n != node.number])
+        codec = self._services.codec
+        layout = tuple(1 + shard % others for shard in range(codec.n)) if others else ()
+        rate = self._services.config.repair_bytes_per_s
+        return DrainPlan(
+            node=node.row.name,
+            state=self._members.state(node).value,
+            segments=segments,
+            bytes=moved_bytes,
+            left_s=round(moved_bytes * codec.k / rate, 1),
+            others=others,
+            survives=survives(layout, codec.k),
+        )
+
+    async def drain(self, name: str, force: bool, dry_run: bool) -> dict[str, Any]:
+        """Begin. Raises Conflict if too few nodes would be left: for any PUT, or, unless `force`,
+        for each shard to have a node of its own."""
+        node = self._members.find(name)
+        plan = await self.plan(node)
+        if not dry_run:
+            self._check(plan, force)
+            self._refuse_removed(node)
+            await self._wish(node, Wish.DRAINING)
+        return asdict(plan)
+
+    def _check(self, plan: DrainPlan, force: bool) -> None:
+        if plan.others < LEAST_NODES:
+            raise Conflict(f"{plan.others} other nodes can take shards, {LEAST_NODES} are needed")
+        if plan.others < self._services.codec.n and not force:
+            raise Conflict(
+                f"on {plan.others} other nodes, segments would survive the loss of "
+                f"{plan.survives} only; drain it all the same with --force"
+            )
+
+    async def undrain(self, name: str) -> dict[str, Any]:
+        """Take it back into service. What has been moved away stays where it is."""
+        node = self._members.find(name)
+        self._refuse_removed(node)
+        await self._wish(node, Wish.ACTIVE)
+        return {"node": node.row.name, "state": self._members.state(node).value}
+
+    async def remove(self, name: str) -> dict[str, Any]:
+        """For good. Raises Conflict unless it is drained or lost, and no segment needs it."""
+        node = self._members.find(name)
+        state = self._members.state(node)
+        if state is not NodeState.REMOVED:
+            if state not in (*DRAINS, NodeState.LOST) and node.row.wish is not Wish.DRAINING:
+                raise Conflict(f"{node.row.name} is {state}: drain it first")
+            plan = await self.plan(node)
+            if plan.segments:
+                raise Conflict(f"{plan.segments} segments still have shards on {node.row.name}")
+            await self._wish(node, Wish.REMOVED)
+        return {"node": node.row.name, "state": NodeState.REMOVED.value}
+
+    async def _wish(self, node: Node, wish: Wish) -> None:
+        await self._metadata.set_wish(node.number, wish)
+        self._members.wish_changed(node.number, wish)  # others see it with the next report
+
+    @staticmethod
+    def _refuse_removed(node: Node) -> None:
+        if node.row.wish is Wish.REMOVED:
+            raise Conflict(f"{node.row.name} was removed for good")

@@ -1,0 +1,116 @@
+"""Scrub: looks at all shards of all segments, one pass per interval, and queues what needs repair.
+
+It finds what no node finds by itself: shards that are good records of the wrong bytes, shards that
+a node has lost, and data and parity that do not belong together.
+"""
+
+import logging
+from dataclasses import asdict, dataclass
+
+from common.errors import SixfoldError
+from coordinator.check import StripeCheck
+from coordinator.metadata import Metadata, StoredSegment
+from coordinator.services import Services
+from coordinator.throttle import Throttle
+
+log = logging.getLogger(__name__)
+
+SEGMENTS_AT_ONCE = 16
+WANTED = "scrub-wanted"  # no job: where any process says that a pass should begin
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where the job stands, and what it shows of itself. Times are the database's, 0 never;
+    `verified_at_s` is when the last complete pass began: all that was there then was looked at
+    since. `served` is the last request for a pass that this or an earlier pass answers. `after` is
+    the last segment looked at. The counts are those of the running pass, or of the last one; of
+    `unchecked` segments some shard could not be reached, and no other was bad."""
+
+    running: bool = False
+    served: int = 0
+    began_at_s: int = 0
+    verified_at_s: int = 0
+    after: str = ""
+    segments: int = 0
+    bytes: int = 0
+    whole: int = 0
+    to_repair: int = 0
+    unchecked: int = 0
+
+
+async def progress_of(metadata: Metadata) -> Progress:
+    """Where the job stands, whichever process does it."""
+    states = await metadata.job_states()
+    state = states[ScrubWorker.name].state if ScrubWorker.name in states else {}
+    return Progress(**{name: state[name] for name in Progress.__slots__ if name in state})
+
+
+async def wanted_passes(metadata: Metadata) -> int:
+    """How often a pass was asked for."""
+    states = await metadata.job_states()
+    return int(states[WANTED].state["passes"]) if WANTED in states else 0
+
+
+async def want_pass(metadata: Metadata) -> int:
+    """Ask for a pass now, or after the one that runs. Answered once `served` is the result."""
+    wanted = await wanted_passes(metadata) + 1
+    await metadata.save_job_state(WANTED, {"passes": wanted})
+    return wanted
+
+
+class ScrubWorker:
+    """The job. A pass begins `interval_s` after the last one began, or when one is wanted."""
+
+    name = "scrub"
+    rest_s = 2.0
+
+    def __init__(self, services: Services, throttle: Throttle, interval_s: float) -> None:
+        self._metadata, self._check = services.metadata, StripeCheck(services)
+        self._throttle, self._interval_s = throttle, interval_s
+
+    async def step(self) -> bool:
+        progress = await self._loaded()
+        if not progress.running and not await self._begin(progress):
+            return False
+        after = bytes.fromhex(progress.after)
+        segments = await self._metadata.segments_after(after, SEGMENTS_AT_ONCE)
+        for segment in segments:
+            await self._look_at(segment, progress)
+        if len(segments) < SEGMENTS_AT_ONCE:
+            progress.running, progress.after = False, ""
+            if not progress.unchecked:
+                progress.verified_at_s = progress.began_at_s
+        else:
+            progress.after = str(segments[-1].id)
+        await self._metadata.save_job_state(self.name, asdict(progress))
+        return progress.running
+
+    async def _loaded(self) -> Progress:
+        """From the database each time: another process may have done the last step."""
+        return await progress_of(self._metadata)
+
+    async def _begin(self, progress: Progress) -> bool:
+        """Begin a pass if it is time for one."""
+        now_s, wanted = await self._metadata.now_s(), await wanted_passes(self._metadata)
+        if wanted <= progress.served and now_s < progress.began_at_s + self._interval_s:
+            return False
+        progress.running, progress.began_at_s, progress.served = True, now_s, wanted
+        progress.segments = progress.bytes = 0
+        progress.whole = progress.to_repair = progress.unchecked = 0
+        return True
+
+    async def _look_at(self, segment: StoredSegment, progress: Progress) -> None:
+        size_bytes = segment.n * segment.shard_bytes
+        try:
+            found = await self._check.check(segment)
+        except SixfoldError as error:
+            log.warning("scrub: segment %s was not checked: %s", segment.id, error)
+            progress.unchecked += 1
+        else:
+            progress.whole += found.is_whole
+            progress.to_repair += bool(found.to_repair or found.disagrees)
+            progress.unchecked += not (found.is_whole or found.to_repair or found.disagrees)
+        progress.segments += 1
+        progress.bytes += size_bytes
+        await self._throttle.spend(size_bytes)

@@ -1,0 +1,135 @@
+"""The commands for storage nodes: list them, and take them out of the cluster."""
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from common.units import format_bytes
+from sixfold.console import Console, aligned
+from sixfold.options import Json, Url, globals_of, with_client
+
+if TYPE_CHECKING:
+    from sixfold.answers import NodeStat
+    from sixfold.client import Client
+
+nodes_app = typer.Typer()
+
+WATCH_S = 2.0
+Name = Annotated[str, typer.Argument(metavar="NODE", help="Its name, number or id")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what it would mean")]
+Force = Annotated[bool, typer.Option("--force", help="Even if shards must share nodes then")]
+Wait = Annotated[bool, typer.Option("--wait", help="Until nothing is left on the node")]
+
+
+@nodes_app.command()
+def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
+    """List the storage nodes: zone, state, how full they are."""
+    console = globals_of(context).console(as_json)
+
+    async def list_nodes(client: "Client") -> int:
+        cluster = await client.nodes()
+        if console.as_json:
+            for node in cluster.nodes:
+                console.result(asdict(node))
+        else:
+            in_order = sorted(cluster.nodes, key=lambda node: (len(node.name), node.name))
+            rows = [_node_row(node) for node in in_order]
+            cluster_line = f"cluster {cluster.cluster_id}, codec {cluster.codec}"
+            stopped = cluster.deletes_stopped
+            alarm = [f"deletes are stopped: {stopped}"] if stopped else []
+            console.result({}, cluster_line, *alarm, *aligned([NODE_COLUMNS, *rows]))
+        return 0
+
+    return with_client(context, url, list_nodes)
+
+
+NODE_COLUMNS = ("NODE", "ZONE", "STATE", "USED", "CAPACITY", "FULL", "SHARDS", "SEEN", "URL")
+
+
+def _node_row(node: "NodeStat") -> tuple[str, ...]:
+    used, capacity = node.used_bytes, node.capacity_bytes
+    return (
+        node.name,
+        node.zone,
+        node.state,
+        "-" if used is None else format_bytes(used),
+        "-" if capacity is None else format_bytes(capacity),
+        "-" if used is None or not capacity else f"{used / capacity:.1%}",
+        "-" if node.shards is None else str(node.shards),
+        "never" if node.last_seen_s is None else f"{node.last_seen_s:.0f} s ago",
+        node.http_url or "-",
+    )
+
+
+@nodes_app.command()
+def drain(
+    context: typer.Context,
+    node: Name,
+    dry_run: DryRun = False,
+    force: Force = False,
+    wait: Wait = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> int:
+    """Move everything away from a node, so that it can be removed."""
+    console = globals_of(context).console(as_json)
+
+    async def drain_it(client: "Client") -> int:
+        plan = await client.drain(node, force, dry_run)
+        console.result(plan, *_plan_lines(plan))
+        if wait and not dry_run:
+            await _watch(client, console, node)
+        return 0
+
+    return with_client(context, url, drain_it)
+
+
+async def _watch(client: "Client", console: Console, node: str) -> None:
+    """Until the node is empty."""
+    while True:
+        plan = await client.drain(node, force=False, dry_run=True)
+        if plan["state"] == "drained" and not plan["segments"]:
+            return console.result(plan, f"{plan['node']} is drained")
+        left = f"{plan['segments']} segments left, {format_bytes(plan['bytes'])}"
+        console.note(left, plan["node"])
+        await asyncio.sleep(WATCH_S)
+
+
+def _plan_lines(plan: dict[str, Any]) -> list[str]:
+    return aligned(
+        [
+            ("node", f"{plan['node']} ({plan['state']})"),
+            ("to move", f"{plan['segments']} segments, {format_bytes(plan['bytes'])}"),
+            ("takes about", f"{plan['left_s']:.0f} s"),
+            ("other nodes", str(plan["others"])),
+            ("survives then", f"the loss of any {plan['survives']} nodes"),
+        ]
+    )
+
+
+@nodes_app.command()
+def undrain(context: typer.Context, node: Name, url: Url = None, as_json: Json = False) -> int:
+    """Take a node back into service."""
+    console = globals_of(context).console(as_json)
+
+    async def undrain_it(client: "Client") -> int:
+        said = await client.undrain(node)
+        console.result(said, f"{said['node']} is {said['state']}")
+        return 0
+
+    return with_client(context, url, undrain_it)
+
+
+@nodes_app.command()
+def remove(context: typer.Context, node: Name, url: Url = None, as_json: Json = False) -> int:
+    """Forget a node for good: it must be drained, or lost and made up for by repair."""
+    console = globals_of(context).console(as_json)
+
+    async def remove_it(client: "Client") -> int:
+        said = await client.remove(node)
+        console.result(said, f"{said['node']} is {said['state']}")
+        return 0
+
+    return with_client(context, url, remove_it)

@@ -1,0 +1,63 @@
+"""Rebuilding the metadata from the nodes beside a database that knows something already."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from coordinator.metadata import Metadata
+from coordinator.read_path import ReadPath
+from coordinator.rebuild import Rebuild
+from coordinator.write_path import WritePath
+from tests.memory_cluster import MemoryCluster, Sweeper, get, paths, put
+from tests.metadata_parts import Clock
+from tests.reports import incoming
+
+
+@pytest.fixture
+async def nodes(metadata: Metadata) -> MemoryCluster:
+    cluster = MemoryCluster()
+    for number in cluster.stores:
+        await metadata.save_report(incoming(number))
+    return cluster
+
+
+@pytest.fixture
+def ends(metadata: Metadata, nodes: MemoryCluster) -> Iterator[tuple[WritePath, ReadPath]]:
+    with paths(metadata, nodes) as both:
+        yield both
+
+
+async def rebuild(metadata: Metadata, nodes: MemoryCluster, reads: ReadPath) -> None:
+    await Rebuild(metadata, nodes.cluster, reads).run()
+
+
+async def test_what_was_forgotten_comes_back(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath]
+) -> None:
+    contents = {await put(ends[0], data): data for data in map(os.urandom, (0, 100, 20_000))}
+    for table in ("segment", "pin", "content", "content_segment"):
+        await metadata._write(lambda sql, name=table: sql.run(f"DELETE FROM {name}"))  # type: ignore[misc]
+    await rebuild(metadata, nodes, ends[1])
+    for id_, data in contents.items():
+        assert await get(ends[1], id_) == data
+
+
+async def test_what_is_about_to_be_deleted_does_not_come_back(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath], clock: Clock
+) -> None:
+    """Else it would be visible, and then its shards would go."""
+    writes, reads = ends
+    gone, again = os.urandom(100), os.urandom(100)
+    for data in (gone, again):
+        await metadata.unpin(await put(writes, data))
+    sweeper = Sweeper(metadata, nodes, clock)
+    await sweeper.later()
+    assert await metadata.collect(10) == 2
+    id_ = await put(writes, again)  # a new generation, beside the doomed one
+    for table in ("segment", "pin"):
+        await metadata._write(lambda sql, name=table: sql.run(f"DELETE FROM {name}"))  # type: ignore[misc]
+    await rebuild(metadata, nodes, reads)
+    await sweeper.outbox()
+    assert await get(reads, id_) == again
+    assert (await metadata.counts())["segment"] == 1

@@ -1,0 +1,267 @@
+"""Verify and scrub: whole stripes are read, what is bad is queued, what is good is said to be."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.hashing import blake3_digest
+from common.ids import ContentId
+from common.shards import ShardRecord
+from coordinator.repair import RepairWorker
+from coordinator.scrub import ScrubWorker, progress_of, want_pass
+from coordinator.throttle import Throttle
+from sixfold.care_words import scrub_lines, verify_lines
+from sixfold.client import Client
+from tests.blobs import UNKNOWN, content, get, put
+from tests.local_cluster import LocalCluster, run_sixfold
+from tests.reports import report_of
+from tests.whole_path import Bed, memory_bed
+
+SEGMENT = 96 * 1024
+INTERVAL_S = 1000.0
+
+
+@pytest.fixture
+async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
+    async with memory_bed(tmp_path, jobs=False, segment_bytes=SEGMENT) as running:
+        yield running
+
+
+async def verified(bed: Bed, id_: str) -> dict[str, Any]:
+    async with Client(bed.url) as client:
+        return await client.verify(ContentId.parse(id_))
+
+
+async def verified_at(bed: Bed, id_: str) -> list[int]:
+    """Of each segment, the list of segments included."""
+    found = await bed.coordinator.metadata.explained(ContentId.parse(id_), 0, 100)
+    assert found is not None
+    return [segment.verified_at_s for segment in found.segments]
+
+
+async def queued(bed: Bed) -> dict[int, int]:
+    return dict(await bed.coordinator.metadata.queued_by_survivors())
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, SEGMENT, 3 * SEGMENT + 1])
+async def test_a_whole_content(bed: Bed, size: int) -> None:
+    id_ = await put(bed.http, content(size, "whole"))
+    assert set(await verified_at(bed, id_)) == {0}
+    said = await verified(bed, id_)
+    segments = 1 if size <= SEGMENT else 5
+    assert said == {
+        "id": id_, "whole": True, "id_is_right": True,
+        "segments": segments, "shards": 9 * segments, "bad": [],
+    }  # fmt: skip
+    assert min(await verified_at(bed, id_)) > 0
+    assert await queued(bed) == {}
+    assert bed.coordinator.buffers.used_bytes == 0
+    assert "are good" in verify_lines(said)[0]
+
+
+async def test_parity_that_no_read_would_look_at_is_found(bed: Bed) -> None:
+    id_ = await put(bed.http, content(3 * SEGMENT, "parity"))
+    segments = await bed.segments(id_)
+    bed.rot(segments[1], 8)
+    bed.lose(segments[1], 2)
+    said = await verified(bed, id_)
+    assert (said["whole"], said["id_is_right"]) == (False, True)
+    (bad,) = said["bad"]
+    assert (bad["position"], bad["good"], bad["queued"]) == (1, 7, True)
+    assert {s["index"]: s["state"] for s in bad["shards"]} == {2: "missing", 8: "bad"}
+    assert await queued(bed) == {7: 1}
+    times = await verified_at(bed, id_)
+    assert times[1] == 0
+    assert min(times[0], *times[2:]) > 0
+    assert "in the repair queue" in "\n".join(verify_lines(said))
+
+
+async def test_what_verify_finds_repair_heals_in_its_place(bed: Bed) -> None:
+    id_ = await put(bed.http, content(2 * SEGMENT, "heals"))
+    before = await bed.segments(id_)
+    bed.rot(before[0], 4)
+    bed.lose(before[0], 7)
+    bed.lose(before[1], 0)
+    assert not (await verified(bed, id_))["whole"]
+    sleeps = Sleeps()
+    repair = RepairWorker(bed.coordinator.services, Throttle(1e12, sleeps, sleeps.sleep), sleeps)
+    while await repair.step():
+        pass
+    assert (await verified(bed, id_))["whole"]
+    assert await queued(bed) == {}
+    assert [s.layout for s in await bed.segments(id_)] == [s.layout for s in before]
+
+
+async def test_what_cannot_be_reached_is_neither_good_nor_to_repair(bed: Bed) -> None:
+    id_ = await put(bed.http, content(4096, "unreachable"))
+    bed.away(1, 2)
+    said = await verified(bed, id_)
+    assert (said["whole"], said["id_is_right"], said["bad"][0]["queued"]) == (False, True, False)
+    assert await queued(bed) == {}
+    assert await verified_at(bed, id_) == [0]
+
+
+async def test_with_four_gone_nothing_can_be_said_of_the_bytes(bed: Bed) -> None:
+    id_ = await put(bed.http, content(4096, "four"))
+    (segment,) = await bed.segments(id_)
+    for index in (0, 1, 2, 3):
+        bed.lose(segment, index)
+    said = await verified(bed, id_)
+    assert (said["whole"], said["id_is_right"]) == (False, None)
+    assert await queued(bed) == {5: 1}
+    assert "it cannot be read" in verify_lines(said)[0]
+
+
+async def test_shards_that_match_their_checksums_but_not_each_other_are_found(bed: Bed) -> None:
+    """As if wrong parity had been written, with the checksum of what was written."""
+    id_ = await put(bed.http, content(4096, "disagree"))
+    (segment,) = await bed.segments(id_)
+    record = bed.held(segment, 7)
+    wrong = bytes(len(record.payload))
+    checksum = blake3_digest(wrong)
+    bed.put_back(segment, 7, ShardRecord(record.info._replace(checksum=checksum), wrong))
+    checksums = segment.checksums[: 7 * 32] + checksum + segment.checksums[8 * 32 :]
+    metadata = bed.coordinator.metadata
+    await metadata._write(
+        lambda sql: sql.run("UPDATE segment SET checksums = ? WHERE id = ?", checksums, segment.id)
+    )
+    said = await verified(bed, id_)
+    assert said["bad"][0]["disagrees"] == "the shards do not belong together"
+    assert await queued(bed) == {0: 1}
+    assert await verified_at(bed, id_) == [0]
+    assert await get(bed.http, id_) == content(4096, "disagree")
+
+
+async def test_what_was_never_there_is_not_found(bed: Bed) -> None:
+    async with bed.http.post(f"/-/admin/verify/{UNKNOWN}") as answer:
+        assert answer.status == 404
+
+
+# Scrub
+
+
+class Sleeps:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    async def sleep(self, wait_s: float) -> None:
+        self.now_s += wait_s
+
+
+def scrubber(bed: Bed, sleeps: Sleeps | None = None, rate: float = 1e12) -> ScrubWorker:
+    sleeps = sleeps or Sleeps()
+    throttle = Throttle(rate, sleeps, sleeps.sleep)
+    return ScrubWorker(bed.coordinator.services, throttle, INTERVAL_S)
+
+
+async def run_pass(worker: ScrubWorker) -> int:
+    """How many steps it took."""
+    steps = 1
+    while await worker.step():
+        steps += 1
+    return steps
+
+
+async def test_a_pass_looks_at_everything_once_and_rests(bed: Bed) -> None:
+    ids = [await put(bed.http, content(5000, f"pass {number}")) for number in range(40)]
+    first, fifth = [(await bed.segments(ids[at]))[0] for at in (0, 5)]
+    bed.rot(first, 8)
+    bed.lose(fifth, 0)
+    worker = scrubber(bed)
+    assert await run_pass(worker) == 3
+    progress = await progress_of(bed.coordinator.metadata)
+    assert (progress.running, progress.segments) == (False, 40)
+    assert (progress.whole, progress.to_repair, progress.unchecked) == (38, 2, 0)
+    assert progress.verified_at_s >= progress.began_at_s > 0
+    assert await queued(bed) == {8: 2}
+    times = [(await verified_at(bed, id_))[0] for id_ in ids]
+    assert [at for at, time in enumerate(times) if not time] == [0, 5]
+    reads = [node.reads for node in bed.cluster.memory.values()]
+    assert await run_pass(worker) == 1
+    assert [node.reads for node in bed.cluster.memory.values()] == reads
+
+
+async def test_a_pass_goes_on_where_another_process_stopped(bed: Bed) -> None:
+    for number in range(40):
+        await put(bed.http, content(5000, f"goes on {number}"))
+    assert await scrubber(bed).step()
+    assert (await progress_of(bed.coordinator.metadata)).segments == 16
+    assert await run_pass(scrubber(bed)) == 2
+    assert (await progress_of(bed.coordinator.metadata)).segments == 40
+
+
+async def test_a_pass_that_reached_not_everything_has_not_verified_everything(bed: Bed) -> None:
+    await put(bed.http, content(5000, "reached"))
+    bed.away(3)
+    await run_pass(scrubber(bed))
+    progress = await progress_of(bed.coordinator.metadata)
+    assert (progress.unchecked, progress.verified_at_s) == (1, 0)
+
+
+async def test_a_pass_can_be_asked_for(bed: Bed) -> None:
+    await put(bed.http, content(5000, "asked for"))
+    worker = scrubber(bed)
+    await run_pass(worker)
+    bed.away(9)
+    async with Client(bed.url) as client:
+        asked = await client.start_scrub()
+        assert "a pass was asked for" in scrub_lines(await client.scrub_status())[0]
+        await run_pass(worker)
+        said = await client.scrub_status()
+    assert said["stripes"]["served"] == asked["wanted"] == 1
+    assert [node.get("passes") for node in asked["nodes"]] == [*[0] * 8, None]
+    assert [node.get("passes") for node in said["nodes"]] == [*[1] * 8, None]
+    assert said["nodes"][8]["error"] == "node 9 is away"
+    lines = scrub_lines(said)
+    assert "no pass runs" in lines[0]
+    assert lines[-1].split()[:4] == ["node-9", "node", "9", "is"]
+    assert await want_pass(bed.coordinator.metadata) == 2
+
+
+async def test_a_pass_keeps_to_its_rate(bed: Bed) -> None:
+    data_bytes = 6000
+    for number in range(10):
+        await put(bed.http, content(data_bytes, f"rate {number}"))
+    sleeps = Sleeps()
+    await run_pass(scrubber(bed, sleeps, rate=1000.0))
+    assert sleeps.now_s == pytest.approx(10 * data_bytes * 9 / 6 / 1000)
+
+
+async def test_durability_counts_from_the_scrub(bed: Bed) -> None:
+    async def scrub_h() -> tuple[float, str]:
+        async with bed.http.get("/-/admin/durability") as answer:
+            assumed = (await answer.json())["assumed"]
+        return assumed["scrub_h"], assumed["scrub_h_is"]
+
+    assert "no scrub has seen all" in (await scrub_h())[1]
+    await run_pass(scrubber(bed))
+    assert await scrub_h() == (720.0, "the interval of scrubs")
+    two_days_ago = int(time.time()) - 2 * 86_400
+    for number in range(1, 10):
+        node = report_of(number, verified_at=two_days_ago + number, free_bytes=10**9)
+        await bed.cluster.membership.report(node, b"verified %d" % number)
+    hours, source = await scrub_h()
+    assert hours == pytest.approx(48, abs=0.1)
+    assert source == "the age of the oldest scrub of a node"
+
+
+# The commands, on real nodes
+
+
+def test_the_commands(cluster: LocalCluster, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content(20_000, "verify command"))
+    id_ = run_sixfold("put", str(path), "--url", cluster.url).split()[0]
+    assert run_sixfold("verify", id_, "--url", cluster.url).startswith(f"{id_}: whole, 9 shards")
+    lines = run_sixfold("scrub", "--wait", "--url", cluster.url).splitlines()
+    assert "no pass runs" in lines[0]
+    assert [line.split()[2] for line in lines[-9:]] == ["done"] * 9
+    assert "all verified" in run_sixfold("scrub", "--status", "--url", cluster.url)
