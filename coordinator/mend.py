@@ -47,6 +47,7 @@ class Mended:
     superseded: bool = False
     disagrees: bool = False
     moved_to: Mapping[int, int] = field(default_factory=dict)  # node: shards that it got
+    layout: tuple[int, ...] = ()  # as it is now
 
     @property
     def is_whole(self) -> bool:
@@ -177,4 +178,5 @@ class Mender:
             written_bytes=len(written) * stored.shard_bytes,
             superseded=superseded,
             moved_to={} if superseded else Counter(moved.values()),
+            layout=tuple(moved.get(index, node) for index, node in enumerate(stored.layout)),
         )

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from common.errors import SixfoldError
+from common.errors import SixfoldError, WrongNode
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.ids import ShardAddress
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
@@ -63,7 +63,7 @@ class VolumeStore:
     ) -> None:
         self.write_buffers = BufferPool(limits.write_buffer_bytes)
         self._directory, self._volumes, self._catalog = directory, volumes, catalog
-        self._reserve_bytes = limits.reserve_bytes
+        self._reserve_bytes, self._capacity_bytes = limits.reserve_bytes, 0
         parts = StoreParts(
             directory, disk, volumes, catalog,
             self._written, self._make_read_only, self.append, self.read_raw,
@@ -166,12 +166,23 @@ class VolumeStore:
             raw.release()
 
     async def stat(self) -> StoreStat:
+        """Each report begins with it: so a disk that was swapped or unmounted is noticed within a
+        heartbeat although nothing is written, and the store is read-only from then on."""
         shards = await self._on_index_thread(self._catalog.live)
-        capacity_bytes = self._volumes.capacity_bytes
-        free_bytes = max(0, self._volumes.room_bytes() - self._reserve_bytes)
+        free_bytes = await self._on_index_thread(self._free_bytes)
         return StoreStat(
-            capacity_bytes, self._volumes.used_bytes, free_bytes, shards, self.failure is not None
-        )
+            self._capacity_bytes, self._volumes.used_bytes, free_bytes, shards,
+            self.failure is not None,
+        )  # fmt: skip
+
+    def _free_bytes(self) -> int:
+        try:
+            self._directory.check()
+            self._capacity_bytes = self._volumes.capacity_bytes
+            return max(0, self._volumes.room_bytes() - self._reserve_bytes)
+        except (WrongNode, OSError) as error:
+            self._make_read_only(str(error))
+            return 0
 
     async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
         while page := await self.page(after, LIST_PAGE):

@@ -122,15 +122,15 @@ class GroupWriter:
             self._admit(group, jobs)
             self._store(group)
         except OSError as error:
-            self._undo(group, error)
+            self._undo(group, jobs, error)
         except WrongNode as error:
             self.fail(str(error))
-            self._refuse(group, error)
+            self._refuse(jobs, error)
         except Exception as error:
             # A defect must not leave callers waiting for ever, nor be built upon.
             log.exception("the writer failed")
             self.fail(f"the writer failed: {error!r}")
-            self._refuse(group, StoreReadOnly(self.failure))
+            self._refuse(jobs, StoreReadOnly(self.failure))
 
     def _admit(self, group: Group, jobs: Sequence[WriteJob]) -> None:
         room_bytes = self._volumes.room_bytes()
@@ -168,12 +168,12 @@ class GroupWriter:
             # a second fsync proves nothing (Rebello et al., "Can Applications Recover from fsync
             # Failures?", 2020).
             self.fail(f"fsync failed: {error}")
-            self._refuse(group, StoreReadOnly(self.failure))
+            self._refuse(group.jobs, StoreReadOnly(self.failure))
             return
         self._sequence = group.next_sequence
         group.publish()
 
-    def _undo(self, group: Group, error: OSError) -> None:
+    def _undo(self, group: Group, jobs: Sequence[WriteJob], error: OSError) -> None:
         """A write failed before anything was acknowledged: leave no trace of it."""
         if not is_full(error):
             self.fail(f"writing failed: {error}")
@@ -182,13 +182,14 @@ class GroupWriter:
         except OSError as second:
             self.fail(f"cutting back after a failed write failed: {second}")
         if self.failure is None:
-            self._refuse(group, StorageFull(f"the node's disk is full: {error}"))
+            self._refuse(jobs, StorageFull(f"the node's disk is full: {error}"))
         else:
-            self._refuse(group, StoreReadOnly(self.failure))
+            self._refuse(jobs, StoreReadOnly(self.failure))
 
-    def _refuse(self, group: Group, error: SixfoldError) -> None:
-        for job in group.jobs:
-            job.error = error
+    def _refuse(self, jobs: Sequence[WriteJob], error: SixfoldError) -> None:
+        """All of them, whether or not it had come to their turn; a reason of their own stays."""
+        for job in jobs:
+            job.error = job.error or error
 
     def fail(self, reason: str) -> None:
         """Take no more writes from now on; the first reason stays. From any thread."""

@@ -11,6 +11,7 @@ from common.errors import NodeUnreachable
 from common.ids import ContentId, SegmentId, ShardAddress
 from common.shards import ShardRecord
 from common.units import KIB
+from common.upkeep import Quarantined, Why
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
@@ -44,6 +45,15 @@ class KeepingStore(MemoryStore):
     async def quarantine(self, addresses: Sequence[ShardAddress]) -> int:
         found = [address for address in addresses if address in self.records]
         self.kept.update((address, self.records.pop(address)) for address in found)
+        return len(found)
+
+    async def quarantined(self) -> AsyncIterator[Quarantined]:
+        for address in sorted(self.kept):
+            yield Quarantined(address, Why.ORPHAN, 0, 0)
+
+    async def restore(self, addresses: Sequence[ShardAddress]) -> int:
+        found = [address for address in addresses if address in self.kept]
+        self.records.update((address, self.kept.pop(address)) for address in found)
         return len(found)
 
 

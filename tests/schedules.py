@@ -21,6 +21,7 @@ from typing import Any
 
 from common.ids import ShardAddress
 from common.shards import ShardInfo, ShardMissing, ShardRecord
+from common.upkeep import Quarantined
 from tests.memory_cluster import KeepingStore, MemoryCluster
 
 LONG_RUN = 120  # steps within which priorities change
@@ -155,6 +156,16 @@ class GatedStore:
 
     async def _page(self, after: ShardAddress | None) -> list[ShardInfo]:
         return [info async for info in self._store.list(after)]
+
+    def restore(self, addresses: Sequence[ShardAddress]) -> "asyncio.Future[int]":
+        return self._call("restore", lambda: self._store.restore(addresses))
+
+    async def quarantined(self) -> AsyncIterator[Quarantined]:
+        for kept in await self._call("quarantined", self._kept):
+            yield kept
+
+    async def _kept(self) -> list[Quarantined]:
+        return [kept async for kept in self._store.quarantined()]
 
     def _call(self, name: str, work: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Any]":
         return self._gates.call(f"{name} on {self._number}", work)

@@ -146,6 +146,18 @@ async def test_a_node_is_active_everywhere(both: tuple[Metadata, Metadata], cloc
     assert b.state(b.nodes[number]) is NodeState.SUSPECT
 
 
+async def test_an_empty_disk_in_the_place_of_a_node_is_no_new_node(
+    both: tuple[Metadata, Metadata], clock: Clock
+) -> None:
+    a, b = (member(metadata, clock) for metadata in both)
+    number = (await a.report(report_of(1), os.urandom(16))).number
+    with pytest.raises(Conflict, match="Is its disk mounted"):
+        await b.report(report_of(77, name="node-1"), os.urandom(16))
+    assert [row.number for row in await both[0].nodes()] == [number]
+    assert (await b.report(report_of(1), os.urandom(16))).number == number
+    assert (await b.report(report_of(77), os.urandom(16))).number != number
+
+
 async def test_clocks_of_processes_do_not_matter(
     both: tuple[Metadata, Metadata], clock: Clock
 ) -> None:

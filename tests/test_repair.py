@@ -55,6 +55,8 @@ async def test_three_lost_nodes_are_made_up_for_by_the_six_that_are_left(store: 
     contents = await filled(store)
     await lose(store, 2, 5, 9)
     await store.fronts[0].work("repair")
+    state = (await store.fronts[0].metadata.job_states())["repair"].state
+    assert state["segments"] == (await store.fronts[0].metadata.counts())["segment"]  # once each
     await check(store, contents, survives=1)  # nine shards on six nodes
     for number in (2, 5, 9):
         await store.restart(number)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadSetting, Conflict, WrongCluster, WrongNode
+from common.errors import BadSetting, Conflict, StoreReadOnly, WrongCluster, WrongNode
 from shardd.identity import FILE_NAME, DataDirectory
 from shardd.store import VolumeStore
 from tests.stores import make_shard
@@ -130,6 +130,30 @@ async def test_no_volume_is_begun_on_a_swapped_disk(tmp_path: Path) -> None:
         await store.append([make_shard(10)])
     assert list((tmp_path / "here" / "volumes").iterdir()) == []
     assert store.failure is not None
+    await store.close()
+    directory.close()
+    other.close()
+
+
+@pytest.mark.parametrize("instead", ["nothing", "an empty directory", "another node"])
+async def test_a_disk_that_is_not_ours_any_more_is_noticed_without_a_write(
+    tmp_path: Path, instead: str
+) -> None:
+    directory, other = DataDirectory(tmp_path / "here"), DataDirectory(tmp_path / "other")
+    store = await VolumeStore.open(directory)
+    await store.append([shard := make_shard(10)])
+    before = await store.stat()
+    (tmp_path / "here").rename(tmp_path / "aside")
+    if instead == "an empty directory":
+        (tmp_path / "here").mkdir()
+    elif instead == "another node":
+        (tmp_path / "other").rename(tmp_path / "here")
+    stat = await store.stat()
+    assert (stat.read_only, stat.free_bytes) == (True, 0)
+    assert (stat.capacity_bytes, stat.shards) == (before.capacity_bytes, 1)
+    with pytest.raises(StoreReadOnly, match=f"{tmp_path / 'here'}"):
+        await store.append([make_shard(20)])
+    assert await store.read([shard.address]) == [shard]  # the file that is open still is ours
     await store.close()
     directory.close()
     other.close()

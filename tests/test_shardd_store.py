@@ -57,6 +57,7 @@ class FaultyDisk(Disk):
         super().truncate(fd, size_bytes)
 
     def space(self, path: Path) -> DiskSpace:
+        self._count("space")
         return DiskSpace(10 * GIB, self.space_left)
 
 
@@ -338,3 +339,11 @@ async def test_a_call_larger_than_the_pool_is_served(tmp_path: Path) -> None:
         await asyncio.gather(store.append(shards[:4]), store.append(shards[4:]))
         for shard in shards:
             assert await holds(store, shard)
+
+
+async def test_a_disk_that_does_not_say_how_much_room_it_has_takes_nothing(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    async with opened(tmp_path, disk) as store:
+        disk.faults["space"] = OSError(errno.ENOENT, "unmounted")
+        with pytest.raises(StoreReadOnly):
+            await store.append([make_shard(10)])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
+from common.ids import ShardAddress
 from coordinator.metadata import reads
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NO_NODE, DeleteReason, ShardsOnNode, StoredSegment
@@ -39,13 +40,12 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The repair queue in figures. `due` rows wait for nothing; `hopeless` segments have fewer
-    than k good shards."""
+    """The repair queue in figures. `hopeless` segments have fewer than k good shards; `is_due` says
+    whether anything can be done now."""
 
     queued: int
-    due: int
-    queued_bytes: int
     hopeless: int
+    is_due: bool
 
 
 def due_repairs(sql: Sql, limit: int) -> list[Repair]:
@@ -60,14 +60,16 @@ def due_repairs(sql: Sql, limit: int) -> list[Repair]:
     return [Repair(reads.segment_of(row[:-3]), *row[-3:]) for row in rows]
 
 
-def backlog(sql: Sql) -> Backlog:
-    row = sql.row(
-        "SELECT count(*), coalesce(sum(r.not_before <= {now}), 0), "
-        "coalesce(sum(s.stored_bytes), 0), coalesce(sum(r.survivors < s.k), 0) "
-        "FROM repair_queue r JOIN segment s ON s.id = r.segment AND s.generation = r.generation"
+def backlog(sql: Sql, k: int) -> Backlog:
+    """Counts in indexes only: the queue may be long."""
+    counts = sql.row(
+        "SELECT (SELECT count(*) FROM repair_queue), "
+        "(SELECT count(*) FROM repair_queue WHERE survivors < ?), "
+        "EXISTS (SELECT 1 FROM repair_queue WHERE not_before <= {now})",
+        k,
     )
-    assert row is not None
-    return Backlog(*map(int, row))
+    assert counts is not None
+    return Backlog(counts[0], counts[1], bool(counts[2]))
 
 
 def pending_deletes(sql: Sql, stored: StoredSegment) -> Places:
@@ -154,6 +156,29 @@ def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
         )  # fmt: skip
 
 
+def queue_rotten(sql: Sql, node: int, rotten: Sequence[ShardAddress]) -> list[ShardAddress]:
+    """The node has found these shards to be rotten: their segments go into the queue. Which of them
+    no segment needs."""
+    needless = []
+    for address in rotten:
+        row = sql.row(
+            "SELECT l.nodes, s.n FROM segment s JOIN layout l ON l.id = s.layout "
+            "WHERE s.id = ? AND s.generation = ?",
+            address.segment, signed(address.generation),
+        )  # fmt: skip
+        layout = unpack_layout(row[0]) if row else ()
+        if row is None or address.index >= len(layout) or layout[address.index] != node:
+            needless.append(address)
+            continue
+        sql.run(
+            "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
+            "VALUES (?, ?, ?, ?, {now}) ON CONFLICT (segment) DO NOTHING",
+            address.segment, signed(address.generation), row[1] - 1,
+            f"shard {address.index} is rotten",
+        )  # fmt: skip
+    return needless
+
+
 @dataclass(frozen=True, slots=True)
 class LayoutLoad:
     """A layout, how many segments have it, and what all of them together put on each shard's
@@ -204,8 +229,11 @@ class Mending:
     async def due_repairs(self, limit: int) -> list[Repair]:
         return await self._read(partial(due_repairs, limit=limit))
 
-    async def backlog(self) -> Backlog:
-        return await self._read(backlog)
+    async def backlog(self, k: int) -> Backlog:
+        return await self._read(partial(backlog, k=k))
+
+    async def queue_rotten(self, node: int, rotten: Sequence[ShardAddress]) -> list[ShardAddress]:
+        return await self._write(partial(queue_rotten, node=node, rotten=rotten))
 
     async def pending_deletes(self, stored: StoredSegment) -> Places:
         return await self._read(partial(pending_deletes, stored=stored))

@@ -9,7 +9,7 @@ from common.errors import BadRequest, Conflict, Unauthorized
 from common.membership import NodeReport
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NodeRow, SharedReport, Wish
-from coordinator.metadata.sessions import check_session, tell_epoch
+from coordinator.metadata.sessions import check_session, deletes_stopped, tell_epoch
 from coordinator.metadata.writes import add_node
 
 NONCE_KEPT_S = int(4 * VALID_S)  # twice what is needed: the processes' clocks may differ
@@ -32,20 +32,21 @@ class IncomingReport:
 
 @dataclass(frozen=True, slots=True)
 class TakenReport:
-    """`version` is that of the report, `epoch` what the node is told. `restored` says that the
-    node has seen a younger database than this one (see `sessions`)."""
+    """`version` is that of the report, `epoch` and `may_delete` what the node is told. `restored`
+    says that the node has seen a younger database than this one (see `sessions`)."""
 
     node: NodeRow
     version: int
     epoch: int
     restored: bool
+    may_delete: bool
 
 
 def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
     """Register the node if it is new and keep its report.
 
-    Raises Unauthorized for a replay, Conflict for a second process of a living node. The nonce is
-    spent even if the report is refused for something else.
+    Raises Unauthorized for a replay, Conflict for a second process of a living node, and for a new
+    node under the name of another. The nonce is spent even if the report is refused.
     """
     _spend(sql, incoming.nonce)
     report = incoming.report
@@ -60,7 +61,9 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
             f"node {report.name} ({report.node_id}) is already served by another process"
         )
     row = NodeRow.of(found[:5]) if found else None
-    if row and row.wish is Wish.REMOVED:
+    if row is None:
+        _check_name(sql, report)
+    elif row.wish is Wish.REMOVED:
         raise Conflict(f"node {report.name} ({report.node_id}) was removed for good")
     if row is None or (row.name, row.zone) != (report.name, report.zone):
         wish = row.wish if row else Wish.ACTIVE
@@ -70,7 +73,20 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
     version = 1 + ((found[5] if found else None) or 0)
     _store(sql, row.number, version, report)
     told, restored = tell_epoch(sql, row.number, report.epoch, found[8] if found else 0)
-    return TakenReport(row, version, told, restored)
+    return TakenReport(row, version, told, restored, not deletes_stopped(sql))
+
+
+def _check_name(sql: Sql, report: NodeReport) -> None:
+    """A node whose disk is not mounted looks like a new one, but for its name."""
+    known = sql.row(
+        "SELECT node_id FROM node WHERE name = ? AND wish <> ?", report.name, Wish.REMOVED
+    )
+    if known:
+        raise Conflict(
+            f"the name {report.name} is that of node {known[0]}, and this data directory is not "
+            "its own. Is its disk mounted? If it is lost for good, start under another name, or "
+            "remove that node first"
+        )
 
 
 def _spend(sql: Sql, nonce: bytes) -> None:

@@ -215,12 +215,16 @@ def insert_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
 
 
 def queue_repair(sql: Sql, notice: RepairNotice) -> None:
+    """Unless the segment was collected, or written anew, since the notice was taken: a read may
+    bring it long after."""
+    key = (notice.segment, signed(notice.generation))
     sql.run(
         "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT (segment) DO UPDATE SET "
-        "generation = excluded.generation, survivors = excluded.survivors, "
-        "reason = excluded.reason",
-        notice.segment, signed(notice.generation), notice.survivors, notice.reason,
+        "SELECT ?, ?, ?, ?, {now} WHERE EXISTS "
+        "(SELECT 1 FROM segment WHERE id = ? AND generation = ?) "
+        "ON CONFLICT (segment) DO UPDATE SET generation = excluded.generation, "
+        "survivors = excluded.survivors, reason = excluded.reason",
+        *key, notice.survivors, notice.reason, *key,
     )  # fmt: skip
 
 
