@@ -96,20 +96,22 @@ class Mender:
         if not await survey.rebuild(rebuilt):
             log.error("segment %s: its shards do not belong together", stored.id)
             return Mended(len(good), disagrees=True)
-        places, homeless = await self._places(stored, survey, rebuilt, away_from)
+        forbidden = await self._mending.forbidden(stored)
+        places, homeless = self._places(stored, survey, rebuilt, away_from, forbidden.places)
         written = await self._write(stored, stripe, places)
         failpoint(Point.MEND_WRITTEN)
-        return await self._conclude(stored, survey, places, written, homeless)
+        asked_at_s = forbidden.asked_at_s
+        return await self._conclude(stored, survey, places, written, homeless, asked_at_s)
 
-    async def _places(
+    def _places(
         self,
         stored: StoredSegment,
         survey: Survey,
         rebuilt: Sequence[int],
         away_from: Sequence[int],
+        forbidden: Places,
     ) -> tuple[dict[int, int], int]:
         """Where each shard that has to be written goes, and for how many there is no place."""
-        forbidden = await self._mending.pending_deletes(stored)
         layout, members = stored.layout, self._cluster.membership
         targets = self._cluster.candidates(stored.id, stored.shard_bytes, stored.k, stored.n)
         usable = {target.number for target in targets} - set(away_from)
@@ -163,12 +165,15 @@ class Mender:
         places: Mapping[int, int],
         written: Mapping[int, int],
         homeless: int,
+        asked_at_s: int,
     ) -> Mended:
         """Let the database know."""
         failed = Places(places.items()) - Places(written.items())
         await self._mending.give_up(stored, failed)
         moved = {i: node for i, node in written.items() if stored.layout[i] != node}
-        superseded = bool(moved) and not await self._mending.switch_layout(stored, moved)
+        superseded = bool(moved) and not await self._mending.switch_layout(
+            stored, moved, asked_at_s
+        )
         failpoint(Point.MEND_SWITCHED)
         return Mended(
             survivors=len(survey.good),
