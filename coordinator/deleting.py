@@ -10,8 +10,8 @@ this process began: only then is it known that the database is not a restored ba
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
+from time import monotonic
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
@@ -47,10 +47,10 @@ class OutboxWorker:
         members = self._cluster.membership
         if not members.is_readable(node) or not members.has_reported(node):
             return False
-        asked_at_s = time.monotonic()
+        asked_at_s = monotonic()
         rows = await self._metadata.due_deletes(node, BATCH)
         failpoint(Point.DELETES_READ)
-        if time.monotonic() - asked_at_s > FRESH_S:
+        if monotonic() - asked_at_s > FRESH_S:
             return True  # this process was paused: others may have done all this long ago
         try:
             await self._send(self._cluster.store(node), rows)

@@ -129,7 +129,10 @@ class Mender:
         found = destinations(
             rest, {*homeless, *moving}, members.zone_of, targets, tolerated, forbidden
         )
-        lacking = len([i for i in (*homeless, *leaving) if i not in found])
+        lacking = len({*homeless, *leaving} - found.keys())
+        after = [found.get(index, node) for index, node in enumerate(layout)]
+        if forbidden and not lacking:  # a better place may only have to rest for a while
+            lacking = len(crowded(after, members.zone_of, targets, tolerated))
         return {**found, **{i: n for i, n in at_home.items() if i not in found}}, lacking
 
     def _drains(self, number: int) -> bool:

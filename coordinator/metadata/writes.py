@@ -23,7 +23,7 @@ from coordinator.metadata.rows import (
 from coordinator.metadata.sessions import check_session
 
 DEFAULT_ACCOUNT = 0
-UNUSED_S = 600  # a place where a shard was deleted; more than any delete is on its way
+UNUSED_S = 120  # a place where a shard was deleted; longer than a delete is on its way
 MAX_LAYOUTS = 8_192  # remembered
 
 # Given a content's id three times: the ids of its segments, and of the list of them.
