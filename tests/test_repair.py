@@ -10,6 +10,7 @@ import pytest
 from common.errors import Conflict, NotFound
 from common.ids import ContentId
 from coordinator.metadata import Wish
+from coordinator.metadata.writes import UNUSED_S
 from tests.torture.one_process import Store
 
 SIZES = (0, 1, 5_000, 100_000, 390 * 1024 + 7, 900_000)
@@ -123,6 +124,9 @@ async def test_a_drained_node_ends_up_empty(store: Store) -> None:
     await check(store, contents | more, survives=2)  # nine shards on eight nodes
     await store.fronts[0].metadata.set_wish(3, Wish.ACTIVE)
     await store.pass_time(2)
+    await store.fronts[0].work("repair")  # in vain: no shard goes where it was deleted just now
+    assert (await store.fronts[0].metadata.counts())["repair_queue"] > 0
+    await store.pass_time(UNUSED_S)
     await store.fronts[0].work("repair")
     await check(store, contents | more)
 
