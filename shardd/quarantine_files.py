@@ -33,9 +33,12 @@ class QuarantineFolder:
         found = []
         for name in self._disk.names(self._path):
             try:
-                found.append(_parse_name(name, file_size_bytes(self._disk, self._path / name)))
+                kept = _parse_name(name, 0)
             except (MalformedId, ValueError):
                 log.warning("quarantine: %s is not ours; left alone", name)
+                continue
+            size_bytes = file_size_bytes(self._disk, self._path / name)
+            found.append(kept._replace(size_bytes=size_bytes))
         return found
 
     def write(self, kept: Quarantined, record: Buffer) -> None:

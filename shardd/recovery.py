@@ -15,17 +15,20 @@ from typing import NamedTuple
 from common.errors import Corrupt, Unavailable
 from common.hashing import blake3_digest
 from common.record import HEADER_BYTES, MAGIC, RecordHeader, RecordKind, unpack_header
+from common.units import MIB
 from common.wire import MAX_PAYLOAD_BYTES
 from shardd.catalog import FLUSH_ENTRIES, Catalog
+from shardd.direct import DirectFile, aligned
 from shardd.disk import Disk
 from shardd.entries import Entry
 from shardd.index import IndexDamaged, remove_index
 from shardd.usage import Standing
-from shardd.volume import SUPERBLOCK_BYTES, Volume, is_plausible
+from shardd.volume import PAGE_BYTES, SUPERBLOCK_BYTES, Volume, align_up, is_plausible
 from shardd.volumes import VolumeSet
-from shardd.window import Window, window_on
 
 log = logging.getLogger(__name__)
+
+_STEP_BYTES = 4 * MIB
 
 
 class Recovered(NamedTuple):
@@ -79,8 +82,8 @@ async def _recover_volume(disk: Disk, volume: Volume, start: int, catalog: Catal
     rotten: list[Entry] = []
     if start < volume.end:
         log.info("%s: reading %d bytes", volume.path, volume.end - start)
-        with window_on(disk, volume.path, volume.end) as window:
-            scan = _Scan(volume, window, catalog)
+        with DirectFile(disk, volume.path) as file:
+            scan = _Scan(volume, _Window(file, volume), catalog)
             end = await scan.run(start)
         rotten = [entry for entry in scan.rotten if entry.offset < end]  # the rest was torn
     else:
@@ -93,10 +96,44 @@ async def _recover_volume(disk: Disk, volume: Volume, start: int, catalog: Catal
     return rotten
 
 
+class _Window:
+    """A piece of the file in memory, read in large steps; `size_bytes` is the file's. What the
+    disk cannot read is zeros: rot, and no reason not to start."""
+
+    def __init__(self, file: DirectFile, volume: Volume) -> None:
+        self._file, self._path, self.size_bytes = file, volume.path, volume.end
+        self._start, self._data = 0, aligned(PAGE_BYTES)
+        self._loaded_bytes = 0
+
+    async def view(self, offset: int, length: int) -> memoryview:
+        """`length` bytes from `offset`, fewer at the end of the file."""
+        length = min(length, self.size_bytes - offset)
+        if offset < self._start or offset + length > self._start + self._loaded_bytes:
+            await asyncio.to_thread(self._load, offset, length)
+        return memoryview(self._data)[offset - self._start :][:length]
+
+    def _load(self, offset: int, length: int) -> None:
+        self._start = offset & -PAGE_BYTES
+        wanted = align_up(max(offset + length - self._start, _STEP_BYTES), PAGE_BYTES)
+        self._data, self._loaded_bytes = aligned(wanted), wanted
+        for bad in self._file.read(memoryview(self._data), self._start):
+            log.error("%s: cannot be read at %d", self._path, bad)
+
+    async def find(self, needle: bytes, offset: int) -> int:
+        """Where `needle` next starts, from `offset` on, else the size of the file."""
+        while offset + len(needle) <= self.size_bytes:
+            await self.view(offset, len(needle))
+            at = self._data.find(needle, offset - self._start)
+            if at >= 0:
+                return self._start + at
+            offset = self._start + self._loaded_bytes - len(needle) + 1
+        return self.size_bytes
+
+
 class _Scan:
     """One pass over a volume, into the index."""
 
-    def __init__(self, volume: Volume, window: Window, catalog: Catalog) -> None:
+    def __init__(self, volume: Volume, window: _Window, catalog: Catalog) -> None:
         self._volume, self._window, self._catalog = volume, window, catalog
         self.rotten: list[Entry] = []
         self._entries: list[Entry] = []
