@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
@@ -97,6 +97,7 @@ class Mender:
         if not await survey.rebuild(rebuilt):
             log.error("segment %s: its shards do not belong together", stored.id)
             return Mended(len(good), disagrees=True)
+        stored = replace(stored, checksums=bytes(survey.checksums))
         forbidden = await self._mending.forbidden(stored)
         places, homeless = self._places(stored, survey, rebuilt, away_from, forbidden.places)
         written = await self._write(stored, stripe, places)

@@ -118,10 +118,10 @@ def _layout_now(sql: Sql, stored: StoredSegment) -> tuple[int, ...] | None:
 def switch_layout(
     sql: Sql, layouts: Layouts, stored: StoredSegment, moved: Mapping[int, int], asked_at_s: int
 ) -> bool:
-    """Shard i of `stored` now lies on node moved[i] too: let the layout say so, and retire what it
-    named before. False if the segment is not any more as `stored` says, one of these places is
-    about to be deleted, or it is too long ago that this was asked: they may have been, and that be
-    forgotten. Then what was put there in vain is deleted."""
+    """Shard i of `stored`, whose checksums are known by now, lies on node moved[i] too: let the
+    layout say so, and retire what it named before. False if the segment is not any more as `stored`
+    says, one of these places is about to be deleted, or it is too long ago that this was asked:
+    they may have been, and that be forgotten. Then what was put there in vain is deleted."""
     now = _layout_now(sql, stored)
     places = Places(moved.items())
     late = _now_s(sql) - asked_at_s >= UNUSED_S
@@ -131,8 +131,8 @@ def switch_layout(
         return False
     layout = tuple(moved.get(index, node) for index, node in enumerate(stored.layout))
     sql.run(
-        "UPDATE segment SET layout = ? WHERE id = ? AND generation = ?",
-        layouts.intern(layout), stored.id, signed(stored.generation),
+        "UPDATE segment SET layout = ?, checksums = ? WHERE id = ? AND generation = ?",
+        layouts.intern(layout), stored.checksums, stored.id, signed(stored.generation),
     )  # fmt: skip
     retired = [(i, stored.layout[i]) for i in moved if stored.layout[i] not in (NO_NODE, moved[i])]
     add_deletes(sql, _on_nodes(stored, retired), DeleteReason.RETIRED)
