@@ -42,7 +42,7 @@ class Scrubber:
         self._parts, self._condemn, self._throttle = parts, condemn, throttle
         self._interval_s, self._clock = interval_s, wall_clock
         self._path = parts.directory.path / FILE_NAME
-        self._state = ScrubState.load(self._path)
+        self._state = ScrubState.load(parts.disk, self._path)
         self._unsaved_bytes, self._changed = 0, False
         self._suspects: set[bytes] = set()
         self._stepping = asyncio.Lock()

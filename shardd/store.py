@@ -18,7 +18,7 @@ from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
 from common.units import GIB, MIB
 from shardd.buffers import BufferPool
 from shardd.catalog import Catalog
-from shardd.disk import Disk
+from shardd.disk import Disk, RealDisk
 from shardd.group import Incoming, WriteJob
 from shardd.identity import DataDirectory
 from shardd.index import remove_index
@@ -88,7 +88,7 @@ class VolumeStore:
     ) -> "VolumeStore":
         """Recover what the directory holds. Raises WrongNode or WrongCluster for a volume that
         is not this node's."""
-        limits, disk = limits or StoreLimits(), disk or Disk()
+        limits, disk = limits or StoreLimits(), disk or RealDisk()
         directory.check()
         volumes = VolumeSet(
             directory, disk, limits.capacity_bytes, limits.volume_bytes, limits.reserve_bytes

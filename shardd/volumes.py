@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import Corrupt, WrongCluster, WrongNode
 from common.units import MIB
-from shardd.disk import Disk
+from shardd.disk import Disk, file_size_bytes
 from shardd.identity import DataDirectory, Identity
 from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass
 
@@ -47,14 +47,15 @@ class VolumeSet:
 
         Raises WrongNode or WrongCluster for a volume that is not this node's.
         """
-        for path in sorted(self._directory.volumes.iterdir()):
-            if _NAME.fullmatch(path.name):
+        for name in sorted(self._disk.names(self._directory.volumes)):
+            if _NAME.fullmatch(name):
+                path = self._directory.volumes / name
                 self._next_number = max(self._next_number, int(path.stem) + 1)
                 self._load_one(path)
 
     def _load_one(self, path: Path) -> None:
         number = int(path.stem)
-        size_bytes = path.stat().st_size
+        size_bytes = file_size_bytes(self._disk, path)
         try:
             superblock = self._read_superblock(path)
         except Corrupt as error:

@@ -4,10 +4,10 @@ import errno
 from collections.abc import Sequence
 from pathlib import Path
 
-from shardd.disk import Disk
+from shardd.disk import RealDisk
 
 
-class BadSectors(Disk):
+class BadSectors(RealDisk):
     """Some places of some files cannot be read."""
 
     def __init__(self) -> None:

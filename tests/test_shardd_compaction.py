@@ -11,7 +11,7 @@ from common.errors import StorageFull, StoreReadOnly
 from common.shards import ShardRecord
 from common.units import KIB, MIB
 from shardd.choice import Candidate, Situation, choose
-from shardd.disk import Disk
+from shardd.disk import RealDisk
 from shardd.store import StoreLimits
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
@@ -227,7 +227,7 @@ async def test_copying_is_throttled(tmp_path: Path) -> None:
     assert slept == pytest.approx([3.0, 6.0], abs=0.2)
 
 
-class StuckDisk(Disk):
+class StuckDisk(RealDisk):
     """Refuses to delete."""
 
     def unlink(self, path: Path) -> None:

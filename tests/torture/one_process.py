@@ -26,12 +26,13 @@ from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.draining import Draining
 from coordinator.jobs import Worker
 from coordinator.membership import Node as Member
-from coordinator.metadata import open_metadata
+from coordinator.metadata import Wish, open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
 from coordinator.rebalance import RebalanceWorker
 from coordinator.remote_store import RemoteStore
 from coordinator.repair import RepairWorker
+from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
 from coordinator.throttle import Throttle
@@ -99,6 +100,7 @@ class Front:
             SweepWorker(self.metadata, self.cluster, every_s=0),
             RepairWorker(services, Throttle(math.inf), self._clock),
             RebalanceWorker(services, Throttle(math.inf), self._clock),
+            ScrubWorker(services, Throttle(math.inf), interval_s=1),
         ]
         self.draining = Draining(services)
         self.jobs = {job.name: job for job in jobs}
@@ -194,6 +196,12 @@ class Store:
         node.directory.note_epoch(answer.epoch)
         for other in others:
             await other.look()
+
+    async def wish(self, number: int, wish: Wish) -> None:
+        """What the operator wants of a node; all coordinators know of it."""
+        await self.fronts[0].metadata.set_wish(number, wish)
+        for front in self.fronts:
+            front.cluster.membership.wish_changed(number, wish)
 
     async def pass_time(self, seconds: int) -> None:
         """Who is up reports when it is over; the sessions' leases may have run out meanwhile."""

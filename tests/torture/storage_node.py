@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import Corrupt
+from common.errors import Corrupt, SixfoldError
 from common.ids import ShardAddress
 from common.membership import NodeReport
 from common.record import HEADER_BYTES, RecordKind, unpack_header
-from common.shards import ShardInfo
+from common.shards import ShardInfo, ShardRecord
 from common.units import KIB, MIB
-from shardd.disk import Disk
+from shardd.disk import RealDisk
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
 from tests.reports import report_of
@@ -20,7 +20,7 @@ LIMITS = StoreLimits(
 SEGMENT_AT = 40  # of a record's header
 
 
-class WithoutSync(Disk):
+class WithoutSync(RealDisk):
     """What an fsync guards against is tested elsewhere; here it would only cost time."""
 
     def fsync(self, fd: int) -> None:
@@ -67,6 +67,15 @@ class StorageNode:
         """All that it has."""
         assert self.store is not None
         return [info async for info in self.store.list()]
+
+    async def has(self, address: ShardAddress) -> bool:
+        """Whether it gives the right bytes for it."""
+        assert self.store is not None
+        try:
+            (answer,) = await self.store.read([address])
+        except SixfoldError:
+            return False
+        return isinstance(answer, ShardRecord) and answer.is_intact()
 
     # What a crash leaves, and rot
 
