@@ -46,6 +46,10 @@ class DirectFile:
     ) -> None:
         self._disk.close(self._fd)
 
+    def sync(self) -> None:
+        """What others have written to the file is durable from now on. Raises OSError."""
+        self._disk.fdatasync(self._fd)
+
     def read(self, place: memoryview, start: int) -> list[int]:
         """Fill `place`, whole pages from the page at `start` on, with zeros for what lies beyond
         the end of the file. The offsets of the pages that cannot be read, zeros too.

@@ -100,6 +100,8 @@ class VolumeStore:
             volumes.close()
             raise
         store = cls(directory, disk, volumes, found.catalog, limits, clocks or Clocks())
+        if found.failure is not None:
+            store._make_read_only(found.failure)
         try:
             await store.upkeep.quarantine.keep_lost(found.rotten)
         except BaseException:

@@ -53,6 +53,11 @@ class VolumeSet:
                 self._next_number = max(self._next_number, int(path.stem) + 1)
                 self._load_one(path)
 
+    def sync_names(self) -> None:
+        """A process that was killed may have made volumes whose names are not durable. Raises the
+        disk's OSError."""
+        self._disk.fsync_dir(self._directory.volumes)
+
     def _load_one(self, path: Path) -> None:
         number = int(path.stem)
         size_bytes = file_size_bytes(self._disk, path)
@@ -118,6 +123,14 @@ class VolumeSet:
             del self._open[volume.volume_class]
             volume.seal()
         if number == max(self.by_number):
+            self._create(volume.volume_class)
+
+    def roll(self, volume: Volume) -> None:
+        """If records are appended to this volume, append them to a new one from now on; if that
+        cannot be begun now, when the next record comes. Raises as `appendable`."""
+        if self.is_open(volume):
+            del self._open[volume.volume_class]
+            volume.seal()
             self._create(volume.volume_class)
 
     def is_open(self, volume: Volume) -> bool:
