@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 8600
 NODES ?= 9
 WORKERS ?= 1
+LOST_AFTER ?= 900
+GRACE ?= 3600
 SCALE ?= 1
 SEED ?= 42
 
@@ -22,8 +24,9 @@ INPUTS := pyproject.toml deploy/constraints.txt
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: $(VENV)/installed ## Run a cluster here until Ctrl-C [PORT=8600] [NODES=9] [WORKERS=1]
-	@exec $(BIN)/sixfold up --dir .sixfold --nodes $(NODES) --port $(PORT) --workers $(WORKERS)
+up: $(VENV)/installed ## Run a cluster here until Ctrl-C [PORT=8600] [NODES=9] [WORKERS=1] [LOST_AFTER=900] [GRACE=3600]
+	@exec $(BIN)/sixfold up --dir .sixfold --nodes $(NODES) --port $(PORT) --workers $(WORKERS) \
+		--lost-after $(LOST_AFTER) --grace $(GRACE)
 
 test: $(VENV)/installed-dev ## Lint, check types, run every test
 	$(BIN)/ruff check .

@@ -87,8 +87,10 @@ class NodeReport(_JsonMessage):
 @dataclass(frozen=True, slots=True)
 class ReportAnswer(_JsonMessage):
     """`number` is the node's short name inside layouts: 1 to 65535, never used twice. `epoch` is
-    that of the metadata database, for the node to remember."""
+    that of the metadata database, for the node to remember. `may_delete` says that deletes are not
+    stopped: else nothing in quarantine may be dropped."""
 
     cluster_id: str
     number: int
     epoch: int = 0
+    may_delete: bool = False

@@ -10,25 +10,20 @@ this process began: only then is it known that the database is not a restored ba
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
-from typing import Protocol, cast
+from collections.abc import Sequence
+from time import monotonic
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
 from coordinator.cluster import Cluster
 from coordinator.metadata import DeleteReason, Metadata, OutboxRow
+from coordinator.remote_store import RemoteStore
 
 log = logging.getLogger(__name__)
 
 BATCH = 256
-
-
-class _Store(Protocol):
-    def delete(self, addresses: Sequence[ShardAddress]) -> Awaitable[None]: ...
-
-    def quarantine(self, addresses: Sequence[ShardAddress]) -> Awaitable[int]:
-        """Take shards out of service, but keep them for a while. How many there were."""
+FRESH_S = 15.0  # rows that were read longer ago are read again
 
 
 class OutboxWorker:
@@ -52,10 +47,13 @@ class OutboxWorker:
         members = self._cluster.membership
         if not members.is_readable(node) or not members.has_reported(node):
             return False
+        asked_at_s = monotonic()
         rows = await self._metadata.due_deletes(node, BATCH)
         failpoint(Point.DELETES_READ)
+        if monotonic() - asked_at_s > FRESH_S:
+            return True  # this process was paused: others may have done all this long ago
         try:
-            await self._send(cast(_Store, self._cluster.store(node)), rows)
+            await self._send(self._cluster.store(node), rows)
         except SixfoldError as error:
             log.debug("outbox: %d deletes wait for node %d: %s", len(rows), node, error)
             return False
@@ -64,7 +62,7 @@ class OutboxWorker:
         failpoint(Point.DELETES_FINISHED)
         return len(rows) == BATCH
 
-    async def _send(self, store: _Store, rows: Sequence[OutboxRow]) -> None:
+    async def _send(self, store: RemoteStore, rows: Sequence[OutboxRow]) -> None:
         orphans = [row for row in rows if row.why is DeleteReason.ORPHAN]
         others = [row for row in rows if row.why is not DeleteReason.ORPHAN]
         if others:

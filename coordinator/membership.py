@@ -99,7 +99,8 @@ class Membership:
         taken = await self.metadata.save_report(self._incoming(report, nonce))
         node = self._heard(taken.node, taken.version, report, 0)
         self.on_report(node)
-        return ReportAnswer(self.metadata.cluster_id, node.number, taken.epoch)
+        cluster_id = self.metadata.cluster_id
+        return ReportAnswer(cluster_id, node.number, taken.epoch, taken.may_delete)
 
     async def follow(self) -> None:
         """Looks for ever for what nodes reported to other processes."""

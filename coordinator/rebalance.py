@@ -50,7 +50,7 @@ class RebalanceWorker:
         self._bytes: Counter[int] = Counter()  # what layouts put on each node
 
     async def step(self) -> bool:
-        if (await self._mending.backlog()).due:
+        if (await self._mending.backlog(self._services.codec.k)).is_due:
             return False
         if not self._loads and not await self._begin():
             return False

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from common.errors import SixfoldError
 from common.units import MIB
+from coordinator.jobs import LEASE_S
 from coordinator.membership import DRAINS, NodeState
 from coordinator.mend import Mended, Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE, Repair
@@ -36,18 +37,27 @@ FIRST_DELAY_S, LAST_DELAY_S = 5, 600  # until the next try, doubled each time
 @dataclass(slots=True)
 class Progress:
     """What the job shows of itself, and where it stands. `nodes` is the state of all nodes for
-    which it goes through the layouts, `layout` the last one looked at, -1 when it is through;
-    `bytes_per_s` is the rate at which segments have lately been mended, 0 if never."""
+    which it goes through the layouts, `layout` the last one looked at, -1 when it is through. The
+    rates are those at which segments have lately been mended, 0 if never. `hopeless` segments of
+    the queue have fewer than k good shards; `left_s` is an estimate for the others."""
 
     nodes: str = ""
     layout: int = -1
     segments: int = 0
     bytes: int = 0
+    segments_per_s: float = 0.0
     bytes_per_s: float = 0.0
     queued: int = 0
-    queued_bytes: int = 0
     hopeless: int = 0
     left_s: float | None = None
+
+    def note(self, segments: int, size_bytes: int, took_s: float) -> None:
+        """So much has been mended; the rates are moving averages."""
+        self.segments += segments
+        self.bytes += size_bytes
+        old = (self.segments_per_s or segments / took_s, self.bytes_per_s or size_bytes / took_s)
+        self.segments_per_s = round(0.9 * old[0] + 0.1 * segments / took_s, 3)
+        self.bytes_per_s = round(0.9 * old[1] + 0.1 * size_bytes / took_s, 1)
 
 
 class RepairWorker:
@@ -65,8 +75,8 @@ class RepairWorker:
         self._services, self._throttle, self._clock = services, throttle, clock
         self._mender = Mender(services)
         self._metadata, self._mending = services.metadata, services.metadata.mending
-        self._progress: Progress | None = None
-        self._saved_at_s = self._searched_at_s = float("-inf")
+        self._progress = Progress()
+        self._saved_at_s = self._searched_at_s = self._stepped_at_s = float("-inf")
 
     async def step(self) -> bool:
         progress = await self._loaded()
@@ -76,8 +86,10 @@ class RepairWorker:
         return searching or mended
 
     async def _loaded(self) -> Progress:
-        """Where the process that did this before us stood."""
-        if self._progress is None:
+        """Where it stands. After a pause another process may have done the last steps."""
+        now_s, before_s = self._clock(), self._stepped_at_s
+        self._stepped_at_s = now_s
+        if now_s - before_s >= LEASE_S:
             states = await self._metadata.job_states()
             state = states[self.name].state if self.name in states else {}
             known = {name: state[name] for name in Progress.__slots__ if name in state}
@@ -147,13 +159,9 @@ class RepairWorker:
         mended_bytes = sum(
             repair.stored.size_bytes for repair, whole in zip(batch, done, strict=True) if whole
         )
-        progress.segments += sum(done)
-        progress.bytes += mended_bytes
         await self._throttle.spend(sum(repair.stored.size_bytes for repair in batch))
-        if mended_bytes:
-            rate = mended_bytes / max(1e-3, self._clock() - began_s)
-            old = progress.bytes_per_s or rate
-            progress.bytes_per_s = 0.9 * old + 0.1 * rate
+        if any(done):
+            progress.note(sum(done), mended_bytes, max(1e-3, self._clock() - began_s))
         return any(done)
 
     @staticmethod
@@ -178,7 +186,8 @@ class RepairWorker:
         if mended.superseded:
             return False  # the next step sees it as it is then
         if mended.is_whole:
-            await self._mending.set_whole(stored, mended.written_bytes == 0)
+            whole = replace(stored, layout=mended.layout)
+            await self._mending.set_whole(whole, verified=mended.written_bytes == 0)
             return True
         if mended.hopeless and repair.survivors >= stored.k:
             log.error("segment %s: %s", stored.id, mended.reason)
@@ -191,12 +200,11 @@ class RepairWorker:
     async def _save(self, progress: Progress, at_once: bool) -> None:
         if not at_once and self._clock() - self._saved_at_s < SAVE_EVERY_S:
             return
-        backlog = await self._mending.backlog()
         before = asdict(progress)
-        progress.queued, progress.queued_bytes = backlog.queued, backlog.queued_bytes
-        progress.hopeless = backlog.hopeless
-        rate = progress.bytes_per_s
-        progress.left_s = round(backlog.queued_bytes / rate, 1) if rate else None
-        if asdict(progress) != before or not at_once or self._saved_at_s < 0:
+        backlog = await self._mending.backlog(self._services.codec.k)
+        progress.queued, progress.hopeless = backlog.queued, backlog.hopeless
+        rate, left = progress.segments_per_s, backlog.queued - backlog.hopeless
+        progress.left_s = round(left / rate, 1) if rate else None
+        if asdict(progress) != before or self._saved_at_s < 0:
             self._saved_at_s = self._clock()
             await self._metadata.save_job_state(self.name, asdict(progress))

@@ -2,6 +2,7 @@
 lose in a year, with everything that this rests on."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from common.errors import BadRequest
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
-from coordinator.membership import NodeState
+from coordinator.membership import Node, NodeState
 from coordinator.metadata import JobState, Metadata
 from coordinator.risk import Assumed, any_loss, loss_before_repair, yearly_loss
 from coordinator.scrub import progress_of
@@ -45,10 +46,15 @@ class RiskReport:
     """Makes the report; what the database had to be scanned for is kept for some seconds."""
 
     def __init__(
-        self, config: Config, metadata: Metadata, cluster: Cluster, clock: Callable[[], float]
+        self,
+        config: Config,
+        metadata: Metadata,
+        cluster: Cluster,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._config, self._metadata, self._cluster = config, metadata, cluster
-        self._clock = clock
+        self._clock, self._wall_clock = clock, wall_clock
         self._scanned_at_s = float("-inf")
         self._standing = Standing(DATA_SHARDS)
         self._scanning = asyncio.Lock()
@@ -71,7 +77,7 @@ class RiskReport:
                 "repair_h_is": repair.source,
                 "scrub_h_is": scrub.source,
             },
-            "loss_per_year": _losses(assumed, standing, self._nodes()),
+            "loss_per_year": _losses(assumed, standing, len(self._present())),
             "metadata_loss_per_year": {"probability": afr, "words": METADATA},
             "correlated": _correlated(_may_fail(standing, queued)),
             "model": MODEL,
@@ -86,15 +92,15 @@ class RiskReport:
                 self._scanned_at_s = self._clock()
         return self._standing
 
-    def _nodes(self) -> int:
-        """How many belong to the cluster."""
+    def _present(self) -> list[Node]:
+        """The nodes that belong to the cluster."""
         members = self._cluster.membership
-        return len(members.nodes) - members.count(NodeState.REMOVED)
+        return [n for n in members.nodes.values() if members.state(n) is not NodeState.REMOVED]
 
     def _repair(self, states: Mapping[str, JobState]) -> Sourced:
         """From the failure of the fullest node to its last shard on another. Rates of repair are
         those of whole segments: for each shard that is lost, k are read."""
-        reports = [n.report for n in self._cluster.membership.nodes.values() if n.report]
+        reports = [node.report for node in self._present() if node.report]
         fullest_bytes = max((report.used_bytes for report in reports), default=0)
         repair = states.get("repair")
         measured = repair.state.get("bytes_per_s") if repair else None
@@ -104,15 +110,31 @@ class RiskReport:
         return Sourced(hours, f"to see it as lost, and to rebuild the fullest node at {source}")
 
     async def _scrub(self) -> Sourced:
-        """What passes between two looks at the shard that is looked at most seldom."""
+        """What passes between two looks at the shard that is looked at most seldom, by the scrub
+        of stripes or by those of the nodes, whichever is better."""
+        found = [s for s in (await self._stripe_scrub(), self._node_scrubs()) if s is not None]
+        if found:
+            return min(found, key=lambda scrub: scrub.hours)
+        age_s = await self._metadata.cluster_age_s()
+        return Sourced(age_s / HOUR_S, "the age of the store: no scrub has seen all of it yet")
+
+    async def _stripe_scrub(self) -> Sourced | None:
         progress = await progress_of(self._metadata)
         if not progress.verified_at_s:
-            age_s = await self._metadata.cluster_age_s()
-            return Sourced(age_s / HOUR_S, "the age of the store: no scrub has seen all of it yet")
+            return None
         age_s = await self._metadata.now_s() - progress.verified_at_s
         if age_s > self._config.scrub_interval_s:
             return Sourced(age_s / HOUR_S, "the age of the last scrub that saw everything")
         return Sourced(self._config.scrub_interval_s / HOUR_S, "the interval of scrubs")
+
+    def _node_scrubs(self) -> Sourced | None:
+        """None while a node has not looked at everything once."""
+        reports = [n.report for n in self._present()]
+        verified_at = [report.verified_at if report else 0 for report in reports]
+        if not verified_at or not all(verified_at):
+            return None
+        age_s = max(0.0, self._wall_clock() - min(verified_at))
+        return Sourced(age_s / HOUR_S, "the age of the oldest scrub of a node")
 
 
 def _may_fail(standing: Standing, queued: Mapping[int, int]) -> dict[str, int | None]:

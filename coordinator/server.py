@@ -34,6 +34,7 @@ from coordinator.read_path import ReadPath
 from coordinator.rebalance import RebalanceWorker
 from coordinator.repair import RepairWorker
 from coordinator.risk_report import RiskReport
+from coordinator.rot import RotWorker
 from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
@@ -120,6 +121,7 @@ class Coordinator:
             CollectWorker(metadata, cluster),
             SweepWorker(metadata, cluster, config.sweep_every_s),
             RepairWorker(services, throttle),
+            RotWorker(services),
             RebalanceWorker(services, throttle, self._clock),
             ScrubWorker(services, Throttle(config.scrub_bytes_per_s), config.scrub_interval_s),
         ]

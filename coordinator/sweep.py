@@ -20,10 +20,12 @@ from typing import cast
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.ids import MAX_INDEX, ShardAddress
-from common.shards import ShardInfo, ShardMissing, ShardStore
+from common.shards import ShardInfo, ShardMissing
+from common.upkeep import Why
 from coordinator.cluster import Cluster
 from coordinator.metadata import Metadata
 from coordinator.metadata.sweeping import Listing
+from coordinator.remote_store import RemoteStore
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +92,10 @@ class SweepWorker:
             return self._next_node(progress)
 
     async def _page(self, progress: Progress) -> Progress:
-        node, store = progress.node, cast(ShardStore, self._cluster.store(progress.node))
+        node, store = progress.node, self._cluster.store(progress.node)
         after = ShardAddress.parse(progress.after) if progress.after else None
+        if after is None:
+            await self._take_back(store, node)
         addresses = await _list(store, after)
         failpoint(Point.SWEEP_LISTED)
         end = addresses[-1] if len(addresses) == PAGE else None
@@ -110,7 +114,16 @@ class SweepWorker:
         )
         return progress if end else await self._finish(progress)
 
-    async def _ask_for(self, store: ShardStore, node: int, absent: set[ShardAddress]) -> int:
+    async def _take_back(self, store: RemoteStore, node: int) -> None:
+        """From quarantine what turns out to be referred to after all."""
+        orphans = [kept.address async for kept in store.quarantined() if kept.why is Why.ORPHAN]
+        for at in range(0, len(orphans), PAGE):
+            wanted = await self._metadata.sweeping.named(node, orphans[at : at + PAGE])
+            if wanted:
+                restored = await store.restore(wanted)
+                log.error("sweep: node %d took back %d shards from quarantine", node, restored)
+
+    async def _ask_for(self, store: RemoteStore, node: int, absent: set[ShardAddress]) -> int:
         """Those that were not listed. How many segments were found to be short of shards."""
         wanted, found = sorted(absent), 0
         for at in range(0, len(wanted), ASKED_AT_ONCE):
@@ -143,7 +156,7 @@ class SweepWorker:
         return self._next_node(progress)
 
 
-async def _list(store: ShardStore, after: ShardAddress | None) -> Sequence[ShardAddress]:
+async def _list(store: RemoteStore, after: ShardAddress | None) -> Sequence[ShardAddress]:
     addresses: list[ShardAddress] = []
     async with aclosing(cast(AsyncGenerator[ShardInfo, None], store.list(after))) as listing:
         async for info in listing:

@@ -1,12 +1,15 @@
-"""Every system call on volumes and their directory, and nothing else.
+"""Every system call on the data directory that must outlive a crash, and nothing else.
 
-It is passed in, so that tests put a faulty or crash-simulating disk in its place.
+It is passed in, so that tests put a recording, faulty or crash-simulating disk in its place.
+Outside of it are the lock, which means nothing after a crash, and SQLite's index, a cache.
 """
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from common.shards import Buffer
 
@@ -19,8 +22,47 @@ class DiskSpace:
     free_bytes: int
 
 
-class Disk:
-    """The operating system's disk. Each method is one call and raises its OSError."""
+class Disk(Protocol):
+    """Each method is one call of the operating system and raises its OSError."""
+
+    def open(self, path: Path, flags: int) -> int:
+        """A descriptor, `O_CLOEXEC`; a new file is for its owner alone."""
+
+    def close(self, fd: int) -> None: ...
+
+    def size_bytes(self, fd: int) -> int: ...
+
+    def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int: ...
+
+    def preadv_nowait(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        """As preadv, but raises BlockingIOError, or comes back short, where it would wait."""
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int: ...
+
+    def fsync(self, fd: int) -> None: ...
+
+    def fdatasync(self, fd: int) -> None: ...
+
+    def fsync_dir(self, path: Path) -> None:
+        """What was created, renamed and removed in this directory outlives a crash from now on."""
+
+    def truncate(self, fd: int, size_bytes: int) -> None: ...
+
+    def mkdir(self, path: Path) -> None: ...
+
+    def names(self, path: Path) -> list[str]:
+        """What is in a directory, in any order."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Replaces `target` if there is one."""
+
+    def unlink(self, path: Path) -> None: ...
+
+    def space(self, path: Path) -> DiskSpace: ...
+
+
+class RealDisk:
+    """The operating system's."""
 
     def open(self, path: Path, flags: int) -> int:
         return os.open(path, flags | os.O_CLOEXEC, 0o600)
@@ -35,7 +77,6 @@ class Disk:
         return os.preadv(fd, buffers, offset)
 
     def preadv_nowait(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
-        """As preadv, but raises BlockingIOError, or comes back short, where it would wait."""
         return os.preadv(fd, buffers, offset, os.RWF_NOWAIT)
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
@@ -57,6 +98,12 @@ class Disk:
     def truncate(self, fd: int, size_bytes: int) -> None:
         os.ftruncate(fd, size_bytes)
 
+    def mkdir(self, path: Path) -> None:
+        path.mkdir()
+
+    def names(self, path: Path) -> list[str]:
+        return [entry.name for entry in path.iterdir()]
+
     def rename(self, source: Path, target: Path) -> None:
         source.replace(target)
 
@@ -66,6 +113,39 @@ class Disk:
     def space(self, path: Path) -> DiskSpace:
         found = os.statvfs(path)
         return DiskSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def read_file(disk: Disk, path: Path) -> bytes:
+    """All of a small file. Raises the disk's OSError."""
+    fd = disk.open(path, os.O_RDONLY)
+    try:
+        data = bytearray(disk.size_bytes(fd))
+        return bytes(data[: disk.preadv(fd, [data], 0)])
+    finally:
+        disk.close(fd)
+
+
+def file_size_bytes(disk: Disk, path: Path) -> int:
+    """Raises the disk's OSError."""
+    fd = disk.open(path, os.O_RDONLY)
+    try:
+        return disk.size_bytes(fd)
+    finally:
+        disk.close(fd)
+
+
+def make_folder(disk: Disk, path: Path) -> None:
+    """Make `path` and what is missing above it, durably. One that is there may have been made by
+    a process that was killed before it could sync. Raises the disk's OSError."""
+    try:
+        disk.mkdir(path)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        make_folder(disk, path.parent)
+        disk.mkdir(path)
+    with suppress(PermissionError):  # we may not look into it, so somebody else has made `path`
+        disk.fsync_dir(path.parent)
 
 
 def write_durably(disk: Disk, path: Path, data: bytes) -> None:

@@ -35,7 +35,8 @@ _RETRY_S = (0.1, 5.0)  # first and longest wait while no coordinator can be reac
 
 
 class Heartbeat:
-    """Reports to the first of `urls` that answers."""
+    """Reports to the first of `urls` that answers. `may_delete` is what the last answer said of
+    deletes; without one they are not allowed."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Heartbeat:
         self._urls = list(urls)
         self._directory, self._secret, self._report, self._http = directory, secret, report, http
         self._trouble: str | None = None
+        self.may_delete = False
 
     async def join(self) -> None:
         """Report until a coordinator takes us, however long it cannot be reached.
@@ -83,6 +85,13 @@ class Heartbeat:
 
     async def beat(self) -> None:
         """One report. Raises what the coordinator refuses with, else NodeUnreachable."""
+        try:
+            self.may_delete = (await self._beat()).may_delete
+        except BaseException:
+            self.may_delete = False
+            raise
+
+    async def _beat(self) -> ReportAnswer:
         report = await self._report()
         unreachable: NodeUnreachable | None = None
         for url in list(self._urls):
@@ -95,7 +104,7 @@ class Heartbeat:
             self._directory.join(answer.cluster_id, answer.number)
             await self._remember(answer.epoch)
             self._note(None)
-            return
+            return answer
         assert unreachable is not None
         raise unreachable
 

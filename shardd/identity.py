@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import BadSetting, Conflict, WrongCluster, WrongNode
-from shardd.disk import Disk, write_durably
+from shardd.disk import Disk, RealDisk, make_folder, read_file, write_durably
 
 FILE_NAME = "node.json"
 LOCK_NAME = "lock"
@@ -50,17 +50,16 @@ class DataDirectory:
         """Opens or creates the directory. Raises WrongNode if it belongs to a node not called
         `name`, Conflict if another process has it open, BadSetting if it cannot be used."""
         self.path = path
-        self._disk = disk or Disk()
+        self._disk = disk or RealDisk()
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(self._disk, path)
             self._lock_fd = _lock(path)
         except OSError as error:
             raise BadSetting(f"data {path}: {error.strerror}") from None
         try:
             self.identity = self._load_or_create(name)
-            self.volumes.mkdir(exist_ok=True)
-            self.quarantine.mkdir(exist_ok=True)
-            self._disk.fsync_dir(path)
+            for folder in (self.volumes, self.quarantine):
+                make_folder(self._disk, folder)
         except BaseException:
             self.close()
             raise
@@ -79,15 +78,21 @@ class DataDirectory:
 
     def _load_or_create(self, name: str | None) -> Identity:
         try:
-            identity = _read(self.path / FILE_NAME)
+            identity = self._read()
         except FileNotFoundError:
             # A directory that holds volumes but lost its identity must not become a new node.
-            if any(self.volumes.glob("*.vol")):
+            if self._has_volumes():
                 raise WrongNode(f"{self.path} holds volumes but no {FILE_NAME}") from None
             return self._create(name)
         if name and name != identity.name:
             raise WrongNode(f"{self.path} belongs to node {identity.name!r}, not {name!r}")
         return identity
+
+    def _has_volumes(self) -> bool:
+        try:
+            return any(name.endswith(".vol") for name in self._disk.names(self.volumes))
+        except FileNotFoundError:
+            return False
 
     def _create(self, name: str | None) -> Identity:
         node_id = uuid.uuid4().hex
@@ -121,7 +126,7 @@ class DataDirectory:
     def check(self) -> None:
         """Raises WrongNode unless the directory on disk still is this node's."""
         try:
-            found = _read(self.path / FILE_NAME)
+            found = self._read()
         except (OSError, BadSetting) as error:
             raise WrongNode(f"{self.path} is no longer readable as this node: {error}") from None
         if found != self.identity:
@@ -132,6 +137,19 @@ class DataDirectory:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def _read(self) -> Identity:
+        """Raises FileNotFoundError, or BadSetting if it is not a node's identity."""
+        path = self.path / FILE_NAME
+        try:
+            values: Any = json.loads(read_file(self._disk, path))
+            identity = Identity(**values)
+            well_formed = len(identity.node_bytes) == 16 and len(identity.cluster_bytes) == 16
+        except (ValueError, TypeError, AttributeError):
+            well_formed = False
+        if not well_formed:
+            raise BadSetting(f"{path} is damaged: not a node's identity")
+        return identity
 
     def _write(self, identity: Identity) -> None:
         text = json.dumps(asdict(identity), indent=2) + "\n"
@@ -146,16 +164,3 @@ def _lock(path: Path) -> int:
         os.close(fd)
         raise Conflict(f"{path} is in use by another process") from None
     return fd
-
-
-def _read(path: Path) -> Identity:
-    """Raises FileNotFoundError, or BadSetting if it is not a node's identity."""
-    try:
-        values: Any = json.loads(path.read_bytes())
-        identity = Identity(**values)
-        well_formed = len(identity.node_bytes) == 16 and len(identity.cluster_bytes) == 16
-    except (ValueError, TypeError, AttributeError):
-        well_formed = False
-    if not well_formed:
-        raise BadSetting(f"{path} is damaged: not a node's identity")
-    return identity

@@ -63,6 +63,7 @@ async def running(config: Config, secret: ClusterSecret) -> AsyncIterator[Node]:
         log.info("listening http=%s data=%s:%d", http_url, _bracketed(config.reached_at), data_port)
         report = _Reporter(config, directory, store, http_url, data_address)
         heartbeat = Heartbeat(config.join, directory, secret, report, session)
+        store.upkeep.may_drop = lambda: heartbeat.may_delete
         yield Node(config, directory, store, http, heartbeat, http_url, data_address)
 
 

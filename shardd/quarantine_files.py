@@ -14,7 +14,7 @@ from common.ids import ShardAddress
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import Buffer, ShardRecord
 from common.upkeep import Quarantined, Why
-from shardd.disk import Disk
+from shardd.disk import Disk, file_size_bytes, read_file
 from shardd.identity import DataDirectory
 from shardd.volume import ShortWrite
 
@@ -31,12 +31,14 @@ class QuarantineFolder:
     def scan(self) -> list[Quarantined]:
         """All that is there."""
         found = []
-        with os.scandir(self._path) as files:
-            for file in files:
-                try:
-                    found.append(_parse_name(file.name, file.stat().st_size))
-                except (MalformedId, ValueError):
-                    log.warning("quarantine: %s is not ours; left alone", file.name)
+        for name in self._disk.names(self._path):
+            try:
+                kept = _parse_name(name, 0)
+            except (MalformedId, ValueError):
+                log.warning("quarantine: %s is not ours; left alone", name)
+                continue
+            size_bytes = file_size_bytes(self._disk, self._path / name)
+            found.append(kept._replace(size_bytes=size_bytes))
         return found
 
     def write(self, kept: Quarantined, record: Buffer) -> None:
@@ -57,7 +59,7 @@ class QuarantineFolder:
     def read(self, kept: Quarantined) -> ShardRecord:
         """Raises Corrupt unless it is the shard and intact."""
         try:
-            data = (self._path / _name_of(kept)).read_bytes()
+            data = read_file(self._disk, self._path / _name_of(kept))
         except OSError as error:
             raise Corrupt(f"{_name_of(kept)} cannot be read: {error}") from None
         kind, _, info = unpack_header(data)

@@ -1,220 +1,120 @@
 """Brings the index up to what the volumes hold, and cuts torn tails. Runs before anything else.
 
-Each volume is read from its checkpoint on. A valid record is indexed. A valid header over a
-payload that does not match its checksum is rot, or a torn write: logged, not indexed, skipped.
-Where no valid header stands, the next one is searched for on the alignment of the volume's class,
-so one rotten record never hides those behind it. What follows the last valid record is cut.
+Each volume is read from its checkpoint on (scan.py), and what follows the last valid record is cut.
+Before it is read it is synced: a process that was killed may have left records that so far only
+the page cache has, and what is found here is served, and built upon.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import aiofiles
-from aiofiles.threadpool.binary import AsyncBufferedReader
-
-from common.errors import Corrupt, Unavailable
-from common.hashing import blake3_digest
-from common.record import HEADER_BYTES, MAGIC, RecordHeader, RecordKind, unpack_header
-from common.units import MIB
-from common.wire import MAX_PAYLOAD_BYTES
-from shardd.catalog import FLUSH_ENTRIES, Catalog
+from common.errors import Unavailable
+from shardd.catalog import Catalog
+from shardd.direct import DirectFile
+from shardd.disk import Disk
 from shardd.entries import Entry
 from shardd.index import IndexDamaged, remove_index
+from shardd.scan import Scan, Window
 from shardd.usage import Standing
-from shardd.verify import BAD_MEDIUM
-from shardd.volume import PAGE_BYTES, SUPERBLOCK_BYTES, Volume, is_plausible
-from shardd.volumes import VolumeSet
+from shardd.volume import SUPERBLOCK_BYTES, Volume
+from shardd.volumes import VolumeSet, is_full
 
 log = logging.getLogger(__name__)
 
-_STEP_BYTES = 4 * MIB
-
 
 class Recovered(NamedTuple):
-    """`rotten` are shards whose latest record does not match its checksum: not in the catalog."""
+    """`rotten` are shards whose latest record does not match its checksum: not in the catalog.
+    `failure` is why nothing may be written, if so: the disk could not sync."""
 
     catalog: Catalog
     rotten: list[Entry]
+    failure: str | None
 
 
-async def recover(volumes: VolumeSet, index_path: Path, node_id: str) -> Recovered:
+async def recover(disk: Disk, volumes: VolumeSet, index_path: Path, node_id: str) -> Recovered:
     """The catalog, complete. Every volume's `end` is final then."""
     try:
-        return await _complete(volumes, Catalog(index_path, node_id))
+        return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run()
     except (IndexDamaged, Unavailable) as error:
         log.warning("%s; rebuilding it from the volumes", error)
     remove_index(index_path)
-    return await _complete(volumes, Catalog(index_path, node_id))
+    return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run()
 
 
-async def _complete(volumes: VolumeSet, catalog: Catalog) -> Recovered:
-    rotten: list[Entry] = []
-    try:
-        checkpoints = catalog.checkpoints()
-        _check_fit(checkpoints, volumes)
-        for number, volume in sorted(volumes.by_number.items()):
-            start = checkpoints.get(number, SUPERBLOCK_BYTES)
-            rotten += await _recover_volume(volume, start, catalog)
-        await asyncio.to_thread(catalog.settle)
-        standing = catalog.standing([entry.key for entry in rotten])
-    except BaseException:
-        catalog.close()
-        raise
-    return Recovered(catalog, [bad for bad in rotten if _is_lost(bad, standing.get(bad.key))])
+class _Recovery:
+    """Used once."""
+
+    def __init__(self, disk: Disk, volumes: VolumeSet, catalog: Catalog) -> None:
+        self._disk, self._volumes, self._catalog = disk, volumes, catalog
+        self._rotten: list[Entry] = []
+        self._failure: str | None = None
+
+    async def run(self) -> Recovered:
+        """Closes the catalog if it raises."""
+        try:
+            checkpoints = self._catalog.checkpoints()
+            self._check_fit(checkpoints)
+            self._must(self._volumes.sync_names)
+            for number, volume in sorted(self._volumes.by_number.items()):
+                await self._recover(volume, checkpoints.get(number))
+            await asyncio.to_thread(self._catalog.settle)
+            standing = self._catalog.standing([entry.key for entry in self._rotten])
+        except BaseException:
+            self._catalog.close()
+            raise
+        lost = [bad for bad in self._rotten if _is_lost(bad, standing.get(bad.key))]
+        return Recovered(self._catalog, lost, self._failure)
+
+    def _check_fit(self, checkpoints: Mapping[int, int]) -> None:
+        """Raises IndexDamaged unless every volume is there and as long as the index knows it."""
+        for number, scanned_bytes in checkpoints.items():
+            volume = self._volumes.by_number.get(number)
+            if volume is None or volume.end < scanned_bytes:
+                raise IndexDamaged(f"the index knows more of volume {number} than there is")
+
+    def _must(self, make_durable: Callable[[], None]) -> None:
+        """If the disk fails at that, nothing may be written to it; but what it holds is served."""
+        try:
+            make_durable()
+        except OSError as error:
+            log.error("recovery: %s", error)
+            self._failure = self._failure or f"recovery failed: {error}"
+
+    async def _recover(self, volume: Volume, checkpoint: int | None) -> None:
+        """`volume.end` is the size of its file until here."""
+        if checkpoint == volume.end:
+            return
+        start = end = checkpoint or SUPERBLOCK_BYTES
+        has_hole = False
+        with DirectFile(self._disk, volume.path) as file:
+            self._must(file.sync)
+            if start < volume.end:
+                log.info("%s: reading %d bytes", volume.path, volume.end - start)
+                scan = Scan(volume, Window(file, volume), self._catalog)
+                end = await scan.run(start)
+                self._rotten += [bad for bad in scan.rotten if bad.offset < end]  # or it was torn
+                has_hole = scan.has_hole
+        if end != volume.end:
+            # A negative cut is a record whole but for its padding.
+            log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
+            self._must(lambda: volume.cut(end))
+        if has_hole:
+            self._roll(volume)
+        self._catalog.apply([], {volume.number: end}, 0)
+
+    def _roll(self, volume: Volume) -> None:
+        """Behind a hole no tombstone is believed (scan.py), so no more may be written there."""
+        try:
+            self._volumes.roll(volume)
+        except OSError as error:
+            if not is_full(error):
+                self._failure = self._failure or f"recovery failed: {error}"
+            log.error("recovery: there is no volume yet in place of %s: %s", volume.path, error)
 
 
 def _is_lost(rotten: Entry, standing: Standing | None) -> bool:
     """Whether nothing makes up for the record: no good one, and no later tombstone."""
     return standing is None or (not standing.live and standing.sequence < rotten.sequence)
-
-
-def _check_fit(checkpoints: Mapping[int, int], volumes: VolumeSet) -> None:
-    """Raises IndexDamaged unless every volume is there and as long as the index knows it."""
-    for number, scanned_bytes in checkpoints.items():
-        volume = volumes.by_number.get(number)
-        if volume is None or volume.end < scanned_bytes:
-            raise IndexDamaged(f"the index knows more of volume {number} than there is")
-
-
-async def _recover_volume(volume: Volume, start: int, catalog: Catalog) -> list[Entry]:
-    """What is rotten. `volume.end` is the size of its file until here."""
-    rotten: list[Entry] = []
-    if start < volume.end:
-        log.info("%s: reading %d bytes", volume.path, volume.end - start)
-        async with aiofiles.open(volume.path, "rb") as file:
-            scan = _Scan(volume, _Window(file, volume.end), catalog)
-            end = await scan.run(start)
-        rotten = [entry for entry in scan.rotten if entry.offset < end]  # the rest was torn
-    else:
-        end = start
-    if end != volume.end:
-        # A negative cut is a record whole but for its padding.
-        log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
-        volume.cut(end)
-    catalog.apply([], {volume.number: end}, 0)
-    return rotten
-
-
-@dataclass(slots=True)
-class _Window:
-    """A piece of the file in memory, read in large steps; `size_bytes` is the file's."""
-
-    file: AsyncBufferedReader
-    size_bytes: int
-    start: int = 0
-    data: bytes = b""
-
-    async def view(self, offset: int, length: int) -> memoryview:
-        """`length` bytes from `offset`, fewer at the end of the file."""
-        length = min(length, self.size_bytes - offset)
-        if offset < self.start or offset + length > self.start + len(self.data):
-            self.start, self.data = offset, await self._read(offset, max(length, _STEP_BYTES))
-        return memoryview(self.data)[offset - self.start :][:length]
-
-    async def _read(self, offset: int, length: int) -> bytes:
-        """Zeros stand for what the disk cannot read: rot, and no reason not to start."""
-        try:
-            await self.file.seek(offset)
-            return await self.file.read(length)
-        except OSError as error:
-            if error.errno not in BAD_MEDIUM:
-                raise
-            if length <= PAGE_BYTES:
-                log.error("%s: cannot be read at %d", self.file.name, offset)
-                return bytes(min(length, self.size_bytes - offset))
-        # Up to the next page, then the rest of this step by halves.
-        first = max(PAGE_BYTES - offset % PAGE_BYTES, length // 2 & -PAGE_BYTES)
-        return await self._read(offset, first) + await self._read(offset + first, length - first)
-
-    async def find(self, needle: bytes, offset: int) -> int:
-        """Where `needle` next starts, from `offset` on, else the size of the file."""
-        while offset + len(needle) <= self.size_bytes:
-            await self.view(offset, len(needle))
-            at = self.data.find(needle, offset - self.start)
-            if at >= 0:
-                return self.start + at
-            offset = self.start + len(self.data) - len(needle) + 1
-        return self.size_bytes
-
-
-class _Scan:
-    """One pass over a volume, into the index."""
-
-    def __init__(self, volume: Volume, window: _Window, catalog: Catalog) -> None:
-        self._volume, self._window, self._catalog = volume, window, catalog
-        self.rotten: list[Entry] = []
-        self._entries: list[Entry] = []
-        self._next_sequence = 0
-        self._doubtful_until = 0
-
-    async def run(self, start: int) -> int:
-        """Where the last valid record ends, or `start`."""
-        offset = end = start
-        while offset < self._window.size_bytes:
-            header = await self._header(offset)
-            if header is None:
-                offset = await self._resync(offset)
-                continue
-            payload_end = offset + HEADER_BYTES + header.info.payload_bytes
-            if payload_end > self._window.size_bytes:
-                break  # torn; what looks like records in half a payload is content, not records
-            after = offset + self._volume.volume_class.span(header.info.payload_bytes)
-            if await self._payload_matches(offset, header):
-                self._take(header, offset)
-                end = after
-                await self._hand_over(end, FLUSH_ENTRIES)
-            elif header.kind is RecordKind.SHARD and offset >= self._doubtful_until:
-                self.rotten.append(Entry.of(header, self._volume.number, offset))
-            offset = after
-        await self._hand_over(end, 1)
-        return end
-
-    def _take(self, header: RecordHeader, offset: int) -> None:
-        self._next_sequence = max(self._next_sequence, header.sequence + 1)
-        if header.kind is RecordKind.TOMBSTONE and offset < self._doubtful_until:
-            log.warning("%s: not trusting the tombstone at %d", self._volume.path, offset)
-            return
-        self._entries.append(Entry.of(header, self._volume.number, offset))
-
-    async def _header(self, offset: int) -> RecordHeader | None:
-        try:
-            header = unpack_header(await self._window.view(offset, HEADER_BYTES))
-        except Corrupt:
-            return None
-        return header if is_plausible(header.info, header.sequence) else None
-
-    async def _payload_matches(self, offset: int, header: RecordHeader) -> bool:
-        info = header.info
-        payload = await self._window.view(offset + HEADER_BYTES, info.payload_bytes)
-        if len(payload) == info.payload_bytes and blake3_digest(payload) == info.checksum:
-            return True
-        log.error("%s: bad payload of %s at %d", self._volume.path, info.address, offset)
-        return False
-
-    async def _resync(self, bad: int) -> int:
-        """The offset of the next valid header after the invalid one at `bad`, else the file's end.
-
-        What stands there may be the payload of the record whose header is gone, and a payload may
-        be somebody's copy of a volume. A shard found in it does no harm, as it proves itself by
-        its checksum; a tombstone would bury a good shard. So tombstones are not believed for the
-        length of the largest payload: at worst that leaves an orphan, which is swept.
-        """
-        alignment = self._volume.volume_class.alignment
-        self._doubtful_until = bad + HEADER_BYTES + MAX_PAYLOAD_BYTES
-        offset = await self._window.find(MAGIC, bad + 1)
-        while offset < self._window.size_bytes:
-            if offset % alignment == 0 and await self._header(offset) is not None:
-                break
-            offset = await self._window.find(MAGIC, offset + 1)
-        log.error("%s: no record from %d to %d", self._volume.path, bad, offset)
-        return offset
-
-    async def _hand_over(self, scanned: int, least: int) -> None:
-        if len(self._entries) >= least:
-            entries, self._entries = self._entries, []
-            self._catalog.apply(entries, {self._volume.number: scanned}, self._next_sequence)
-            await asyncio.to_thread(self._catalog.flush)

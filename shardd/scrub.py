@@ -9,7 +9,8 @@ that has lost one record may have lost more.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 
 from common.errors import SixfoldError
 from common.units import MIB
@@ -41,7 +42,7 @@ class Scrubber:
         self._parts, self._condemn, self._throttle = parts, condemn, throttle
         self._interval_s, self._clock = interval_s, wall_clock
         self._path = parts.directory.path / FILE_NAME
-        self._state = ScrubState.load(self._path)
+        self._state = ScrubState.load(parts.disk, self._path)
         self._unsaved_bytes, self._changed = 0, False
         self._suspects: set[bytes] = set()
         self._stepping = asyncio.Lock()
@@ -63,7 +64,7 @@ class Scrubber:
     def verified_at(self) -> int:
         """As in ScrubReport."""
         state = self._state
-        covered = [number for number in self._parts.volumes.by_number if number < state.covered]
+        covered = [number for number in self._numbers() if number < state.covered]
         return min(map(self.verified_at_of, covered), default=state.completed_at)
 
     def verified_at_of(self, volume: int) -> int:
@@ -72,9 +73,9 @@ class Scrubber:
 
     def start(self) -> None:
         """Begin a pass over everything now; one that runs already begins again."""
-        state, volumes = self._state, self._parts.volumes.by_number
+        state = self._state
         state.running, state.started_at = True, self._now()
-        state.until = max(volumes, default=0) + 1
+        state.until = max(self._numbers(), default=0) + 1
         state.volume = state.offset = state.scanned_bytes = state.total_bytes = 0
         # Times are in whole seconds: what was verified within this one is to be verified again.
         latest = state.started_at - 1
@@ -110,32 +111,39 @@ class Scrubber:
 
     async def _look_at_suspects(self) -> None:
         keys = list(self._suspects)
-        entries = await asyncio.to_thread(self._parts.catalog.entries, keys)
+        entries = await to_the_end(lambda: self._parts.catalog.entries(keys))
         for entry in entries:
             volume = self._parts.volumes.by_number.get(entry.volume)
             if volume is not None:
-                await self._examine(volume, [entry])
+                async for _ in self._examine(volume, [entry]):
+                    pass
         self._suspects.difference_update(keys)
 
     async def _go_on(self) -> None:
         state = self._state
         volume = self._parts.volumes.by_number.get(state.volume)
         if volume is None:
-            await asyncio.to_thread(self._measure)
+            await to_the_end(self._measure)
             if (volume := self._next_volume()) is None:
                 await to_the_end(self._finish_pass)
                 return
             await to_the_end(self.save)
-        rows = self._parts.catalog.live_in
-        page = await asyncio.to_thread(rows, volume.number, state.offset, _STEP_ENTRIES)
-        await self._examine(volume, page)
-        if state.volume != volume.number:
-            return  # begun again meanwhile
-        if page:
-            state.offset = page[-1].offset
-        else:
+        place = volume.number, state.offset, _STEP_ENTRIES
+        page = await to_the_end(lambda: self._parts.catalog.live_in(*place))
+        async with aclosing(self._examine(volume, page)) as pieces:
+            async for examined in pieces:
+                if state.volume != volume.number:
+                    return  # begun again meanwhile
+                await self._note(examined)
+        if not page and state.volume == volume.number:
             state.verified_at[volume.number] = state.volume_started_at
-            state.volume = 0
+            state.volume, self._changed = 0, True
+
+    async def _note(self, examined: Sequence[Examined]) -> None:
+        size_bytes = sum(each.size_bytes for each in examined)
+        self._state.offset = examined[-1].entry.offset
+        self._state.scanned_bytes += size_bytes
+        self._unsaved_bytes += size_bytes
         self._changed = True
         if self._unsaved_bytes >= _SAVE_BYTES:
             await to_the_end(self.save)
@@ -144,35 +152,45 @@ class Scrubber:
         """Before each volume: the index then knows all that was in it."""
         use = self._parts.catalog.use()
         if not self._state.total_bytes:
-            volumes = self._parts.volumes.by_number
-            self._state.total_bytes = sum(use[n].live_bytes for n in list(volumes) if n in use)
+            covered = [use[number] for number in self._numbers() if number in use]
+            self._state.total_bytes = sum(each.live_bytes for each in covered)
 
     def _next_volume(self) -> Volume | None:
         """The one whose verification is the oldest, of those that this pass has not seen."""
-        state, volumes = self._state, self._parts.volumes.by_number
-        due = [n for n in volumes if n < state.until and self.verified_at_of(n) < state.started_at]
+        state = self._state
+        due = [
+            number
+            for number in self._numbers()
+            if number < state.until and self.verified_at_of(number) < state.started_at
+        ]
         if not due:
             return None
         state.volume = min(due, key=lambda number: (self.verified_at_of(number), number))
         state.offset, state.volume_started_at = 0, self._now()
-        return volumes[state.volume]
+        return self._parts.volumes.by_number[state.volume]
 
-    async def _examine(self, volume: Volume, entries: Sequence[Entry]) -> None:
+    def _numbers(self) -> list[int]:
+        """Of all volumes. A copy: the writer's thread may begin another one."""
+        return list(self._parts.volumes.by_number)
+
+    async def _examine(
+        self, volume: Volume, entries: Sequence[Entry]
+    ) -> AsyncGenerator[list[Examined], None]:
+        """Verify them, a window at a time; what is rotten is out of service then. Ends early if
+        the volume is compacted meanwhile, which verifies it."""
         if not entries:
             return
         try:
             file = RecordFile(self._parts.disk, volume.path)
         except FileNotFoundError:
-            return  # compacted meanwhile, and verified by that
+            return
         with file:
             while entries:
                 taken = entries
                 examined = await to_the_end(lambda: file.examine(taken))  # noqa: B023
-                size_bytes = sum(each.size_bytes for each in examined)
-                self._state.scanned_bytes += size_bytes
-                self._unsaved_bytes += size_bytes
                 await self._condemn([each for each in examined if each.fault])
-                await self._throttle.spend(size_bytes)
+                yield examined
+                await self._throttle.spend(sum(each.size_bytes for each in examined))
                 entries = entries[len(examined) :]
 
     def _finish_pass(self) -> None:
@@ -180,7 +198,7 @@ class Scrubber:
         state.running = False
         state.passes += 1
         state.covered, state.completed_at = state.until, state.started_at
-        known = self._parts.volumes.by_number
+        known = set(self._numbers())
         state.verified_at = {n: at for n, at in state.verified_at.items() if n in known}
         self.save()
         log.info("scrub: pass %d is done, %d bytes", state.passes, state.scanned_bytes)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shardd.disk import Disk, write_durably
+from shardd.disk import Disk, read_file, write_durably
 
 log = logging.getLogger(__name__)
 FILE_NAME = "scrub.json"
@@ -39,10 +39,10 @@ class ScrubState:
     verified_at: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path) -> "ScrubState":
+    def load(cls, disk: Disk, path: Path) -> "ScrubState":
         """A new one if there is none, or if it is damaged: all is verified once more then."""
         try:
-            values: Any = json.loads(path.read_bytes())
+            values: Any = json.loads(read_file(disk, path))
             times = {int(number): int(at) for number, at in values.pop("verified_at").items()}
             return cls(**values, verified_at=times)
         except FileNotFoundError:

@@ -18,7 +18,7 @@ from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
 from common.units import GIB, MIB
 from shardd.buffers import BufferPool
 from shardd.catalog import Catalog
-from shardd.disk import Disk
+from shardd.disk import Disk, RealDisk
 from shardd.group import Incoming, WriteJob
 from shardd.identity import DataDirectory
 from shardd.index import remove_index
@@ -68,7 +68,7 @@ class VolumeStore:
             directory, disk, volumes, catalog,
             self._written, self._make_read_only, self.append, self.read_raw,
         )  # fmt: skip
-        tight_bytes = limits.reserve_bytes + limits.volume_bytes
+        tight_bytes = limits.reserve_bytes + volumes.volume_bytes
         self.upkeep = Upkeep(parts, limits.upkeep, tight_bytes, clocks)
         read_buffers = BufferPool(limits.read_buffer_bytes)
         self._reader = Reader(volumes, catalog, read_buffers, self.upkeep.scrubber.suspect)
@@ -88,16 +88,20 @@ class VolumeStore:
     ) -> "VolumeStore":
         """Recover what the directory holds. Raises WrongNode or WrongCluster for a volume that
         is not this node's."""
-        limits, disk = limits or StoreLimits(), disk or Disk()
+        limits, disk = limits or StoreLimits(), disk or RealDisk()
         directory.check()
-        volumes = VolumeSet(directory, disk, limits.capacity_bytes, limits.volume_bytes)
+        volumes = VolumeSet(
+            directory, disk, limits.capacity_bytes, limits.volume_bytes, limits.reserve_bytes
+        )
         try:
             volumes.load()
-            found = await recover(volumes, directory.index, directory.identity.node_id)
+            found = await recover(disk, volumes, directory.index, directory.identity.node_id)
         except BaseException:
             volumes.close()
             raise
         store = cls(directory, disk, volumes, found.catalog, limits, clocks or Clocks())
+        if found.failure is not None:
+            store._make_read_only(found.failure)
         try:
             await store.upkeep.quarantine.keep_lost(found.rotten)
         except BaseException:

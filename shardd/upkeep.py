@@ -41,6 +41,7 @@ class Upkeep:
     ) -> None:
         """With less than `tight_bytes` of room, any dead space is worth a compaction."""
         self._limits = limits
+        self.may_drop: Callable[[], bool] = lambda: False  # whether orphans may go for good
         self.quarantine = Quarantine(parts, self._rot_found, clocks.wall_s)
         condemn = self.quarantine.condemn
         copying = Throttle(limits.compact_bytes_per_s, clocks)
@@ -73,17 +74,22 @@ class Upkeep:
         return await self.compactor.compact_once() > 0
 
     async def _expire(self) -> bool:
-        return await self.quarantine.expire(self._limits.quarantine_s) > 0
+        return self.may_drop() and await self.quarantine.expire(self._limits.quarantine_s) > 0
 
 
 async def _repeat(step: Callable[[], Awaitable[bool]], wanted: asyncio.Event) -> None:
-    """Step as long as there is something to do, then rest, or until more is `wanted`."""
+    """Step as long as there is something to do, then rest, or until more is `wanted`. Trouble that
+    stays, as on a node that is read-only, is told once."""
+    trouble = ""
     while True:
         try:
             if await step():
+                trouble = ""
                 continue
         except (OSError, SixfoldError) as error:
-            log.error("upkeep: %s", error)
+            if str(error) != trouble:
+                trouble = str(error)
+                log.error("upkeep: %s", trouble)
             await asyncio.sleep(_REST_S)  # even if more is wanted: it may well fail again
         except Exception:
             log.exception("upkeep failed")

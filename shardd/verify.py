@@ -1,28 +1,20 @@
-"""Reads and verifies the records of one volume, many at a time, past the page cache.
+"""Reads and verifies the records of one volume, many at a time."""
 
-What the cache holds says nothing about the disk, and what is verified once need not stay in it.
-"""
-
-import errno
-import mmap
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from common.errors import Corrupt
 from common.hashing import blake3_digest
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.units import MIB
+from shardd.direct import DirectFile, aligned
 from shardd.disk import Disk
 from shardd.entries import Entry
 from shardd.usage import span_of
 from shardd.volume import PAGE_BYTES, align_up
 
 _WINDOW_BYTES = 4 * MIB
-# What a disk says of a place that it cannot read, while others can be read.
-BAD_MEDIUM = (errno.EIO, errno.EILSEQ, errno.EUCLEAN)
 
 
 class Examined(NamedTuple):
@@ -38,31 +30,13 @@ class Examined(NamedTuple):
         return len(self.record)
 
 
-class RecordFile:
-    """A descriptor of its own, so that compaction may remove the volume meanwhile. Used by one
-    thread at a time, and only until the next call are the records of the last one valid."""
+class RecordFile(DirectFile):
+    """Only until the next call are the records of the last one valid."""
 
     def __init__(self, disk: Disk, path: Path) -> None:
-        """Raises the disk's OSError: FileNotFoundError if the volume is gone."""
-        self._disk = disk
-        try:
-            self._fd = disk.open(path, os.O_RDONLY | os.O_DIRECT)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # no O_DIRECT on this filesystem
-                raise
-            self._fd = disk.open(path, os.O_RDONLY)
-        self._window = memoryview(mmap.mmap(-1, _WINDOW_BYTES))  # anonymous, so page-aligned
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._disk.close(self._fd)
+        """As DirectFile."""
+        super().__init__(disk, path)
+        self._window = memoryview(aligned(_WINDOW_BYTES))
 
     def examine(self, entries: Sequence[Entry]) -> list[Examined]:
         """As many of the first `entries` as one window takes, at least one; they come by offset.
@@ -71,8 +45,8 @@ class RecordFile:
         taken = [entry for entry in entries if _end(entry) - start <= _WINDOW_BYTES] or entries[:1]
         size_bytes = align_up(_end(taken[-1]) - start, PAGE_BYTES)
         if size_bytes > len(self._window):
-            self._window = memoryview(mmap.mmap(-1, size_bytes))
-        unreadable = self._fill(start, size_bytes)
+            self._window = memoryview(aligned(size_bytes))
+        unreadable = self.read(self._window[:size_bytes], start)
         return [self._examined(entry, start, unreadable) for entry in taken]
 
     def _examined(self, entry: Entry, start: int, unreadable: Sequence[int]) -> Examined:
@@ -80,36 +54,6 @@ class RecordFile:
         if any(entry.offset < page + PAGE_BYTES and page < _end(entry) for page in unreadable):
             return Examined(entry, record, "the disk cannot read it")
         return Examined(entry, record, fault_of(entry, record))
-
-    def _fill(self, start: int, size_bytes: int) -> list[int]:
-        """Read into the window. The offsets of the pages that cannot be read."""
-        place = self._window[:size_bytes]
-        try:
-            self._read(place, start)
-        except OSError as error:
-            if error.errno not in BAD_MEDIUM:
-                raise
-        else:
-            return []
-        pages = range(0, size_bytes, PAGE_BYTES)
-        return [
-            start + at for at in pages if not self._read_page(place[at:][:PAGE_BYTES], start + at)
-        ]
-
-    def _read_page(self, place: memoryview, offset: int) -> bool:
-        try:
-            self._read(place, offset)
-        except OSError as error:
-            if error.errno not in BAD_MEDIUM:
-                raise
-            place[:] = bytes(len(place))
-            return False
-        return True
-
-    def _read(self, place: memoryview, offset: int) -> None:
-        """Zeros stand for what lies beyond the end of the file."""
-        found = self._disk.preadv(self._fd, [place], offset)
-        place[found:] = bytes(len(place) - found)
 
 
 def _end(entry: Entry) -> int:

@@ -7,26 +7,38 @@ import re
 from pathlib import Path
 
 from common.errors import Corrupt, WrongCluster, WrongNode
-from shardd.disk import Disk
+from common.units import MIB
+from shardd.disk import Disk, file_size_bytes
 from shardd.identity import DataDirectory, Identity
 from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"\d{8}\.vol")
+# A disk of this many volumes has one that is nearly empty long before it is full of dead space.
+_LEAST_VOLUMES = 256
+_LEAST_BYTES = MIB
 
 
 class VolumeSet:
     """Written by one thread; looked up by all."""
 
     def __init__(
-        self, directory: DataDirectory, disk: Disk, capacity_bytes: int, volume_bytes: int
+        self,
+        directory: DataDirectory,
+        disk: Disk,
+        capacity_bytes: int,
+        volume_bytes: int,
+        reserve_bytes: int,
     ) -> None:
-        """`capacity_bytes` is 0 for all that the filesystem has."""
+        """`capacity_bytes` is 0 for all that the filesystem has. Volumes get `volume_bytes`, or
+        less: on a full disk the live part of one must fit into the reserve, to be compacted."""
         self.by_number: dict[int, Volume] = {}
         self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
-        self._capacity_bytes, self._volume_bytes = capacity_bytes, volume_bytes
+        self._capacity_bytes = capacity_bytes
+        parts_bytes = self.capacity_bytes // _LEAST_VOLUMES
+        self.volume_bytes = min(volume_bytes, max(reserve_bytes, parts_bytes, _LEAST_BYTES))
         self._open: dict[VolumeClass, Volume] = {}
         self._next_number = 1
 
@@ -35,14 +47,20 @@ class VolumeSet:
 
         Raises WrongNode or WrongCluster for a volume that is not this node's.
         """
-        for path in sorted(self._directory.volumes.iterdir()):
-            if _NAME.fullmatch(path.name):
+        for name in sorted(self._disk.names(self._directory.volumes)):
+            if _NAME.fullmatch(name):
+                path = self._directory.volumes / name
                 self._next_number = max(self._next_number, int(path.stem) + 1)
                 self._load_one(path)
 
+    def sync_names(self) -> None:
+        """A process that was killed may have made volumes whose names are not durable. Raises the
+        disk's OSError."""
+        self._disk.fsync_dir(self._directory.volumes)
+
     def _load_one(self, path: Path) -> None:
         number = int(path.stem)
-        size_bytes = path.stat().st_size
+        size_bytes = file_size_bytes(self._disk, path)
         try:
             superblock = self._read_superblock(path)
         except Corrupt as error:
@@ -79,7 +97,7 @@ class VolumeSet:
         volume = self._open.get(volume_class)
         if volume is not None:
             empty = volume.end <= SUPERBLOCK_BYTES
-            if empty or volume.end + size_bytes <= self._volume_bytes:
+            if empty or volume.end + size_bytes <= self.volume_bytes:
                 return volume
             volume.seal()
         return self._create(volume_class)
@@ -105,6 +123,14 @@ class VolumeSet:
             del self._open[volume.volume_class]
             volume.seal()
         if number == max(self.by_number):
+            self._create(volume.volume_class)
+
+    def roll(self, volume: Volume) -> None:
+        """If records are appended to this volume, append them to a new one from now on; if that
+        cannot be begun now, when the next record comes. Raises as `appendable`."""
+        if self.is_open(volume):
+            del self._open[volume.volume_class]
+            volume.seal()
             self._create(volume.volume_class)
 
     def is_open(self, volume: Volume) -> bool:

@@ -72,11 +72,13 @@ class AdminClient(ABC):
         """Read and check all shards of a content, which takes as long as it takes: what is bad."""
         return await self._asked("POST", f"/-/admin/verify/{id_}", Silence(VERIFY_S))
 
-    async def start_scrub(self) -> int:
-        """Ask for a pass over all stripes: answered once the status has served that number."""
-        return int((await self._asked("POST", "/-/admin/scrub"))["wanted"])
+    async def start_scrub(self) -> dict[str, Any]:
+        """Ask for a pass over all stripes, and on each node: through once the status has served
+        the number `wanted`, and counts more passes of each node."""
+        return await self._asked("POST", "/-/admin/scrub")
 
     async def scrub_status(self) -> dict[str, Any]:
+        """How far the passes are."""
         return await self._asked("GET", "/-/admin/scrub")
 
     async def _asked(

@@ -77,13 +77,14 @@ def scrub(
     url: Url = None,
     as_json: Json = False,
 ) -> int:
-    """Begin a pass over all stripes now: reads every shard and queues what needs repair."""
+    """Read every shard now, the nodes each their own and the coordinator whole stripes, and queue
+    what needs repair."""
     console = globals_of(context).console(as_json)
 
     async def scrub_now(client: "Client") -> int:
-        wanted = 0 if status else await client.start_scrub()
+        asked = NOTHING_ASKED if status else await client.start_scrub()
         said = await client.scrub_status()
-        while wait and not _is_through(said, wanted):
+        while wait and not _is_through(said, asked):
             await asyncio.sleep(LOOK_S)
             said = await client.scrub_status()
         console.result(said, *scrub_lines(said))
@@ -92,9 +93,21 @@ def scrub(
     return with_client(context, url, scrub_now)
 
 
-def _is_through(said: dict[str, Any], wanted: int) -> bool:
-    stripes = said["stripes"]
-    return stripes["served"] >= wanted and not stripes["running"]
+NOTHING_ASKED: dict[str, Any] = {"wanted": 0, "nodes": []}
+
+
+def _is_through(said: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Nothing runs, and what was asked for is done, except by nodes that do not answer."""
+    stripes, before = said["stripes"], {n["number"]: n.get("passes") for n in asked["nodes"]}
+    if stripes["served"] < asked["wanted"] or stripes["running"]:
+        return False
+    return not any(_is_behind(node, before.get(node["number"])) for node in said["nodes"])
+
+
+def _is_behind(node: dict[str, Any], passes_before: int | None) -> bool:
+    if "error" in node:
+        return False
+    return node["running"] or (passes_before is not None and node["passes"] <= passes_before)
 
 
 def _show(

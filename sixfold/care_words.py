@@ -6,6 +6,8 @@ from typing import Any
 from common.units import format_bytes
 from sixfold.console import aligned
 
+MAX_STATE = 24  # characters
+
 
 def durability_lines(said: dict[str, Any]) -> list[str]:
     """The report of `/-/admin/durability` in words."""
@@ -24,7 +26,7 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
         ("metadata", f"{said['metadata_loss_per_year']['probability']:.2g} a year"),
         ("assumed", f"{assumed['afr']:.2%} of nodes fail in a year, "
          f"{assumed['rot_per_shard_year']:.2g} of shards rot"),
-        ("repair", f"{assumed['repair_h']:.2f} hours {assumed['repair_h_is']}"),
+        ("repair", f"{assumed['repair_h']:.2f} hours: {assumed['repair_h_is']}"),
         ("scrub", f"{assumed['scrub_h']:.1f} hours: {assumed['scrub_h_is']}"),
     ]  # fmt: skip
     words = (said["metadata_loss_per_year"]["words"], said["correlated"], said["model"])
@@ -61,10 +63,16 @@ def job_lines(said: dict[str, Any]) -> list[str]:
                 f"session {job['session']}" if job["held"] else "nobody",
                 str(job["epoch"] or "-"),
                 "-" if age_s is None else f"{age_s} s ago",
-                ", ".join(f"{key} {value}" for key, value in job["state"].items()) or "-",
+                ", ".join(f"{key} {_short(value)}" for key, value in job["state"].items()) or "-",
             )
         )
     return aligned(rows)
+
+
+def _short(value: object) -> str:
+    """What jobs remember may be long; --json has it whole."""
+    text = str(value)
+    return text if len(text) <= MAX_STATE else f"{text[:MAX_STATE]}…"
 
 
 SHARD_COLUMNS = ("SHARD", "NODE", "ZONE", "NODE IS", "SHARD IS", "VERIFIED")
@@ -153,13 +161,25 @@ def scrub_lines(said: dict[str, Any]) -> list[str]:
         state = "a pass runs"
     else:
         state = "a pass was asked for" if said["wanted"] > stripes["served"] else "no pass runs"
-    return aligned(
-        [
-            ("stripes", state),
-            ("looked at", f"{stripes['segments']} segments, {format_bytes(stripes['bytes'])}"),
-            ("whole", str(stripes["whole"])),
-            ("to repair", str(stripes["to_repair"])),
-            ("not reached", str(stripes["unchecked"])),
-            ("all verified", _moment(stripes["verified_at_s"], "not yet")),
-        ]
+    rows = [
+        ("stripes", state),
+        ("looked at", f"{stripes['segments']} segments, {format_bytes(stripes['bytes'])}"),
+        ("whole", str(stripes["whole"])),
+        ("to repair", str(stripes["to_repair"])),
+        ("not reached", str(stripes["unchecked"])),
+        ("all verified", _moment(stripes["verified_at_s"], "not yet")),
+    ]
+    nodes = [("NODE", "PASS", "READ", "BAD", "ALL VERIFIED"), *map(_node_row, said["nodes"])]
+    return [*aligned(rows), "", *aligned(nodes)]
+
+
+def _node_row(node: dict[str, Any]) -> tuple[str, ...]:
+    if "error" in node:
+        return (node["name"], node["error"], "-", "-", "-")
+    return (
+        node["name"],
+        "runs" if node["running"] else f"{node['passes']} done",
+        f"{format_bytes(node['scanned_bytes'])} of {format_bytes(node['total_bytes'])}",
+        str(node["bad"]),
+        _moment(node["verified_at"], "not yet"),
     )

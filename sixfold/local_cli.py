@@ -18,6 +18,7 @@ from sixfold.processes import state_of
 LEAST_NODES = 3  # with fewer, losing one of them loses data, and no upload is accepted
 MOST_NODES = 100  # each is a process
 MOST_WORKERS = 64
+MOST_SECONDS = 10_000_000
 
 
 Names = Annotated[list[str], typer.Argument(metavar="NODE", help="node-3, or 3, or coordinator")]
@@ -55,6 +56,22 @@ def up(
             help="How many coordinator processes share the port",
         ),
     ] = 1,
+    lost_after: Annotated[
+        int,
+        typer.Option(
+            parser=_number(1, MOST_SECONDS),
+            metavar="SECONDS",
+            help="Silence after which a node is lost, and its shards are rebuilt on others",
+        ),
+    ] = 900,
+    grace: Annotated[
+        int,
+        typer.Option(
+            parser=_number(0, MOST_SECONDS),
+            metavar="SECONDS",
+            help="How long deleted content keeps its space",
+        ),
+    ] = 3600,
     adopt_cluster: Annotated[
         str,
         typer.Option(
@@ -67,7 +84,14 @@ def up(
     """Run a cluster on this machine until Ctrl-C. Its data stays for the next time."""
     from sixfold.up import run_up  # imports the client
 
-    options = ["--workers", str(workers)]
+    options = [
+        "--workers",
+        str(workers),
+        "--lost-after-s",
+        str(lost_after),
+        "--grace-s",
+        str(grace),
+    ]
     if adopt_cluster:
         options += ["--adopt-cluster", adopt_cluster]
     run_up(dir, nodes, port, options, globals_of(context).console(as_json))

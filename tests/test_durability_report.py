@@ -151,18 +151,19 @@ async def test_what_is_no_rate_is_refused(bed: Bed, query: str) -> None:
 async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     metadata = bed.coordinator.metadata
     assert await metadata.take_lease("repair", 15)
-    await metadata.save_job_state("repair", {"queued": 3})
+    state = {"nodes": "x" * 100, "queued": 3}
+    await metadata.save_job_state("repair", state)
     async with Client(bed.url) as client:
         said = await client.jobs()
     jobs = {job["name"]: job for job in said["jobs"]}
     assert jobs["repair"] == {
         "name": "repair", "session": metadata.session, "epoch": 1, "held": True,
-        "age_s": jobs["repair"]["age_s"], "state": {"queued": 3},
+        "age_s": jobs["repair"]["age_s"], "state": state,
     }  # fmt: skip
     assert 0 <= jobs["repair"]["age_s"] < 60
     (line,) = [line for line in job_lines(said) if line.startswith("repair ")]
     assert f"session {metadata.session}" in line
-    assert line.endswith("queued 3")
+    assert line.endswith(f"nodes {'x' * 24}…, queued 3")
     await metadata.give_back_lease("repair")
     async with Client(bed.url) as client:
         jobs = {job["name"]: job for job in (await client.jobs())["jobs"]}

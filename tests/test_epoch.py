@@ -85,6 +85,9 @@ async def test_a_restored_backup_is_found_out(
         assert metadata.new_generation() >> GENERATION_COUNTER_BITS == metadata.session
         again = await report(metadata, 1, taken.epoch)
         assert not again.restored
+        assert not again.may_delete
+        await metadata.allow_deletes()
+        assert (await report(metadata, 1, taken.epoch)).may_delete
 
 
 async def test_every_process_begins_a_new_session_then(both: tuple[Metadata, Metadata]) -> None:

@@ -45,9 +45,10 @@ def test_a_report_has_these_bytes() -> None:
 
 
 def test_an_answer_has_these_bytes() -> None:
-    answer = ReportAnswer("ab", 3, 4)
-    assert answer.to_json() == b'{"cluster_id": "ab", "number": 3, "epoch": 4}'
-    assert ReportAnswer.from_json(b' {"number": 3, "epoch": 4, "cluster_id": "ab"}\n') == answer
+    answer = ReportAnswer("ab", 3, 4, True)
+    assert answer.to_json() == b'{"cluster_id": "ab", "number": 3, "epoch": 4, "may_delete": true}'
+    turned = b' {"number": 3, "may_delete": true, "epoch": 4, "cluster_id": "ab"}\n'
+    assert ReportAnswer.from_json(turned) == answer
 
 
 @given(st.from_regex(r"[a-zé日]{1,40}", fullmatch=True), st.integers(0, 2**63 - 1), st.booleans())

@@ -136,6 +136,7 @@ async def test_a_node_keeps_its_number(metadata: Metadata) -> None:
 
 async def test_repair_notices_replace_each_other(metadata: Metadata) -> None:
     stored = segment(metadata)
+    await metadata.commit_content(single(stored))
     for survivors in (8, 7):
         await metadata.queue_repair(RepairNotice(stored.id, stored.generation, survivors, "x"))
     assert (await metadata.counts())["repair_queue"] == 1

@@ -219,6 +219,26 @@ async def test_nothing_is_deleted_while_deletes_are_stopped(
     assert len(await due_deletes(metadata)) == 18
 
 
+async def test_a_notice_that_comes_too_late_is_dropped(metadata: Metadata, clock: Clock) -> None:
+    """Of a read that began before the segment was collected, or written anew."""
+    stored = segment(metadata)
+    late = RepairNotice(stored.id, stored.generation, 0, "all gone")
+    await metadata.commit_content(single(stored))
+    await metadata.unpin(ContentId(stored.id))
+    clock.now_s += GRACE_S
+    assert await metadata.collect(10) == 1
+    await metadata.queue_repair(late)
+    assert (await metadata.counts())["repair_queue"] == 0
+    await metadata._begin_session()
+    short = replace(stored, generation=metadata.new_generation(), layout=(0, *NINE[1:]))
+    await metadata.commit_content(single(short))
+    await metadata.queue_repair(late)
+    rows = await metadata._read(
+        lambda sql: sql.rows("SELECT generation, survivors FROM repair_queue")
+    )
+    assert rows == [(short.generation, 8)]
+
+
 async def test_no_query_reads_a_whole_table(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from common.errors import StorageFull, StoreReadOnly
 from common.shards import ShardRecord
 from common.units import KIB, MIB
 from shardd.choice import Candidate, Situation, choose
-from shardd.disk import Disk
+from shardd.disk import RealDisk
 from shardd.store import StoreLimits
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
@@ -227,7 +227,7 @@ async def test_copying_is_throttled(tmp_path: Path) -> None:
     assert slept == pytest.approx([3.0, 6.0], abs=0.2)
 
 
-class StuckDisk(Disk):
+class StuckDisk(RealDisk):
     """Refuses to delete."""
 
     def unlink(self, path: Path) -> None:
@@ -277,3 +277,21 @@ def test_the_emptiest_is_first_and_a_tight_node_takes_what_it_can_get() -> None:
     assert choose(volumes, tight) is volumes[1]
     assert choose([Candidate(1, 10 * MIB, 10 * MIB - 8 * KIB, False)], tight) is None
     assert SMALL_VOLUMES.upkeep.compact_dead_part == 0.3
+
+
+async def test_with_the_usual_volumes_a_small_disk_can_be_compacted_when_full(
+    tmp_path: Path,
+) -> None:
+    """One volume as large as the disk would leave no room for its copies."""
+    limits = StoreLimits(capacity_bytes=8 * MIB, reserve_bytes=MIB, upkeep=FAST)
+    stored: list[ShardRecord] = []
+    async with opened(tmp_path, limits) as store:
+        with pytest.raises(StorageFull):
+            for seed in range(1000):
+                await store.append([make_shard(90 * KIB, seed)])
+                stored.append(make_shard(90 * KIB, seed))
+        dead = stored[::3]
+        await store.delete(addresses_of(dead))
+        await compact_all(store)
+        back = len(dead) * 4 // 5
+        await append_all(store, [make_shard(90 * KIB, 2000 + seed) for seed in range(back)])

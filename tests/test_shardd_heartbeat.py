@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,6 +120,21 @@ async def test_the_highest_epoch_is_remembered_and_reported(
     await beats.beat()
     assert [report.epoch for report in coordinator.reports] == [0, 5, 9, 9]
     assert json.loads((directory.path / FILE_NAME).read_text())["epoch"] == 9
+
+
+async def test_without_an_answer_nothing_may_be_deleted(
+    coordinator: Coordinator, made: Callable[..., Heartbeat]
+) -> None:
+    beats = made(coordinator.url)
+    allowed = [beats.may_delete]
+    for answer in (ReportAnswer(CLUSTER, 7, 1, True), Conflict("no"), ReportAnswer(CLUSTER, 7, 1)):
+        coordinator.answer = ReportAnswer(CLUSTER, 7, 1, True)
+        await beats.beat()
+        coordinator.answer = answer
+        with suppress(Conflict):
+            await beats.beat()
+        allowed.append(beats.may_delete)
+    assert allowed == [False, True, False, False]
 
 
 async def test_a_disk_that_takes_no_epoch_does_not_silence_the_node(

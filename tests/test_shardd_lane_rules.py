@@ -20,7 +20,7 @@ from common.wire import (
     pack_frame,
     unpack_error,
 )
-from shardd.disk import Disk
+from shardd.disk import RealDisk
 from tests.lane_client import LIMITS, Client, open_lane
 from tests.stores import ServedNode, make_shard, served_node
 
@@ -76,7 +76,7 @@ async def test_a_window_is_a_promise(node: ServedNode, reader: Client) -> None:
     assert frame[1] == 0
 
 
-class StuckDisk(Disk):
+class StuckDisk(RealDisk):
     """Syncs nothing until it is let go."""
 
     def __init__(self) -> None:

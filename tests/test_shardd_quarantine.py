@@ -12,6 +12,7 @@ from common.units import KIB, MIB
 from shardd.group import Move, WriteJob
 from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
+from shardd.upkeep import UpkeepLimits
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
@@ -120,7 +121,11 @@ async def test_orphans_go_by_themselves_and_rot_does_not(tmp_path: Path) -> None
         assert await store.upkeep.quarantine.expire(1000) == 2
         now_s = 9000.0
     async with opened(tmp_path, clocks=Clocks(wall_s=lambda: now_s)) as store:
-        assert await store.upkeep.quarantine.expire(1000) == 3
+        store.upkeep._limits = UpkeepLimits(quarantine_s=1000)
+        assert not await store.upkeep._expire()  # nobody has said that deletes are allowed
+        assert len(kept(store)) == 4
+        store.upkeep.may_drop = lambda: True
+        assert await store.upkeep._expire()
         assert kept(store) == [str(rotten.info.address)]
         assert len(files(tmp_path)) == 1
 

@@ -171,6 +171,52 @@ async def test_a_copied_volume_inside_a_payload_buries_nothing(tmp_path: Path) -
             assert await present(store, [victim]) == [True]
 
 
+@pytest.mark.parametrize("inside", ["nothing", "too long for the file", "over what follows"])
+async def test_what_looks_like_a_record_inside_a_lost_one_hides_nothing(
+    tmp_path: Path, inside: str
+) -> None:
+    """Someone stores a volume in the store, and the header of the record that holds it rots."""
+    trap, victims = make_shard(512, 2), [make_shard(40, seed) for seed in range(3)]
+    await fill(tmp_path, [trap], victims)
+    remove_index(tmp_path / "index.db")
+    data = bytearray(volume(tmp_path).read_bytes())
+    at = offsets([])[0]
+    data[at + 20] ^= 1
+    copied = make_shard(10_000 if inside == "too long for the file" else 400)
+    if inside != "nothing":
+        place = at + HEADER_BYTES + 64
+        data[place : place + HEADER_BYTES] = shard_header(copied.info, 9)
+    volume(tmp_path).write_bytes(data)
+    async with opened(tmp_path) as store:
+        assert await present(store, victims) == [True] * 3
+        assert await present(store, [trap, copied]) == [False] * 2
+
+
+async def test_after_a_torn_write_with_a_hole_deletes_hold(tmp_path: Path) -> None:
+    """A power loss kept the last record of a write but not the one before it, behind which no
+    tombstone is believed: what is deleted later must not come back with the index gone."""
+    shards = [make_shard(600, seed) for seed in range(4)]
+    await fill(tmp_path, shards[:2], shards[2:])
+    remove_index(tmp_path / "index.db")
+    data = bytearray(volume(tmp_path).read_bytes())
+    lost = offsets(shards)[2]
+    data[lost : lost + 512] = bytes(512)
+    volume(tmp_path).write_bytes(data)
+    async with opened(tmp_path) as store:
+        assert await present(store, shards) == [True, True, False, True]
+    async with opened(tmp_path) as store:
+        await store.delete([shards[0].address])
+        await store.append([shards[2]])
+    remove_index(tmp_path / "index.db")
+    async with opened(tmp_path) as store:
+        assert await present(store, shards) == [False, True, True, True]
+        assert len(list((tmp_path / "volumes").iterdir())) == 2
+    remove_index(tmp_path / "index.db")
+    async with opened(tmp_path) as store:
+        await store.append([make_shard(600, 9)])
+        assert len(list((tmp_path / "volumes").iterdir())) == 2  # once is enough
+
+
 async def test_tombstones_hold_after_a_rebuild_of_the_index(tmp_path: Path) -> None:
     small, large, back = make_shard(30, 1), make_shard(100 * KIB, 2), make_shard(100 * KIB, 3)
     async with opened(tmp_path) as store:

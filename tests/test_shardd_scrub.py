@@ -1,6 +1,5 @@
 """Scrub finds every rotten record, and nothing else; what it finds is never served again."""
 
-import errno
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from common.errors import Corrupt
 from common.shards import ShardMissing, ShardRecord
 from common.units import GIB, KIB, MIB
 from common.upkeep import Why
-from shardd.disk import Disk
 from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
+from tests.bad_sectors import BadSectors
 from tests.flips import flip_many, flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import addresses_of, append_all, compact_all, held, opened, shards_of
@@ -98,27 +97,6 @@ async def test_dead_space_may_rot(tmp_path: Path) -> None:
             flip_one(store, entry, 200)
         await scrub_all(store)
         assert bad_of(store) == []
-
-
-class BadSectors(Disk):
-    """Some places of some files cannot be read."""
-
-    def __init__(self) -> None:
-        self.bad: set[tuple[str, int]] = set()  # name of a file, offset of a page
-
-    def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
-        self._check(fd, buffers, offset)
-        return super().preadv(fd, buffers, offset)
-
-    def preadv_nowait(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
-        self._check(fd, buffers, offset)
-        return super().preadv_nowait(fd, buffers, offset)
-
-    def _check(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> None:
-        name = Path(f"/proc/self/fd/{fd}").readlink().name
-        end = offset + sum(map(len, buffers))
-        if any(name == bad and offset < at + 4096 and at < end for bad, at in self.bad):
-            raise OSError(errno.EIO, "unreadable")
 
 
 async def test_an_unreadable_sector_costs_only_the_records_in_it(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import pytest
 from common.errors import BadRequest, Corrupt, StorageFull, StoreReadOnly, Unavailable
 from common.shards import Buffer, ShardMissing, ShardRecord
 from common.units import GIB, KIB, MIB
-from shardd.disk import Disk, DiskSpace
+from shardd.disk import Disk, DiskSpace, RealDisk
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
 from shardd.volume import SUPERBLOCK_BYTES, volume_name
 from tests.stores import make_shard
 
 
-class FaultyDisk(Disk):
+class FaultyDisk(RealDisk):
     """Fails a call once when told to; counts; can say that it is full."""
 
     def __init__(self) -> None:

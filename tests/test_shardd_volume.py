@@ -11,7 +11,7 @@ from common.errors import Corrupt
 from common.record import HEADER_BYTES, RecordKind, shard_header, unpack_header
 from common.shards import Buffer
 from common.units import KIB
-from shardd.disk import Disk
+from shardd.disk import RealDisk
 from shardd.identity import DataDirectory
 from shardd.store import VolumeStore
 from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass, align_up, volume_name
@@ -92,7 +92,7 @@ async def test_records_lie_on_disk_as_the_format_says(tmp_path: Path) -> None:
     assert large_file[at:] == record + bytes(VolumeClass.LARGE.span(70_000) - len(record))
 
 
-class _NoDirect(Disk):
+class _NoDirect(RealDisk):
     """A filesystem without O_DIRECT."""
 
     refused = 0
@@ -116,7 +116,7 @@ async def test_without_o_direct_large_records_go_through_the_page_cache(tmp_path
     directory.close()
 
 
-class _Log(Disk):
+class _Log(RealDisk):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
@@ -143,7 +143,7 @@ def test_a_new_volume_is_durable_before_it_is_used(tmp_path: Path) -> None:
 
 def test_many_pieces_are_written_in_order(tmp_path: Path) -> None:
     """More than one pwritev takes."""
-    disk = Disk()
+    disk = RealDisk()
     volume = Volume.create(disk, tmp_path, Superblock(VolumeClass.SMALL, CLUSTER, NODE, 1))
     pieces = [number.to_bytes(8, "little") for number in range(3000)]
     volume.write(pieces, 24_000)

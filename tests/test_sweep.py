@@ -162,3 +162,20 @@ async def test_a_node_that_lost_everything_is_found_out_in_bounded_steps(
     nodes.stores[4].records.clear()
     await sweeper.run()
     assert (await metadata.counts())["repair_queue"] == 7
+
+
+async def test_what_turns_out_to_be_referred_to_comes_back_from_quarantine(
+    metadata: Metadata, nodes: MemoryCluster, sweeper: Sweeper, ends: tuple[WritePath, ReadPath],
+) -> None:  # fmt: skip
+    """As when the database was restored, swept, and then rebuilt from a younger copy."""
+    id_ = await put(ends[0], os.urandom(300))
+    before = nodes.shards()
+    await leave_orphans(metadata, nodes)
+    for store in nodes.stores.values():
+        await store.quarantine(list(store.records))
+    assert nodes.shards() == set()
+    await sweeper.run()
+    assert nodes.shards() == before
+    assert len(nodes.stores[1].kept) == 1  # nothing refers to that one
+    assert (await metadata.counts())["repair_queue"] == 0
+    assert await get(ends[1], id_)

@@ -1,5 +1,6 @@
 """Verify and scrub: whole stripes are read, what is bad is queued, what is good is said to be."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import pytest
 from common.hashing import blake3_digest
 from common.ids import ContentId
 from common.shards import ShardRecord
+from coordinator.repair import RepairWorker
 from coordinator.scrub import ScrubWorker, progress_of, want_pass
 from coordinator.throttle import Throttle
 from sixfold.care_words import scrub_lines, verify_lines
 from sixfold.client import Client
 from tests.blobs import UNKNOWN, content, get, put
 from tests.local_cluster import LocalCluster, run_sixfold
+from tests.reports import report_of
 from tests.whole_path import Bed, memory_bed
 
 SEGMENT = 96 * 1024
@@ -74,6 +77,22 @@ async def test_parity_that_no_read_would_look_at_is_found(bed: Bed) -> None:
     assert times[1] == 0
     assert min(times[0], *times[2:]) > 0
     assert "in the repair queue" in "\n".join(verify_lines(said))
+
+
+async def test_what_verify_finds_repair_heals_in_its_place(bed: Bed) -> None:
+    id_ = await put(bed.http, content(2 * SEGMENT, "heals"))
+    before = await bed.segments(id_)
+    bed.rot(before[0], 4)
+    bed.lose(before[0], 7)
+    bed.lose(before[1], 0)
+    assert not (await verified(bed, id_))["whole"]
+    sleeps = Sleeps()
+    repair = RepairWorker(bed.coordinator.services, Throttle(1e12, sleeps, sleeps.sleep), sleeps)
+    while await repair.step():
+        pass
+    assert (await verified(bed, id_))["whole"]
+    assert await queued(bed) == {}
+    assert [s.layout for s in await bed.segments(id_)] == [s.layout for s in before]
 
 
 async def test_what_cannot_be_reached_is_neither_good_nor_to_repair(bed: Bed) -> None:
@@ -191,13 +210,19 @@ async def test_a_pass_can_be_asked_for(bed: Bed) -> None:
     await put(bed.http, content(5000, "asked for"))
     worker = scrubber(bed)
     await run_pass(worker)
+    bed.away(9)
     async with Client(bed.url) as client:
-        wanted = await client.start_scrub()
+        asked = await client.start_scrub()
         assert "a pass was asked for" in scrub_lines(await client.scrub_status())[0]
         await run_pass(worker)
         said = await client.scrub_status()
-    assert said["stripes"]["served"] == wanted == 1
-    assert "no pass runs" in scrub_lines(said)[0]
+    assert said["stripes"]["served"] == asked["wanted"] == 1
+    assert [node.get("passes") for node in asked["nodes"]] == [*[0] * 8, None]
+    assert [node.get("passes") for node in said["nodes"]] == [*[1] * 8, None]
+    assert said["nodes"][8]["error"] == "node 9 is away"
+    lines = scrub_lines(said)
+    assert "no pass runs" in lines[0]
+    assert lines[-1].split()[:4] == ["node-9", "node", "9", "is"]
     assert await want_pass(bed.coordinator.metadata) == 2
 
 
@@ -219,6 +244,13 @@ async def test_durability_counts_from_the_scrub(bed: Bed) -> None:
     assert "no scrub has seen all" in (await scrub_h())[1]
     await run_pass(scrubber(bed))
     assert await scrub_h() == (720.0, "the interval of scrubs")
+    two_days_ago = int(time.time()) - 2 * 86_400
+    for number in range(1, 10):
+        node = report_of(number, verified_at=two_days_ago + number, free_bytes=10**9)
+        await bed.cluster.membership.report(node, b"verified %d" % number)
+    hours, source = await scrub_h()
+    assert hours == pytest.approx(48, abs=0.1)
+    assert source == "the age of the oldest scrub of a node"
 
 
 # The commands, on real nodes
@@ -229,5 +261,7 @@ def test_the_commands(cluster: LocalCluster, tmp_path: Path) -> None:
     path.write_bytes(content(20_000, "verify command"))
     id_ = run_sixfold("put", str(path), "--url", cluster.url).split()[0]
     assert run_sixfold("verify", id_, "--url", cluster.url).startswith(f"{id_}: whole, 9 shards")
-    assert "no pass runs" in run_sixfold("scrub", "--wait", "--url", cluster.url)
+    lines = run_sixfold("scrub", "--wait", "--url", cluster.url).splitlines()
+    assert "no pass runs" in lines[0]
+    assert [line.split()[2] for line in lines[-9:]] == ["done"] * 9
     assert "all verified" in run_sixfold("scrub", "--status", "--url", cluster.url)

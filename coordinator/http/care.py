@@ -7,6 +7,7 @@ from aiohttp import web
 from common.errors import BadRequest
 from common.ids import ContentId
 from coordinator.explain import SEGMENTS_AT_ONCE, Explain
+from coordinator.node_scrubs import NodeScrubs
 from coordinator.risk_report import AFR, ROT_PER_SHARD_YEAR, RiskReport
 from coordinator.scrub import progress_of, want_pass, wanted_passes
 from coordinator.services import Services
@@ -21,7 +22,7 @@ class CareHandlers:
     def __init__(self, services: Services, risks: RiskReport) -> None:
         self._metadata, self._risks = services.metadata, risks
         self._explain = Explain(services.metadata, services.cluster)
-        self._verify = Verify(services)
+        self._verify, self._scrubs = Verify(services), NodeScrubs(services.cluster)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -67,14 +68,16 @@ class CareHandlers:
         return web.json_response(await self._verify.run(id_))
 
     async def scrub_status(self, request: web.Request) -> web.Response:
-        """How far the scrub of stripes is."""
+        """How far the scrub of stripes is, and that of each node."""
         progress = await progress_of(self._metadata)
-        wanted = await wanted_passes(self._metadata)
-        return web.json_response({"stripes": asdict(progress), "wanted": wanted})
+        wanted, nodes = await wanted_passes(self._metadata), await self._scrubs.states()
+        return web.json_response({"stripes": asdict(progress), "wanted": wanted, "nodes": nodes})
 
     async def start_scrub(self, request: web.Request) -> web.Response:
-        """Begin a pass now, or after the one that runs: `served` of the status tells of it."""
-        return web.json_response({"wanted": await want_pass(self._metadata)}, status=202)
+        """Begin passes now, over the stripes after the one that runs: `served` of the status will
+        reach `wanted`, and the `passes` of each node will be more than here."""
+        nodes, wanted = await self._scrubs.start(), await want_pass(self._metadata)
+        return web.json_response({"wanted": wanted, "nodes": nodes}, status=202)
 
 
 def _count(request: web.Request, name: str, default: int) -> int:

@@ -9,7 +9,7 @@ from common.errors import BadRequest, Conflict, Unauthorized
 from common.membership import NodeReport
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NodeRow, SharedReport, Wish
-from coordinator.metadata.sessions import check_session, tell_epoch
+from coordinator.metadata.sessions import check_session, deletes_stopped, tell_epoch
 from coordinator.metadata.writes import add_node
 
 NONCE_KEPT_S = int(4 * VALID_S)  # twice what is needed: the processes' clocks may differ
@@ -32,13 +32,14 @@ class IncomingReport:
 
 @dataclass(frozen=True, slots=True)
 class TakenReport:
-    """`version` is that of the report, `epoch` what the node is told. `restored` says that the
-    node has seen a younger database than this one (see `sessions`)."""
+    """`version` is that of the report, `epoch` and `may_delete` what the node is told. `restored`
+    says that the node has seen a younger database than this one (see `sessions`)."""
 
     node: NodeRow
     version: int
     epoch: int
     restored: bool
+    may_delete: bool
 
 
 def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
@@ -72,7 +73,7 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
     version = 1 + ((found[5] if found else None) or 0)
     _store(sql, row.number, version, report)
     told, restored = tell_epoch(sql, row.number, report.epoch, found[8] if found else 0)
-    return TakenReport(row, version, told, restored)
+    return TakenReport(row, version, told, restored, not deletes_stopped(sql))
 
 
 def _check_name(sql: Sql, report: NodeReport) -> None:

@@ -6,7 +6,7 @@ outbox, which deletes it soon. A shard of a live session may be referred to in a
 """
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -73,13 +73,7 @@ def expected(
         after.segment if after else _NO_SEGMENT, end.segment if end else _LAST_KEY[:32],
         node.to_bytes(2, "big"), limit,
     )  # fmt: skip
-    shards = [
-        ShardAddress(SegmentId(id_), generation, index)
-        for id_, generation, nodes in rows
-        for index, holder in enumerate(unpack_layout(nodes))
-        if holder == node
-    ]
-    return Expected(shards, SegmentId(rows[-1][0]) if len(rows) == limit else None)
+    return Expected(_on(node, rows), SegmentId(rows[-1][0]) if len(rows) == limit else None)
 
 
 def judge(sql: Sql, listing: Listing) -> Judgement:
@@ -101,27 +95,36 @@ def _unreferenced(sql: Sql, node: int, addresses: Sequence[ShardAddress]) -> lis
 
 def _referenced(sql: Sql, node: int, segments: set[SegmentId]) -> set[ShardAddress]:
     """Of these segments, the shards on this node that a layout or the outbox names."""
-    placed = sql.rows_in(
-        "SELECT s.id, s.generation, l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
-        "WHERE s.id IN ({keys})",
-        segments,
-    )
     doomed = sql.rows_in(
         "SELECT segment, generation, indexes FROM outbox_delete "
         f"WHERE node = {int(node)} AND segment IN ({{keys}})",
         segments,
     )
-    found = {
-        ShardAddress(SegmentId(id_), generation, index)
-        for id_, generation, nodes in placed
-        for index, holder in enumerate(unpack_layout(nodes))
-        if holder == node
-    }
-    return found | {
+    return set(_placed(sql, node, segments)) | {
         ShardAddress(SegmentId(id_), generation, index)
         for id_, generation, indexes in doomed
         for index in indexes
     }
+
+
+def _placed(sql: Sql, node: int, segments: set[SegmentId]) -> list[ShardAddress]:
+    """Of these segments, the shards that a layout names on this node."""
+    rows = sql.rows_in(
+        "SELECT s.id, s.generation, l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
+        "WHERE s.id IN ({keys})",
+        segments,
+    )
+    return _on(node, rows)
+
+
+def _on(node: int, rows: Iterable[tuple[bytes, int, bytes]]) -> list[ShardAddress]:
+    """The shards on this node, of segments given as id, generation and nodes."""
+    return [
+        ShardAddress(SegmentId(id_), generation, index)
+        for id_, generation, nodes in rows
+        for index, holder in enumerate(unpack_layout(nodes))
+        if holder == node
+    ]
 
 
 def _noted(sql: Sql, listing: Listing) -> list[ShardAddress]:
@@ -209,6 +212,12 @@ def condemn(sql: Sql, node: int, grace_s: int, limit: int) -> int:
     return len(old)
 
 
+def named(sql: Sql, node: int, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
+    """Those that a layout names on this node."""
+    found = set(_placed(sql, node, {address.segment for address in addresses}))
+    return [address for address in addresses if address in found]
+
+
 def note_missing(sql: Sql, node: int, missing: Sequence[ShardAddress]) -> int:
     """Tell repair of shards that a node was asked for and does not have, as far as the layout still
     names them: of how many segments."""
@@ -262,6 +271,9 @@ class Sweeping:
 
     async def condemn(self, node: int, limit: int) -> int:
         return await self._write(partial(condemn, node=node, grace_s=self._grace_s, limit=limit))
+
+    async def named(self, node: int, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
+        return await self._read(partial(named, node=node, addresses=addresses))
 
     async def note_missing(self, node: int, missing: Sequence[ShardAddress]) -> int:
         return await self._write(partial(note_missing, node=node, missing=missing))

@@ -23,6 +23,7 @@ from coordinator.metadata.rows import (
 from coordinator.metadata.sessions import check_session
 
 DEFAULT_ACCOUNT = 0
+UNUSED_S = 120  # a place where a shard was deleted; longer than a delete is on its way
 MAX_LAYOUTS = 8_192  # remembered
 
 # Given a content's id three times: the ids of its segments, and of the list of them.
@@ -215,12 +216,16 @@ def insert_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
 
 
 def queue_repair(sql: Sql, notice: RepairNotice) -> None:
+    """Unless the segment was collected, or written anew, since the notice was taken: a read may
+    bring it long after."""
+    key = (notice.segment, signed(notice.generation))
     sql.run(
         "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-        "VALUES (?, ?, ?, ?, {now}) ON CONFLICT (segment) DO UPDATE SET "
-        "generation = excluded.generation, survivors = excluded.survivors, "
-        "reason = excluded.reason",
-        notice.segment, signed(notice.generation), notice.survivors, notice.reason,
+        "SELECT ?, ?, ?, ?, {now} WHERE EXISTS "
+        "(SELECT 1 FROM segment WHERE id = ? AND generation = ?) "
+        "ON CONFLICT (segment) DO UPDATE SET generation = excluded.generation, "
+        "survivors = excluded.survivors, reason = excluded.reason",
+        *key, notice.survivors, notice.reason, *key,
     )  # fmt: skip
 
 
@@ -254,5 +259,15 @@ def forget_deletes(sql: Sql, nodes: Sequence[int]) -> None:
 
 
 def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
+    """The nodes have answered. Another process may have read the rows too and be about to send the
+    same: while the segment lives, the places are not to be used for a while."""
+    sql.run("DELETE FROM deleted_place WHERE until <= {now}")
     for row in ids:
+        sql.run(
+            "INSERT INTO deleted_place (node, segment, generation, indexes, until) "
+            "SELECT o.node, o.segment, o.generation, o.indexes, {now} + ? FROM outbox_delete o "
+            "WHERE o.id = ? AND EXISTS (SELECT 1 FROM segment s "
+            "WHERE s.id = o.segment AND s.generation = o.generation)",
+            UNUSED_S, row,
+        )  # fmt: skip
         sql.run("DELETE FROM outbox_delete WHERE id = ?", row)

@@ -8,6 +8,7 @@ on time: the clock is moved by hand.
 import asyncio
 import math
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.codec import Codec
 from common.errors import NodeUnreachable, SessionLost
 from common.ids import ContentId
 from common.units import KIB, MIB
+from common.upkeep import Quarantined
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import Config
@@ -56,7 +58,12 @@ class Direct:
     def __init__(self, store: VolumeStore) -> None:
         self.append, self.read, self.delete = store.append, store.read, store.delete
         self.stat, self.list = store.stat, store.list
-        self.quarantine = store.upkeep.quarantine.set_aside
+        self._kept = store.upkeep.quarantine
+        self.quarantine, self.restore = self._kept.set_aside, self._kept.restore
+
+    async def quarantined(self) -> AsyncIterator[Quarantined]:
+        for kept in self._kept.page(None, sys.maxsize):
+            yield kept
 
 
 class Connected(Cluster):

@@ -1,6 +1,7 @@
 """How a test of a promise came out."""
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -55,10 +56,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def scratch(name: str) -> Iterator[Path]:
+def scratch(name: str, in_memory: bool = False) -> Iterator[Path]:
     """A directory to work in, removed when the block ends. When it fails, the directory stays and
-    is printed."""
-    directory = Path(tempfile.mkdtemp(prefix=f"sixfold-torture-{name}-"))
+    is printed. `in_memory`: where the system has such, for what syncs much and need not."""
+    memory = in_memory and os.access("/dev/shm", os.W_OK)
+    folder = "/dev/shm" if memory else None
+    directory = Path(tempfile.mkdtemp(prefix=f"sixfold-torture-{name}-", dir=folder))
     try:
         yield directory
     except BaseException:

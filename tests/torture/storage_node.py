@@ -9,7 +9,7 @@ from common.membership import NodeReport
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import ShardInfo, ShardRecord
 from common.units import KIB, MIB
-from shardd.disk import Disk
+from shardd.disk import RealDisk
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
 from tests.reports import report_of
@@ -20,7 +20,7 @@ LIMITS = StoreLimits(
 SEGMENT_AT = 40  # of a record's header
 
 
-class WithoutSync(Disk):
+class WithoutSync(RealDisk):
     """What an fsync guards against is tested elsewhere; here it would only cost time."""
 
     def fsync(self, fd: int) -> None:

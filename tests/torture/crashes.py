@@ -1,0 +1,201 @@
+"""A power loss or a kill at every step that the disk makes, in every short program of a store:
+what was acknowledged is there, what was deleted stays deleted, and the store goes on.
+
+The model of the disk drops what was not synced (tests/disks/filesystem.py). Checked for each crash:
+recovery with the index as it was, older or gone; the same again after a crash in recovery; and what
+the recovered store acknowledges, after the next power loss.
+"""
+
+import random
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvloop
+
+from common.errors import SixfoldError
+from common.ids import ShardAddress
+from common.shards import ShardRecord
+from tests.disks.crashing import CrashDisk
+from tests.stores import make_shard
+from tests.torture.crash_node import (
+    Broken,
+    IndexFiles,
+    RunningNode,
+    check_allowed,
+    index_files,
+    place_index,
+)
+from tests.torture.crash_programs import (
+    LARGE_BYTES,
+    OPERATIONS,
+    PASTS,
+    SMALL_BYTES,
+    Program,
+    Trace,
+    name_of,
+    programs,
+    run_program,
+)
+from tests.torture.outcome import Outcome, quiet, scratch
+
+ROW = 2
+PROMISE = "a power loss at any step loses nothing that was acknowledged"
+LONGEST = 3  # operations
+ROUNDS = 4  # crashes at each step that differ in what is kept
+Present = frozenset[ShardAddress]
+INDEXES = ("as it was", "older", "gone")
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """Its text is all that is needed to have it again: `python -m tests.torture.crashes TEXT`."""
+
+    trace: Trace
+    after: int
+    seed: int
+    round: int
+
+    @property
+    def index(self) -> str:
+        """Each round another one."""
+        return INDEXES[(self.after + self.round) % len(INDEXES)]
+
+    @property
+    def is_kill(self) -> bool:
+        return self.round % 2 == 1
+
+    def __str__(self) -> str:
+        trace = self.trace
+        return f"{self.seed}/{trace.past}/{name_of(trace.program)}/{self.after}/{self.round}"
+
+    @property
+    def told(self) -> str:
+        how = "kill" if self.is_kill else "power loss"
+        return f"{self}: {how} after step {self.after}, index {self.index}"
+
+
+@dataclass
+class Tally:
+    programs: int = 0
+    crashes: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def figure(self) -> str:
+        counted = f"{self.programs:,} programs, {self.crashes:,} crash points"
+        return f"{counted}, {len(self.violations):,} violations"
+
+
+def main(scale: float, seed: int) -> Outcome:
+    """`scale` thins out the programs of most operations, and the rounds at each step."""
+    with scratch("crashes", in_memory=True) as root, quiet():
+        tally = uvloop.run(_run(root, scale, seed))
+    return Outcome(tally.figure(), tally.violations)
+
+
+async def _run(root: Path, scale: float, seed: int) -> Tally:
+    tally = Tally()
+    (root / "data").mkdir()
+    rounds = max(1, round(ROUNDS * scale))
+    for past, program in _chosen(scale, random.Random(seed)):
+        trace = await _traced(root, past, program, seed)
+        tally.programs += 1
+        for after in range(trace.first, len(trace.steps) + 1):
+            tally.crashes += 1
+            for number in range(rounds):
+                crash = Crash(trace, after, seed, number)
+                try:
+                    await _check(root, crash)
+                except (Broken, SixfoldError, OSError) as error:
+                    tally.violations.append(f"{crash.told}: {error}")
+    return tally
+
+
+async def _traced(root: Path, past: str, program: Program, seed: int) -> Trace:
+    chance = random.Random(f"{seed} {past} {name_of(program)}")
+    flush = [chance.random() < 0.5 for _ in range(3)]
+    place_index(root / "data", {})
+    return await run_program(root, past, program, flush)
+
+
+def _chosen(scale: float, chance: random.Random) -> Iterator[tuple[str, Program]]:
+    """All short programs, and of the longest ones the share that `scale` says."""
+    for past in PASTS:
+        for length in range(LONGEST + 1):
+            for program in programs(length):
+                if length < LONGEST or chance.random() < scale:
+                    yield past, program
+
+
+async def _check(root: Path, crash: Crash) -> None:
+    """Raises Broken, or whatever keeps the node from starting."""
+    chance, history = random.Random(str(crash)), crash.trace.history
+    disk = crash.trace.disk(root)
+    left = disk.killed(crash.after) if crash.is_kill else disk.lost_power(crash.after, chance)
+    begun, index = len(left.steps), _index(crash, chance)
+    async with _running(root, left, index) as node:
+        present = await node.present(history.shards)
+        recovered = len(left.steps)
+        check_allowed(present, history.allowed(crash.after))
+        later = index_files(root / "data")
+        shards, expected = await _go_on(node, history.shards, present)
+    in_recovery = left.lost_power(chance.randint(begun, recovered), chance)
+    async with _running(root, in_recovery, chance.choice((index, {}))) as node:
+        check_allowed(await node.present(history.shards), history.allowed(crash.after))
+    for after, wanted in ((recovered, present), (done := len(left.steps), expected)):
+        lost = left.lost_power(after, chance)
+        async with _running(root, lost, chance.choice((later, {}))) as node:
+            if await node.present(shards) != wanted:
+                when = "after it went on" if after == done else "after recovery"
+                raise Broken(f"the second crash, {when}, has changed what is there")
+
+
+async def _go_on(
+    node: RunningNode, shards: Mapping[ShardAddress, ShardRecord], present: Present
+) -> tuple[Mapping[ShardAddress, ShardRecord], Present]:
+    """Use the recovered store: all shards that have been, and those that are there now."""
+    more = [make_shard(SMALL_BYTES + 1), make_shard(LARGE_BYTES + 1)]
+    await node.store.append(more)
+    gone = sorted(present)[:1]
+    await node.store.delete(gone)
+    known = {**shards, **{shard.address: shard for shard in more}}
+    expected = present - set(gone) | {shard.address for shard in more}
+    if await node.present(known) != expected:
+        raise Broken("the recovered store does not take what it acknowledges")
+    return known, expected
+
+
+def _index(crash: Crash, chance: random.Random) -> IndexFiles:
+    indexes = crash.trace.indexes[: crash.after + 1]
+    if crash.index == "gone":
+        return {}
+    return indexes[-1] if crash.index == "as it was" else chance.choice(indexes)
+
+
+@asynccontextmanager
+async def _running(root: Path, disk: CrashDisk, index: IndexFiles) -> AsyncIterator[RunningNode]:
+    place_index(root / "data", index)
+    node = await RunningNode(disk, root / "data").start()
+    try:
+        yield node
+    finally:
+        await node.stop()
+
+
+async def _again(root: Path, text: str) -> None:
+    """Raises what the crash of this text raises."""
+    seed, past, names, after, number = text.split("/")
+    by_name = {operation.__name__: operation for operation in OPERATIONS}
+    program = tuple(by_name[name] for name in names.split() if name != "nothing")
+    (root / "data").mkdir()
+    trace = await _traced(root, past, program, int(seed))
+    for step in trace.steps[: int(after)]:
+        print(str(step)[:100])
+    await _check(root, Crash(trace, int(after), int(seed), int(number)))
+
+
+if __name__ == "__main__":
+    with scratch("crashes", in_memory=True) as folder:
+        uvloop.run(_again(folder, sys.argv[1]))
