@@ -215,4 +215,3 @@ async def test_a_shard_whose_checksum_is_not_known_is_proved_by_the_segment_itse
     found = [s for id_ in contents for s in (await front.reads.find(id_)).segments]
     assert [s.checksums for s in found] == [s.checksums for s in known]
     await check(store, contents)
-
