@@ -21,6 +21,7 @@ from common.failpoints import Point, armed
 from common.ids import ShardAddress
 from coordinator.metadata import StoredSegment, Wish
 from coordinator.metadata.rows import NO_NODE
+from coordinator.repair import SEARCH_AGAIN_S
 from tests.torture.model_contents import CONTENTS, IDS, segments_of, shards_in
 from tests.torture.one_process import (
     COORDINATORS,
@@ -261,9 +262,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.nothing_is_left_over()
 
     async def until_idle(self) -> None:
-        """What one job leaves, another finds a grace period later."""
+        """What one job leaves, another finds a grace period later, or when repair goes through all
+        layouts again."""
         for _ in range(4):
-            await self.store.pass_time(GRACE_S + 1)
+            await self.store.pass_time(GRACE_S + int(SEARCH_AGAIN_S))
             for front in self.store.fronts:
                 for job in front.jobs:
                     await front.work(job)

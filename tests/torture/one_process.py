@@ -67,15 +67,20 @@ class Direct:
 
 
 class Connected(Cluster):
-    """The real cluster, but for what lies between it and the nodes."""
+    """The real cluster, but for what lies between it and the nodes: `direct` makes that, of a
+    node's number and its store."""
 
     reached: Mapping[int, StorageNode]
+
+    @staticmethod
+    def direct(number: int, store: VolumeStore) -> Direct:
+        return Direct(store)
 
     def store(self, number: int) -> RemoteStore:
         store = self.reached[number].store
         if store is None:
             raise NodeUnreachable(f"node-{number} is down")
-        return cast(RemoteStore, Direct(store))
+        return cast(RemoteStore, self.direct(number, store))
 
     def _connect(self, node: Member) -> None:
         node.reachable = self.reached[node.number].store is not None
