@@ -41,7 +41,8 @@ class Window:
 
     def _load(self, offset: int, length: int) -> None:
         self._start = offset & -PAGE_BYTES
-        wanted = align_up(max(offset + length - self._start, _STEP_BYTES), PAGE_BYTES)
+        step = min(max(offset + length - self._start, _STEP_BYTES), self.size_bytes - self._start)
+        wanted = align_up(step, PAGE_BYTES)
         self._data, self._loaded_bytes = aligned(wanted), wanted
         for bad in self._file.read(memoryview(self._data), self._start):
             log.error("%s: cannot be read at %d", self._path, bad)

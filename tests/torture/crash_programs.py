@@ -115,7 +115,8 @@ def name_of(program: Sequence[Operation]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a run leaves. A crash comes after some number of `steps`, not before `first`."""
+    """What a run leaves. A crash comes after some number of `steps`, not before `first`, where the
+    last operation begins: the crashes before that are those of a shorter program."""
 
     image: Image
     steps: Sequence[Step]
@@ -138,7 +139,7 @@ async def run_program(root: Path, past: str, program: Program, flush: Sequence[b
     await run.node.start()
     first = 0
     for number, operation in enumerate(PASTS[past] + program):
-        if number == len(PASTS[past]):
+        if program and number == len(PASTS[past] + program) - 1:
             first = len(disk.steps)
         await operation(run)
         if flush[number % len(flush)]:

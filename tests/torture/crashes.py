@@ -44,9 +44,9 @@ from tests.torture.outcome import Outcome, quiet, scratch
 ROW = 2
 PROMISE = "a power loss at any step loses nothing that was acknowledged"
 LONGEST = 3  # operations
-ROUNDS = 4  # crashes at each step that differ in what is kept
 Present = frozenset[ShardAddress]
 INDEXES = ("as it was", "older", "gone")
+ROUNDS = 2 * len(INDEXES)  # crashes at each step: a power loss and a kill with each index
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,16 @@ class Crash:
 
     @property
     def index(self) -> str:
-        """Each round another one."""
-        return INDEXES[(self.after + self.round) % len(INDEXES)]
+        return INDEXES[self._manner % len(INDEXES)]
 
     @property
     def is_kill(self) -> bool:
-        return self.round % 2 == 1
+        return self._manner >= len(INDEXES)
+
+    @property
+    def _manner(self) -> int:
+        """Each round another one, and each step begins with another one."""
+        return (self.after + self.round) % ROUNDS
 
     def __str__(self) -> str:
         trace = self.trace
