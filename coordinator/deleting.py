@@ -11,6 +11,7 @@ this process began: only then is it known that the database is not a restored ba
 import asyncio
 import logging
 from collections.abc import Sequence
+from time import monotonic
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
@@ -22,6 +23,7 @@ from coordinator.remote_store import RemoteStore
 log = logging.getLogger(__name__)
 
 BATCH = 256
+FRESH_S = 15.0  # rows that were read longer ago are read again
 
 
 class OutboxWorker:
@@ -45,8 +47,11 @@ class OutboxWorker:
         members = self._cluster.membership
         if not members.is_readable(node) or not members.has_reported(node):
             return False
+        asked_at_s = monotonic()
         rows = await self._metadata.due_deletes(node, BATCH)
         failpoint(Point.DELETES_READ)
+        if monotonic() - asked_at_s > FRESH_S:
+            return True  # this process was paused: others may have done all this long ago
         try:
             await self._send(self._cluster.store(node), rows)
         except SixfoldError as error:

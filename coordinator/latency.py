@@ -1,12 +1,15 @@
 """How long reads take, and how many extra ones a hedge may cost."""
 
-from collections import deque
-from collections.abc import Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 
 WINDOW = 256
 RECOMPUTE_EVERY = 32
 HEDGE_SHARE = 0.05  # extra requests, of all
 MAX_HEDGES_SAVED = 30.0
+MISSES = 3  # in a row: a good node misses one in twenty
+AVOIDED_S = 5.0
 
 
 class HedgePolicy:
@@ -20,6 +23,7 @@ class HedgePolicy:
         self.delay_s = first_delay_s
         self._since = 0
         self._saved = MAX_HEDGES_SAVED
+        self.slow_nodes = SlowNodes()
 
     def asked(self, requests: int) -> None:
         """So many ordinary requests were made."""
@@ -39,6 +43,36 @@ class HedgePolicy:
         granted = min(requests, int(self._saved))
         self._saved -= granted
         return granted
+
+
+class SlowNodes:
+    """Nodes that were too slow several times in a row. To hedge each read from one would cost more
+    than 5 %, so for a while they are asked last; then again, and one more miss is enough."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._misses: Counter[int] = Counter()
+        self._avoided_until_s: dict[int, float] = {}
+
+    def missed(self, node: int) -> None:
+        """It did not answer before the hedge."""
+        self._misses[node] += 1
+        if self._misses[node] >= MISSES:
+            self._avoided_until_s[node] = self._clock() + AVOIDED_S
+
+    def in_time(self, node: int) -> None:
+        """It did."""
+        if node in self._misses:
+            del self._misses[node]
+
+    def __contains__(self, node: int) -> bool:
+        until_s = self._avoided_until_s.get(node)
+        if until_s is None:
+            return False
+        if until_s <= self._clock():
+            del self._avoided_until_s[node]
+            return False
+        return True
 
 
 def percentile(ascending: Sequence[float], fraction: float) -> float:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
@@ -97,20 +97,23 @@ class Mender:
         if not await survey.rebuild(rebuilt):
             log.error("segment %s: its shards do not belong together", stored.id)
             return Mended(len(good), disagrees=True)
-        places, homeless = await self._places(stored, survey, rebuilt, away_from)
+        stored = replace(stored, checksums=bytes(survey.checksums))
+        forbidden = await self._mending.forbidden(stored)
+        places, homeless = self._places(stored, survey, rebuilt, away_from, forbidden.places)
         written = await self._write(stored, stripe, places)
         failpoint(Point.MEND_WRITTEN)
-        return await self._conclude(stored, survey, places, written, homeless)
+        asked_at_s = forbidden.asked_at_s
+        return await self._conclude(stored, survey, places, written, homeless, asked_at_s)
 
-    async def _places(
+    def _places(
         self,
         stored: StoredSegment,
         survey: Survey,
         rebuilt: Sequence[int],
         away_from: Sequence[int],
+        forbidden: Places,
     ) -> tuple[dict[int, int], int]:
         """Where each shard that has to be written goes, and for how many there is no place."""
-        forbidden = await self._mending.pending_deletes(stored)
         layout, members = stored.layout, self._cluster.membership
         targets = self._cluster.candidates(stored.id, stored.shard_bytes, stored.k, stored.n)
         usable = {target.number for target in targets} - set(away_from)
@@ -128,7 +131,10 @@ class Mender:
         found = destinations(
             rest, {*homeless, *moving}, members.zone_of, targets, tolerated, forbidden
         )
-        lacking = len([i for i in (*homeless, *leaving) if i not in found])
+        lacking = len({*homeless, *leaving} - found.keys())
+        after = [found.get(index, node) for index, node in enumerate(layout)]
+        if forbidden and not lacking:  # a better place may only have to rest for a while
+            lacking = len(crowded(after, members.zone_of, targets, tolerated))
         return {**found, **{i: n for i, n in at_home.items() if i not in found}}, lacking
 
     def _drains(self, number: int) -> bool:
@@ -164,12 +170,15 @@ class Mender:
         places: Mapping[int, int],
         written: Mapping[int, int],
         homeless: int,
+        asked_at_s: int,
     ) -> Mended:
         """Let the database know."""
         failed = Places(places.items()) - Places(written.items())
         await self._mending.give_up(stored, failed)
         moved = {i: node for i, node in written.items() if stored.layout[i] != node}
-        superseded = bool(moved) and not await self._mending.switch_layout(stored, moved)
+        superseded = bool(moved) and not await self._mending.switch_layout(
+            stored, moved, asked_at_s
+        )
         failpoint(Point.MEND_SWITCHED)
         return Mended(
             survivors=len(survey.good),

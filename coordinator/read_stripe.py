@@ -1,9 +1,10 @@
 """Gets the plain bytes of one segment from its shards: the first k good ones, hedged.
 
 The policy: ask for the data shards that are needed; for each that is missing, bad, unreachable or
-slow, ask for another shard; as soon as k good ones are there, compute what is missing. Nothing is
-believed before it matches the checksum in the metadata. Requests that are no longer needed are
-abandoned: it is *not* guaranteed that every shard of the segment was looked at.
+slow, ask for another shard; as soon as k good ones are there, compute what is missing. When all
+data shards are wanted, nodes that have been slow lately are asked last. Nothing is believed before
+it matches the checksum in the metadata. Requests that are no longer needed are abandoned: it is
+*not* guaranteed that every shard of the segment was looked at.
 """
 
 import asyncio
@@ -46,6 +47,8 @@ class StripeRead:
         self._good: set[int] = set()
         self._failed: dict[int, str] = {}  # shard index -> why it could not be had
         self.bad: dict[int, str] = {}
+        self._avoided: set[int] = set()  # to be asked last, since their nodes are slow
+        self._late: set[int] = set()  # not answered before the hedge
         self._unasked = self._in_order_of_use()
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] = self._loop.create_future()
@@ -71,17 +74,22 @@ class StripeRead:
             self._rows, self._stripe = [], memoryview(b"")  # not for as long as we live
 
     def _in_order_of_use(self) -> list[int]:
-        """The shards that can be asked for, the most useful last: wanted, other data, parity."""
-        wanted, others = list[int](), list[int]()
-        membership = self._cluster.membership
+        """The shards that can be asked for, the most useful last: wanted, other data, parity, and
+        those on slow nodes if to do without them costs nothing."""
+        wanted, others, slow = list[int](), list[int](), list[int]()
+        membership, slow_nodes = self._cluster.membership, self._hedge.slow_nodes
+        wants_all = len(self._wanted) == self._segment.k
         for index, node in reversed(list(enumerate(self._segment.layout))):
             if node == NO_NODE:
                 self._failed[index] = "was never stored"
             elif not membership.is_readable(node):
                 self._failed[index] = f"{self._cluster.node_name(node)} cannot be reached"
+            elif wants_all and node in slow_nodes:
+                slow.append(index)
             else:
                 (wanted if index in self._wanted else others).append(index)
-        return others + wanted
+        self._avoided.update(slow)
+        return slow + others + wanted
 
     def _suffice(self, rows: set[int]) -> bool:
         return self._wanted <= rows or len(rows) >= self._segment.k
@@ -90,7 +98,8 @@ class StripeRead:
         """Ask for the wanted shards, and for others as soon as one of them cannot be had."""
         hoped_for = self._good | self._arrived | set(self._open.values())
         lacking = self._wanted - hoped_for
-        if lacking.isdisjoint(self._failed) and lacking <= set(self._unasked):
+        hopeless = self._failed.keys() | self._avoided
+        if lacking.isdisjoint(hopeless) and lacking <= set(self._unasked):
             self._ask(len(lacking))
         elif lacking:
             self._ask(self._segment.k - len(hoped_for))
@@ -122,6 +131,8 @@ class StripeRead:
                 self._wake.set_exception(error)
         else:
             self._hedge.answered(self._loop.time() - asked_s)
+            if index not in self._late:
+                self._hedge.slow_nodes.in_time(self._segment.layout[index])
             self._take(index, future.result()[0])
         if not self._wake.done() and self._worth_waking():
             self._wake.set_result(None)
@@ -192,6 +203,9 @@ class StripeRead:
 
     def _hedge_slow(self) -> None:
         """What is still open is slow: ask elsewhere too, within the allowance."""
+        for index in set(self._open.values()) - self._late:
+            self._hedge.slow_nodes.missed(self._segment.layout[index])
+            self._late.add(index)
         useful = len(self._good) + len(self._arrived)
         wanted = min(self._segment.k - useful, len(self._unasked))
         if self._open and wanted > 0:

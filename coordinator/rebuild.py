@@ -17,7 +17,7 @@ from common.segment_list import SegmentList
 from common.shards import Encoding, ShardInfo
 from coordinator.cluster import Cluster
 from coordinator.metadata import Metadata, StoredSegment
-from coordinator.metadata.rows import CHECKSUM_BYTES, NO_NODE
+from coordinator.metadata.rows import NO_NODE, UNKNOWN_CHECKSUM
 from coordinator.read_path import ReadPath
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def segment_from_shards(group: Iterable[tuple[ShardInfo, int]]) -> StoredSegment
     info = next(iter(shards.values()))[0]
     nothing = (None, NO_NODE)
     places = [shards.get(index, nothing) for index in range(info.n)]
-    checksums = b"".join(s.checksum if s else bytes(CHECKSUM_BYTES) for s, _ in places)
+    checksums = b"".join(s.checksum if s else UNKNOWN_CHECKSUM for s, _ in places)
     return StoredSegment(
         info.address.segment,
         info.segment_bytes,

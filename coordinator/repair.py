@@ -155,7 +155,9 @@ class RepairWorker:
         if not batch:
             return False
         began_s = self._clock()
-        done = await asyncio.gather(*map(self._mend, batch))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._mend(repair)) for repair in batch]
+        done = [task.result() for task in tasks]
         mended_bytes = sum(
             repair.stored.size_bytes for repair, whole in zip(batch, done, strict=True) if whole
         )

@@ -8,7 +8,7 @@ from common.hashing import blake3_digest
 from common.shards import ShardMissing, ShardRecord
 from coordinator.membership import NodeState
 from coordinator.metadata import StoredSegment
-from coordinator.metadata.rows import NO_NODE
+from coordinator.metadata.rows import CHECKSUM_BYTES, NO_NODE, UNKNOWN_CHECKSUM
 from coordinator.services import Services
 
 
@@ -33,6 +33,7 @@ class Survey:
         self._rows = services.codec.split(stripe, segment.shard_bytes)
         self.states: list[ShardState] = [ShardState.UNREACHABLE] * segment.n
         self.reasons: dict[int, str] = {}
+        self.checksums = bytearray(segment.checksums)
 
     async def run(self) -> None:
         await asyncio.gather(*map(self._look, range(self._segment.n)))
@@ -79,15 +80,31 @@ class Survey:
 
     async def rebuild(self, missing: list[int]) -> bool:
         """Compute the rows `missing` from k of the good ones, which there must be. False if what
-        comes out is not what the metadata says."""
+        comes out is not what the metadata says.
+
+        Of shards that no node had when the metadata was rebuilt, no checksum is known: then the
+        whole segment must have its id, and `checksums` has theirs from now on.
+        """
         segment, base = self._segment, self.good[: self._segment.k]
 
         def work() -> bool:
             codec = self._services.codec
             codec.recover_in_place(self._stripe, segment.size_bytes, base, missing)
-            return all(blake3_digest(self._rows[i]) == segment.checksum(i) for i in missing)
+            return self._is_proved(missing)
 
         return await self._services.offload.run(len(self._stripe), work)
+
+    def _is_proved(self, rebuilt: list[int]) -> bool:
+        segment, known = self._segment, True
+        for index in rebuilt:
+            digest = blake3_digest(self._rows[index])
+            if segment.checksum(index) == UNKNOWN_CHECKSUM:
+                known = False
+                at = index * CHECKSUM_BYTES
+                self.checksums[at : at + CHECKSUM_BYTES] = digest
+            elif digest != segment.checksum(index):
+                return False
+        return known or blake3_digest(self._stripe[: segment.size_bytes]) == segment.id
 
     async def parity_agrees(self) -> bool:
         """Whether the good shards, k or more, belong together: each beyond the first k, computed

@@ -10,6 +10,7 @@ A tombstone is copied only while another volume holds what it buries (usage.py).
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 
 from common.errors import SixfoldError, StoreReadOnly
 from common.failpoints import Point, failpoint
@@ -54,7 +55,7 @@ class Compactor:
         Raises what the writer or the index refuse with; then all is as before, but for copies.
         """
         async with self._running:
-            chosen = await asyncio.to_thread(self._choose)
+            chosen = await to_the_end(self._choose)
             return await self._compact(chosen) if chosen is not None else 0
 
     def _choose(self) -> Candidate | None:
@@ -94,9 +95,9 @@ class Compactor:
 
     async def _move_all(self, volume: Volume, rows: Callable[[int, int, int], list[Entry]]) -> None:
         after = 0
-        await asyncio.to_thread(self._parts.catalog.flush)
+        await to_the_end(self._parts.catalog.flush)
         with RecordFile(self._parts.disk, volume.path) as file:
-            while page := await asyncio.to_thread(rows, volume.number, after, _PAGE_ENTRIES):
+            while page := await to_the_end(partial(rows, volume.number, after, _PAGE_ENTRIES)):
                 after = page[-1].offset
                 while page:
                     page = page[await self._move_some(file, page) :]

@@ -64,7 +64,7 @@ class Scrubber:
     def verified_at(self) -> int:
         """As in ScrubReport."""
         state = self._state
-        covered = [number for number in self._parts.volumes.by_number if number < state.covered]
+        covered = [number for number in self._numbers() if number < state.covered]
         return min(map(self.verified_at_of, covered), default=state.completed_at)
 
     def verified_at_of(self, volume: int) -> int:
@@ -73,9 +73,9 @@ class Scrubber:
 
     def start(self) -> None:
         """Begin a pass over everything now; one that runs already begins again."""
-        state, volumes = self._state, self._parts.volumes.by_number
+        state = self._state
         state.running, state.started_at = True, self._now()
-        state.until = max(volumes, default=0) + 1
+        state.until = max(self._numbers(), default=0) + 1
         state.volume = state.offset = state.scanned_bytes = state.total_bytes = 0
         # Times are in whole seconds: what was verified within this one is to be verified again.
         latest = state.started_at - 1
@@ -111,7 +111,7 @@ class Scrubber:
 
     async def _look_at_suspects(self) -> None:
         keys = list(self._suspects)
-        entries = await asyncio.to_thread(self._parts.catalog.entries, keys)
+        entries = await to_the_end(lambda: self._parts.catalog.entries(keys))
         for entry in entries:
             volume = self._parts.volumes.by_number.get(entry.volume)
             if volume is not None:
@@ -123,13 +123,13 @@ class Scrubber:
         state = self._state
         volume = self._parts.volumes.by_number.get(state.volume)
         if volume is None:
-            await asyncio.to_thread(self._measure)
+            await to_the_end(self._measure)
             if (volume := self._next_volume()) is None:
                 await to_the_end(self._finish_pass)
                 return
             await to_the_end(self.save)
-        rows = self._parts.catalog.live_in
-        page = await asyncio.to_thread(rows, volume.number, state.offset, _STEP_ENTRIES)
+        place = volume.number, state.offset, _STEP_ENTRIES
+        page = await to_the_end(lambda: self._parts.catalog.live_in(*place))
         async with aclosing(self._examine(volume, page)) as pieces:
             async for examined in pieces:
                 if state.volume != volume.number:
@@ -152,18 +152,26 @@ class Scrubber:
         """Before each volume: the index then knows all that was in it."""
         use = self._parts.catalog.use()
         if not self._state.total_bytes:
-            volumes = self._parts.volumes.by_number
-            self._state.total_bytes = sum(use[n].live_bytes for n in list(volumes) if n in use)
+            covered = [use[number] for number in self._numbers() if number in use]
+            self._state.total_bytes = sum(each.live_bytes for each in covered)
 
     def _next_volume(self) -> Volume | None:
         """The one whose verification is the oldest, of those that this pass has not seen."""
-        state, volumes = self._state, self._parts.volumes.by_number
-        due = [n for n in volumes if n < state.until and self.verified_at_of(n) < state.started_at]
+        state = self._state
+        due = [
+            number
+            for number in self._numbers()
+            if number < state.until and self.verified_at_of(number) < state.started_at
+        ]
         if not due:
             return None
         state.volume = min(due, key=lambda number: (self.verified_at_of(number), number))
         state.offset, state.volume_started_at = 0, self._now()
-        return volumes[state.volume]
+        return self._parts.volumes.by_number[state.volume]
+
+    def _numbers(self) -> list[int]:
+        """Of all volumes. A copy: the writer's thread may begin another one."""
+        return list(self._parts.volumes.by_number)
 
     async def _examine(
         self, volume: Volume, entries: Sequence[Entry]
@@ -190,7 +198,7 @@ class Scrubber:
         state.running = False
         state.passes += 1
         state.covered, state.completed_at = state.until, state.started_at
-        known = self._parts.volumes.by_number
+        known = set(self._numbers())
         state.verified_at = {n: at for n, at in state.verified_at.items() if n in known}
         self.save()
         log.info("scrub: pass %d is done, %d bytes", state.passes, state.scanned_bytes)

@@ -78,13 +78,18 @@ class Upkeep:
 
 
 async def _repeat(step: Callable[[], Awaitable[bool]], wanted: asyncio.Event) -> None:
-    """Step as long as there is something to do, then rest, or until more is `wanted`."""
+    """Step as long as there is something to do, then rest, or until more is `wanted`. Trouble that
+    stays, as on a node that is read-only, is told once."""
+    trouble = ""
     while True:
         try:
             if await step():
+                trouble = ""
                 continue
         except (OSError, SixfoldError) as error:
-            log.error("upkeep: %s", error)
+            if str(error) != trouble:
+                trouble = str(error)
+                log.error("upkeep: %s", trouble)
             await asyncio.sleep(_REST_S)  # even if more is wanted: it may well fail again
         except Exception:
             log.exception("upkeep failed")

@@ -16,9 +16,10 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.deleting import OutboxWorker
+from coordinator.membership import NodeState
 from coordinator.metadata import Metadata
 from coordinator.offload import Offload
-from coordinator.placement import Placement
+from coordinator.placement import Placement, Target
 from coordinator.read_path import ReadPath
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
@@ -72,6 +73,8 @@ class MemoryCluster:
         self.membership = SimpleNamespace(
             nodes={n: SimpleNamespace(number=n, reachable=True) for n in numbers},
             count_sent=lambda number, size_bytes: None,
+            state=lambda node: NodeState.ACTIVE,
+            zone_of=lambda number: "zone",
             is_readable=lambda number: number not in self.away,
             has_reported=lambda number: number not in self.silent,
             all_have_reported=lambda: not self.silent,
@@ -91,6 +94,9 @@ class MemoryCluster:
         nodes = sorted(self.stores.keys() - self.away)
         turned = [nodes[(segment[0] + index) % len(nodes)] for index in range(max(n, len(nodes)))]
         return Placement(tuple(turned[:n]), tuple(turned[n:]))
+
+    def candidates(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> list[Target]:
+        return [Target(number, "zone", 0.0) for number in sorted(self.stores.keys() - self.away)]
 
     @property
     def cluster(self) -> Cluster:

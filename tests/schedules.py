@@ -19,11 +19,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import NodeTimeout
 from common.ids import ShardAddress
 from common.shards import ShardInfo, ShardMissing, ShardRecord
 from common.upkeep import Quarantined
 from tests.memory_cluster import KeepingStore, MemoryCluster
 
+DEADLINE_S = 15.0  # of what is sent to a node
 LONG_RUN = 120  # steps within which priorities change
 SETTLED_AFTER = 12  # turns of the loop: more than any chain of callbacks between two steps
 
@@ -135,8 +137,10 @@ class GatedThread:
 class GatedStore:
     """A node, each call of which is a step."""
 
-    def __init__(self, number: int, store: KeepingStore, gates: Gates) -> None:
-        self._number, self._store, self._gates = number, store, gates
+    def __init__(
+        self, number: int, store: KeepingStore, gates: Gates, now_s: Callable[[], float]
+    ) -> None:
+        self._number, self._store, self._gates, self._now_s = number, store, gates, now_s
 
     def append(self, records: Sequence[ShardRecord]) -> "asyncio.Future[None]":
         # Whoever is cancelled may use the payload's memory anew while the call is on its way.
@@ -149,10 +153,27 @@ class GatedStore:
         return self._call("read", lambda: self._store.read(addresses))
 
     def delete(self, addresses: Sequence[ShardAddress]) -> "asyncio.Future[None]":
-        return self._call("delete", lambda: self._store.delete(addresses))
+        sent_at_s = self._now_s()
+
+        async def delete() -> None:
+            self._refuse_old(sent_at_s)
+            await self._store.delete(addresses)
+
+        return self._call("delete", delete)
 
     def quarantine(self, addresses: Sequence[ShardAddress]) -> "asyncio.Future[int]":
-        return self._call("quarantine", lambda: self._store.quarantine(addresses))
+        sent_at_s = self._now_s()
+
+        async def quarantine() -> int:
+            self._refuse_old(sent_at_s)
+            return await self._store.quarantine(addresses)
+
+        return self._call("quarantine", quarantine)
+
+    def _refuse_old(self, sent_at_s: float) -> None:
+        """As deadlines do, which this leaves to the clock of the test."""
+        if self._now_s() - sent_at_s > DEADLINE_S:
+            raise NodeTimeout("too late")
 
     async def _page(self, after: ShardAddress | None) -> list[ShardInfo]:
         return [info async for info in self._store.list(after)]
@@ -179,9 +200,9 @@ class GatedStore:
 class GatedCluster(MemoryCluster):
     """The same nodes, each call of which is a step."""
 
-    def __init__(self, nodes: MemoryCluster, gates: Gates) -> None:
+    def __init__(self, nodes: MemoryCluster, gates: Gates, now_s: Callable[[], float]) -> None:
         self.__dict__.update(nodes.__dict__)
-        self._gated = {n: GatedStore(n, store, gates) for n, store in nodes.stores.items()}
+        self._gated = {n: GatedStore(n, store, gates, now_s) for n, store in nodes.stores.items()}
 
     def store(self, number: int) -> GatedStore:
         return self._gated[number]

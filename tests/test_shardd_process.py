@@ -93,7 +93,7 @@ async def test_wrong_settings(tmp_path: Path) -> None:
 
 async def test_a_data_directory_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path, message in (("file", "File exists"), ("file/below", "Not a directory")):
+    for path, message in (("file", "Not a directory"), ("file/below", "Not a directory")):
         code, line = await _fails(tmp_path, "--join", "http://x", "--data", str(tmp_path / path))
         assert (code, line) == (2, f"shardd: data {tmp_path / path}: {message}")
 

@@ -16,11 +16,12 @@ from common.errors import (
     Unreadable,
 )
 from common.shards import Encoding, ShardRecord
-from coordinator.latency import HedgePolicy
+from coordinator.latency import AVOIDED_S, MISSES, HedgePolicy, SlowNodes
 from coordinator.metadata import StoredSegment
 from coordinator.offload import Offload
 from coordinator.read_stripe import StripeRead
 from coordinator.services import Services
+from tests.metadata_parts import Clock
 from tests.scripted_nodes import CODEC, K, N, Nodes, records_of
 
 WAYS = ("error", "missing", "unreachable", "short", "rotten", "other")
@@ -212,3 +213,51 @@ async def test_hedging_follows_the_percentile() -> None:
 async def test_an_empty_segment() -> None:
     nodes = Nodes(9)
     assert (await read(nodes, stored(nodes, b""), wanted=[]))[0] == b""
+
+
+async def slow_reads(nodes: Nodes, hedge: HedgePolicy, count: int) -> None:
+    """Reads of segments whose data shard 2 is on node 3."""
+    for _ in range(count):
+        data = os.urandom(1000)
+        assert (await read(nodes, stored(nodes, data), hedge=hedge))[0] == data
+
+
+async def test_a_node_that_is_slow_again_and_again_is_asked_last() -> None:
+    """Not to hedge, which would be over the allowance soon, but not to ask it at all."""
+    nodes, hedge = Nodes(9), HedgePolicy(0.1, 0.1, 1.0)  # the others answer at once
+    clock = Clock()
+    hedge.slow_nodes = SlowNodes(clock)
+    nodes[3].hangs = True
+    await slow_reads(nodes, hedge, 3)
+    assert (nodes[3].asked, nodes[7].asked) == (3, 3)
+    await slow_reads(nodes, hedge, 50)
+    assert (nodes[3].asked, nodes[7].asked, nodes[8].asked) == (3, 53, 0)
+    clock.now_s += AVOIDED_S
+    await slow_reads(nodes, hedge, 2)
+    assert nodes[3].asked == 4  # it was given a chance
+    nodes[3].go_on()
+    clock.now_s += AVOIDED_S
+    await slow_reads(nodes, hedge, 20)
+    assert nodes[3].asked == 24
+
+
+async def test_slow_nodes_are_asked_if_there_are_no_others() -> None:
+    nodes, hedge = Nodes(9), HedgePolicy(60.0, 60.0, 60.0)
+    for number in range(1, 7):
+        for _ in range(MISSES):
+            hedge.slow_nodes.missed(number)
+    data = os.urandom(1000)
+    assert (await read(nodes, stored(nodes, data), hedge=hedge))[0] == data
+    assert sum(nodes[number].asked for number in range(1, 10)) == K
+    before = sum(nodes[number].asked for number in range(1, 10))
+    await read(nodes, stored(nodes, data), wanted=[2], hedge=hedge)
+    assert sum(nodes[number].asked for number in range(1, 10)) == before + 1  # not six
+
+
+async def test_a_single_miss_is_no_slowness() -> None:
+    slow = SlowNodes(Clock())
+    for _ in range(MISSES * 5):
+        slow.missed(1)
+        slow.missed(1)
+        slow.in_time(1)
+        assert 1 not in slow

@@ -4,4 +4,4 @@ from tests.torture.model import run_histories
 
 
 def test_histories_of_the_store_go_as_those_of_a_dict() -> None:
-    assert run_histories(histories=15, steps=40) > 100
+    assert run_histories(histories=8, steps=40) > 100

@@ -11,7 +11,14 @@ from peewee import Database, PeeweeException, SqliteDatabase
 from common.errors import BadSetting, Conflict, FateUnknown, WrongCluster
 from common.ids import KEY_BYTES
 from coordinator.metadata.clock import Clock, MachineClock
-from coordinator.metadata.models import CARE_TABLES, SHARED_TABLES, TABLES, CollectQueue, proxy
+from coordinator.metadata.models import (
+    CARE_TABLES,
+    SHARED_TABLES,
+    TABLES,
+    CollectQueue,
+    DeletedPlace,
+    proxy,
+)
 from coordinator.metadata.turns import turn
 
 SQLITE_PRAGMAS = {
@@ -223,6 +230,10 @@ def _order_the_repair_queue(sql: Sql, cluster_id: str) -> None:
         sql.run(statement)
 
 
+def _remember_deleted_places(sql: Sql, cluster_id: str) -> None:
+    sql.database.create_tables([DeletedPlace])
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -231,6 +242,7 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _prepare_for_care,
     _keep_time_and_epoch,
     _order_the_repair_queue,
+    _remember_deleted_places,
 )
 
 

@@ -17,6 +17,7 @@ from coordinator.metadata import reads
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NO_NODE, DeleteReason, ShardsOnNode, StoredSegment
 from coordinator.metadata.writes import (
+    UNUSED_S,
     Layouts,
     add_deletes,
     signed,
@@ -72,11 +73,34 @@ def backlog(sql: Sql, k: int) -> Backlog:
     return Backlog(counts[0], counts[1], bool(counts[2]))
 
 
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """Where no shard of a segment may be put, and when that was asked, by the database's clock."""
+
+    places: Places
+    asked_at_s: int
+
+
+def forbidden(sql: Sql, stored: StoredSegment) -> Forbidden:
+    return Forbidden(pending_deletes(sql, stored), _now_s(sql))
+
+
+def _now_s(sql: Sql) -> int:
+    row = sql.row("SELECT {now}")
+    assert row is not None
+    return int(row[0])
+
+
 def pending_deletes(sql: Sql, stored: StoredSegment) -> Places:
-    """Where the outbox is about to delete shards of this very write of the segment."""
+    """Where the outbox is about to delete shards of this very write of the segment, or has done so
+    lately: a second delete may be on its way."""
+    key = (stored.id, signed(stored.generation))
     rows = sql.rows(
-        "SELECT node, indexes FROM outbox_delete WHERE segment = ? AND generation = ?",
-        stored.id, signed(stored.generation),
+        "SELECT node, indexes FROM outbox_delete WHERE segment = ? AND generation = ? "
+        "UNION ALL "
+        "SELECT node, indexes FROM deleted_place WHERE segment = ? AND generation = ? "
+        "AND until > {now}",
+        *key, *key,
     )  # fmt: skip
     return frozenset((index, node) for node, indexes in rows for index in indexes)
 
@@ -92,21 +116,23 @@ def _layout_now(sql: Sql, stored: StoredSegment) -> tuple[int, ...] | None:
 
 
 def switch_layout(
-    sql: Sql, layouts: Layouts, stored: StoredSegment, moved: Mapping[int, int]
+    sql: Sql, layouts: Layouts, stored: StoredSegment, moved: Mapping[int, int], asked_at_s: int
 ) -> bool:
-    """Shard i of `stored` now lies on node moved[i] too: let the layout say so, and retire what it
-    named before. False if the segment is not any more as `stored` says, or one of these places is
-    about to be deleted; then what was put there in vain is deleted."""
+    """Shard i of `stored`, whose checksums are known by now, lies on node moved[i] too: let the
+    layout say so, and retire what it named before. False if the segment is not any more as `stored`
+    says, one of these places is about to be deleted, or it is too long ago that this was asked:
+    they may have been, and that be forgotten. Then what was put there in vain is deleted."""
     now = _layout_now(sql, stored)
     places = Places(moved.items())
-    if now != stored.layout or places & pending_deletes(sql, stored):
+    late = _now_s(sql) - asked_at_s >= UNUSED_S
+    if late or now != stored.layout or places & pending_deletes(sql, stored):
         in_vain = [(i, node) for i, node in places if now is None or now[i] != node]
         add_deletes(sql, _on_nodes(stored, in_vain), DeleteReason.LEFTOVER)
         return False
     layout = tuple(moved.get(index, node) for index, node in enumerate(stored.layout))
     sql.run(
-        "UPDATE segment SET layout = ? WHERE id = ? AND generation = ?",
-        layouts.intern(layout), stored.id, signed(stored.generation),
+        "UPDATE segment SET layout = ?, checksums = ? WHERE id = ? AND generation = ?",
+        layouts.intern(layout), stored.checksums, stored.id, signed(stored.generation),
     )  # fmt: skip
     retired = [(i, stored.layout[i]) for i in moved if stored.layout[i] not in (NO_NODE, moved[i])]
     add_deletes(sql, _on_nodes(stored, retired), DeleteReason.RETIRED)
@@ -235,12 +261,20 @@ class Mending:
     async def queue_rotten(self, node: int, rotten: Sequence[ShardAddress]) -> list[ShardAddress]:
         return await self._write(partial(queue_rotten, node=node, rotten=rotten))
 
-    async def pending_deletes(self, stored: StoredSegment) -> Places:
-        return await self._read(partial(pending_deletes, stored=stored))
+    async def forbidden(self, stored: StoredSegment) -> Forbidden:
+        return await self._read(partial(forbidden, stored=stored))
 
-    async def switch_layout(self, stored: StoredSegment, moved: Mapping[int, int]) -> bool:
+    async def switch_layout(
+        self, stored: StoredSegment, moved: Mapping[int, int], asked_at_s: int
+    ) -> bool:
         return await self._write(
-            partial(switch_layout, layouts=self._layouts, stored=stored, moved=moved)
+            partial(
+                switch_layout,
+                layouts=self._layouts,
+                stored=stored,
+                moved=moved,
+                asked_at_s=asked_at_s,
+            )
         )
 
     async def give_up(self, stored: StoredSegment, places: Places) -> None:

@@ -162,6 +162,18 @@ class OutboxDelete(Table):
         indexes = ((("node", "not_before"), False),)
 
 
+class DeletedPlace(Table):
+    """Where shards of a living segment were deleted lately. The same delete may have been sent a
+    second time and still be on its way: until `until` no layout may come to name the place."""
+
+    id = AutoField()
+    node = IntegerField()
+    segment = BlobField(index=True)
+    generation = BigIntegerField()
+    indexes = BlobField()
+    until = BigIntegerField(index=True)
+
+
 class JobState(Table):
     """What a background job must remember: where it stands, what it has done. JSON."""
 

@@ -23,6 +23,7 @@ from coordinator.metadata.rows import (
 from coordinator.metadata.sessions import check_session
 
 DEFAULT_ACCOUNT = 0
+UNUSED_S = 120  # a place where a shard was deleted; longer than a delete is on its way
 MAX_LAYOUTS = 8_192  # remembered
 
 # Given a content's id three times: the ids of its segments, and of the list of them.
@@ -258,5 +259,15 @@ def forget_deletes(sql: Sql, nodes: Sequence[int]) -> None:
 
 
 def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
+    """The nodes have answered. Another process may have read the rows too and be about to send the
+    same: while the segment lives, the places are not to be used for a while."""
+    sql.run("DELETE FROM deleted_place WHERE until <= {now}")
     for row in ids:
+        sql.run(
+            "INSERT INTO deleted_place (node, segment, generation, indexes, until) "
+            "SELECT o.node, o.segment, o.generation, o.indexes, {now} + ? FROM outbox_delete o "
+            "WHERE o.id = ? AND EXISTS (SELECT 1 FROM segment s "
+            "WHERE s.id = o.segment AND s.generation = o.generation)",
+            UNUSED_S, row,
+        )  # fmt: skip
         sql.run("DELETE FROM outbox_delete WHERE id = ?", row)

@@ -12,6 +12,7 @@ from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.jobs import Worker
+from coordinator.mend import Mender
 from coordinator.metadata import Metadata
 from coordinator.metadata.rows import NO_NODE
 from coordinator.metadata.store import SESSION_LEASE_S
@@ -23,9 +24,12 @@ from tests.memory_cluster import MemoryCluster, get, paths, put
 from tests.metadata_parts import GRACE_S, Clock
 from tests.schedules import GatedCluster, GatedThread, Gates, Step
 
-NODES = 3
+NODES = 4
 SEGMENT_BYTES = 64
-CHANGES = ("delete", "quarantine", "A writes NewContent", "B writes NewContent")  # begin so
+CHANGES = (  # steps that begin so may change what layouts name, or what is there
+    "delete", "quarantine", "A writes NewContent", "B writes NewContent", "A writes switch",
+    "B writes switch",
+)  # fmt: skip
 EMPTIED = 8  # every how manyth schedule ends by deleting everything
 TABLES = (
     "segment", "content", "content_segment", "pin", "collect_queue", "outbox_delete", "orphan",
@@ -66,7 +70,7 @@ class Schedule:
         self._contents = (one, other, one + other)  # the third has the others as its segments
 
     async def run(self) -> None:
-        cluster = GatedCluster(self.world.nodes, self.gates)
+        cluster = GatedCluster(self.world.nodes, self.gates, self.world.clock)
         straggler_s = self.rng.choice([0.0, 30.0])
         with self._gated(), paths_of_both(self.world, cluster, straggler_s) as both:
             self.gates.in_order = True
@@ -75,6 +79,7 @@ class Schedule:
             await self.gates.run(
                 *(self._client(*ends) for ends in both for _ in range(self.rng.choice([1, 1, 2]))),
                 *(self._job(job) for m in self.world.coordinators for job in _workers(m, cluster)),
+                *(self._mend(*of) for of in zip(self.world.coordinators, both, strict=True)),
                 self._time(),
                 self._clean_up(self.rng.choice(self.world.coordinators), cluster),
             )
@@ -147,6 +152,16 @@ class Schedule:
         for _ in range(self.rng.randrange(10 if worker.name == "sweep" else 4)):
             with suppress(SixfoldError):
                 await worker.step()
+
+    async def _mend(self, metadata: Metadata, ends: tuple[WritePath, ReadPath]) -> None:
+        """As repair and drain do: what is short of shards becomes whole, or shards move."""
+        mender = Mender(ends[0]._services)
+        for _ in range(self.rng.randrange(3)):
+            data = self.rng.choice(self._contents[:2])
+            away_from = self.rng.sample(range(1, NODES + 1), self.rng.randrange(2))
+            if known := await metadata.find_segment(SegmentId(blake3_digest(data))):
+                with suppress(SixfoldError):
+                    await mender.mend(known.stored, away_from)
 
     async def _clean_up(self, metadata: Metadata, cluster: MemoryCluster) -> None:
         """Sometimes all that deletes runs to its end, with the time between that it takes."""

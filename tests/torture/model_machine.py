@@ -18,8 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common.errors import FateUnknown, NotFound, Undurable, Unreadable
 from common.failpoints import Point, armed
-from coordinator.metadata import StoredSegment
+from common.ids import ShardAddress
+from coordinator.metadata import StoredSegment, Wish
 from coordinator.metadata.rows import NO_NODE
+from coordinator.repair import SEARCH_AGAIN_S
 from tests.torture.model_contents import CONTENTS, IDS, segments_of, shards_in
 from tests.torture.one_process import (
     COORDINATORS,
@@ -31,6 +33,7 @@ from tests.torture.one_process import (
 )
 
 T = TypeVar("T")
+JOBS = ["collect", "outbox", "sweep", "repair", "rebalance", "scrub"]
 STEP_S = 60.0  # no step may take longer: a hang is a failure
 which = st.integers(0, len(CONTENTS) - 1)
 fronts = st.integers(0, COORDINATORS - 1)
@@ -48,7 +51,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.store = Store(self.directory)
         self.present: set[int] = set()
-        self.flipped: set[tuple[int, bytes]] = set()  # node, shard key
+        self.flipped: set[tuple[int, ShardAddress]] = set()  # on which node
+        self.drained: set[int] = set()
         self.run(self.store.start())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -70,7 +74,7 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             stored = self.run(self.store.fronts[front].put(CONTENTS[which]))
         except Undurable:
-            assert len(self.store.up) < LEAST_NODES
+            assert self.active() < LEAST_NODES
             return
         assert (stored.id, stored.size_bytes) == (IDS[which], len(CONTENTS[which]))
         assert stored.new == (which not in self.present)
@@ -88,7 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         for index, outcome in zip((which, other), self.run(both()), strict=True):
             if isinstance(outcome, Undurable):
-                assert len(self.store.up) < LEAST_NODES
+                assert self.active() < LEAST_NODES
             elif isinstance(outcome, BaseException):
                 raise outcome
             else:
@@ -148,9 +152,9 @@ class StoreMachine(RuleBasedStateMachine):
         manifest = self.run(self.store.fronts[0].reads.find(IDS[which]))
         stored = manifest.segments[segment % len(manifest.segments)]
         node, address = stored.layout[index], stored.address(index)
-        rots = node != NO_NODE and (node, address.key) not in self.flipped
+        rots = node != NO_NODE and (node, address) not in self.flipped
         if rots and self.store.nodes[node].flip(address, bit):
-            self.flipped.add((node, address.key))
+            self.flipped.add((node, address))
 
     # Time, and what is done behind
 
@@ -158,9 +162,31 @@ class StoreMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         self.run(self.store.pass_time(seconds))
 
-    @rule(front=fronts, job=st.sampled_from(["collect", "outbox", "sweep"]))
+    @rule(front=fronts, job=st.sampled_from(JOBS))
     def work(self, front: int, job: str) -> None:
         self.run(self.store.fronts[front].work(job))
+        self.run(self.forget_mended())
+
+    async def forget_mended(self) -> None:
+        """What repair has written anew is in order again."""
+        nodes = self.store.nodes
+        self.flipped = {
+            (node, address)
+            for node, address in self.flipped
+            if node not in self.store.up or not await nodes[node].has(address)
+        }
+
+    @rule(node=nodes, drains=st.booleans())
+    def drain(self, node: int, drains: bool) -> None:
+        """Or the opposite."""
+        self.run(self.store.wish(node, Wish.DRAINING if drains else Wish.ACTIVE))
+        self.drained = self.drained | {node} if drains else self.drained - {node}
+
+    @rule(node=nodes)
+    def scrub(self, node: int) -> None:
+        store = self.store.nodes[node].store
+        if store is not None:
+            self.run(store.scrub_once())
 
     @rule(node=nodes)
     def compact(self, node: int) -> None:
@@ -197,11 +223,15 @@ class StoreMachine(RuleBasedStateMachine):
         manifest = await self.store.fronts[0].reads.find(IDS[which])
         return all(self.shards_left(segment) >= segment.k for segment in manifest.segments)
 
+    def active(self) -> int:
+        """How many nodes can take new shards."""
+        return len(set(self.store.up) - self.drained)
+
     def shards_left(self, segment: StoredSegment) -> int:
         """Which no fault of ours has touched."""
         up = self.store.up
         return sum(
-            node in up and (node, segment.address(index).key) not in self.flipped
+            node in up and (node, segment.address(index)) not in self.flipped
             for index, node in enumerate(segment.layout)
         )
 
@@ -215,23 +245,43 @@ class StoreMachine(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
     def everything_comes_back(self) -> None:
-        """With all nodes up and the jobs idle, all is readable that can be, and no shard is left
-        that nothing refers to."""
-        for node in set(NODES) - set(self.store.up):
-            self.run(self.store.restart(node))
+        """With all nodes up and the jobs idle, all is whole that can be, and no shard is left that
+        nothing refers to."""
+        for node in NODES:
+            if node not in self.store.up:
+                self.run(self.store.restart(node))
+            self.run(self.store.wish(node, Wish.ACTIVE))
         for index in range(len(CONTENTS)):
             self.read(index, index % COORDINATORS, 0, None)
+        can_be_read = [i for i in self.present if self.run(self.must_be_readable(i))]
         self.run(self.until_idle())
         for index in self.present:
             self.read(index, 0, 0, None)
+        for index in can_be_read:
+            assert self.run(self.is_whole(index))
         self.nothing_is_left_over()
 
     async def until_idle(self) -> None:
-        for _ in range(3):  # what one leaves, the other finds after a grace period
-            await self.store.pass_time(GRACE_S + 1)
+        """What one job leaves, another finds a grace period later, or when repair goes through all
+        layouts again."""
+        for _ in range(4):
+            await self.store.pass_time(GRACE_S + int(SEARCH_AGAIN_S))
             for front in self.store.fronts:
                 for job in front.jobs:
                     await front.work(job)
+        await self.forget_mended()
+
+    async def is_whole(self, which: int) -> bool:
+        """All shards of it are good, on nine nodes."""
+        manifest = await self.store.fronts[0].reads.find(IDS[which])
+        if any(set(segment.layout) != set(NODES) for segment in manifest.segments):
+            return False
+        held = [
+            await self.store.nodes[node].has(segment.address(index))
+            for segment in manifest.segments
+            for index, node in enumerate(segment.layout)
+        ]
+        return all(held)
 
     def nothing_is_left_over(self) -> None:
         """Neither segments in the database nor shards on nodes."""

@@ -8,6 +8,7 @@ on time: the clock is moved by hand.
 import asyncio
 import math
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.codec import Codec
 from common.errors import NodeUnreachable, SessionLost
 from common.ids import ContentId
 from common.units import KIB, MIB
+from common.upkeep import Quarantined
 from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import Config
@@ -26,12 +28,13 @@ from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.draining import Draining
 from coordinator.jobs import Worker
 from coordinator.membership import Node as Member
-from coordinator.metadata import open_metadata
+from coordinator.metadata import Wish, open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
 from coordinator.rebalance import RebalanceWorker
 from coordinator.remote_store import RemoteStore
 from coordinator.repair import RepairWorker
+from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
 from coordinator.throttle import Throttle
@@ -55,19 +58,29 @@ class Direct:
     def __init__(self, store: VolumeStore) -> None:
         self.append, self.read, self.delete = store.append, store.read, store.delete
         self.stat, self.list = store.stat, store.list
-        self.quarantine = store.upkeep.quarantine.set_aside
+        self._kept = store.upkeep.quarantine
+        self.quarantine, self.restore = self._kept.set_aside, self._kept.restore
+
+    async def quarantined(self) -> AsyncIterator[Quarantined]:
+        for kept in self._kept.page(None, sys.maxsize):
+            yield kept
 
 
 class Connected(Cluster):
-    """The real cluster, but for what lies between it and the nodes."""
+    """The real cluster, but for what lies between it and the nodes: `direct` makes that, of a
+    node's number and its store."""
 
     reached: Mapping[int, StorageNode]
+
+    @staticmethod
+    def direct(number: int, store: VolumeStore) -> Direct:
+        return Direct(store)
 
     def store(self, number: int) -> RemoteStore:
         store = self.reached[number].store
         if store is None:
             raise NodeUnreachable(f"node-{number} is down")
-        return cast(RemoteStore, Direct(store))
+        return cast(RemoteStore, self.direct(number, store))
 
     def _connect(self, node: Member) -> None:
         node.reachable = self.reached[node.number].store is not None
@@ -99,6 +112,7 @@ class Front:
             SweepWorker(self.metadata, self.cluster, every_s=0),
             RepairWorker(services, Throttle(math.inf), self._clock),
             RebalanceWorker(services, Throttle(math.inf), self._clock),
+            ScrubWorker(services, Throttle(math.inf), interval_s=1),
         ]
         self.draining = Draining(services)
         self.jobs = {job.name: job for job in jobs}
@@ -194,6 +208,12 @@ class Store:
         node.directory.note_epoch(answer.epoch)
         for other in others:
             await other.look()
+
+    async def wish(self, number: int, wish: Wish) -> None:
+        """What the operator wants of a node; all coordinators know of it."""
+        await self.fronts[0].metadata.set_wish(number, wish)
+        for front in self.fronts:
+            front.cluster.membership.wish_changed(number, wish)
 
     async def pass_time(self, seconds: int) -> None:
         """Who is up reports when it is over; the sessions' leases may have run out meanwhile."""

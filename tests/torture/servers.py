@@ -5,6 +5,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,14 @@ DEADLINE_S = 60.0  # for what takes a second or two when all is well
 LAST_LINES = 15  # of each log, when something has failed
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a server runs: a command that becomes it, and options of its own."""
+
+    prefix: Sequence[str] = ()
+    options: Sequence[str] = ()
+
+
 def node_names(count: int) -> list[str]:
     return [f"node-{number}" for number in range(1, count + 1)]
 
@@ -32,7 +41,9 @@ class Servers:
         directory: Path,
         coordinator_options: Sequence[str] = (),
         node_options: Sequence[str] = (),
+        homes: Mapping[str, Home] = {},
     ) -> None:
+        self._homes = homes
         self.directory = LocalDirectory(directory)
         self.directory.create()
         self.directory.fill()
@@ -70,13 +81,12 @@ class Servers:
         if name == COORDINATOR:
             self._port = urlsplit(self.url).port or 0
 
-    def launch(
-        self, name: str, environment: Mapping[str, str] = {}, prefix: Sequence[str] = ()
-    ) -> StartedServer:
-        """Started, and not waited for. `prefix` is a command that becomes the server."""
+    def launch(self, name: str, environment: Mapping[str, str] = {}) -> StartedServer:
+        """Started, and not waited for."""
         assert not self.runs(name), name
         settings = [f"{key}={value}" for key, value in environment.items()]
-        command = [*prefix, "env", *settings, *self._command(name)]
+        home = self._homes.get(name, Home())
+        command = [*home.prefix, "env", *settings, *self._command(name), *home.options]
         self.data(name).mkdir(PRIVATE_DIR, exist_ok=True)
         data, log = str(self.data(name)), str(self.directory.log(name))
         server = start_server(ServerProcess(_role(name), name, 0, "", data, log, command))
@@ -155,9 +165,10 @@ async def running(
     nodes: int = 9,
     coordinator_options: Sequence[str] = (),
     node_options: Sequence[str] = (),
+    homes: Mapping[str, Home] = {},
 ) -> AsyncIterator[Servers]:
     """All of them, killed when the block ends; the ends of their logs are printed if it fails."""
-    servers = Servers(directory, coordinator_options, node_options)
+    servers = Servers(directory, coordinator_options, node_options, homes)
     try:
         await servers.start_all(node_names(nodes))
         yield servers

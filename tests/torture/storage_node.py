@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import Corrupt
+from common.errors import Corrupt, SixfoldError
 from common.ids import ShardAddress
 from common.membership import NodeReport
 from common.record import HEADER_BYTES, RecordKind, unpack_header
-from common.shards import ShardInfo
+from common.shards import ShardInfo, ShardRecord
 from common.units import KIB, MIB
 from shardd.disk import RealDisk
 from shardd.identity import DataDirectory
@@ -67,6 +67,15 @@ class StorageNode:
         """All that it has."""
         assert self.store is not None
         return [info async for info in self.store.list()]
+
+    async def has(self, address: ShardAddress) -> bool:
+        """Whether it gives the right bytes for it."""
+        assert self.store is not None
+        try:
+            (answer,) = await self.store.read([address])
+        except SixfoldError:
+            return False
+        return isinstance(answer, ShardRecord) and answer.is_intact()
 
     # What a crash leaves, and rot
 

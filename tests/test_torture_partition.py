@@ -1,0 +1,14 @@
+"""The quick form of `make torture-partition`."""
+
+import pytest
+
+from tests.torture import partition
+from tests.torture.outcome import CannotRun
+
+
+def test_a_partition_loses_nothing() -> None:
+    try:
+        outcome = partition.main(scale=0.01, seed=1)
+    except CannotRun as reason:
+        pytest.skip(str(reason))
+    outcome.check()

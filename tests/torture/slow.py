@@ -1,0 +1,143 @@
+"""One node is slow: it has stopped without a word, answers 2 s late, or lets its bytes drip.
+Readers must hardly notice, and the other nodes must not pay for it.
+
+In one process: what makes the node slow stands where its lane would be, and counts what is asked.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from unittest.mock import patch
+
+from common.errors import NodeUnreachable
+from common.hashing import blake3_digest
+from common.ids import ContentId, ShardAddress
+from common.shards import ShardMissing, ShardRecord
+from common.units import KIB
+from coordinator.latency import HEDGE_SHARE, MAX_HEDGES_SAVED
+from shardd.store import VolumeStore
+from tests.torture.one_process import NODES, Direct, Front, Store
+from tests.torture.outcome import Outcome, quiet, scaled, scratch
+
+ROW = 13
+PROMISE = "one slow node: GET p99 at most twice that of healthy nodes, at most 5 % extra requests"
+GETS, RUNS = 2_000, 5  # of each kind: runs, of which the median counts
+CONTENTS, SIZE_BYTES, AT_ONCE, K = 40, 20 * KIB, 4, 6
+DELAY_S, DRIP_BYTES_PER_S = 2.0, 1 * KIB
+SILENT_S = 4.0  # then a lane gives up
+MOST = 2.0
+JUDGED = 0.5  # from this scale on times count; a quick form judges the requests alone
+
+
+class Pace(StrEnum):
+    HEALTHY = "healthy"
+    STOPPED = "stopped"
+    DELAYED = "delayed"
+    DRIPPING = "dripping"
+
+
+def main(scale: float, seed: int) -> Outcome:
+    with scratch("slow") as directory, quiet():
+        test = asyncio.run(_run(Store(directory), scaled(GETS, scale, 100), random.Random(seed)))
+    healthy_s = test.p99_s[Pace.HEALTHY]
+    ratios = {pace: test.p99_s[pace] / healthy_s for pace in Pace if pace is not Pace.HEALTHY}
+    violations = list(test.violations)
+    if scale >= JUDGED:
+        violations += [f"{p}: p99 is {r:.1f} x" for p, r in ratios.items() if r > MOST]
+    told = ", ".join(f"{pace} {ratio:.2f} x" for pace, ratio in ratios.items())
+    extra = ", ".join(f"{pace} {share:.1%}" for pace, share in test.extra.items())
+    return Outcome(
+        f"GET p99 {told} of {healthy_s * 1000:.1f} ms; extra requests {extra}", violations
+    )
+
+
+@dataclass
+class _Test:
+    p99_s: dict[Pace, float]
+    extra: dict[Pace, float]
+    violations: list[str]
+
+
+class _Slow(Direct):
+    """A node whose reads the test slows down and counts."""
+
+    def __init__(self, store: VolumeStore, pace: Pace, count: "_Count") -> None:
+        super().__init__(store)
+        self._read, self._pace, self._count = store.read, pace, count
+        self.read = self._slow_read
+
+    async def _slow_read(
+        self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
+    ) -> list[ShardRecord | ShardMissing]:
+        self._count.asked += 1
+        if self._pace is Pace.STOPPED:
+            await asyncio.sleep(SILENT_S)
+            raise NodeUnreachable("the lane is silent")
+        if self._pace is Pace.DELAYED:
+            await asyncio.sleep(DELAY_S)
+        elif self._pace is Pace.DRIPPING:
+            await asyncio.sleep(sum(map(len, into or ())) / DRIP_BYTES_PER_S)
+        return await self._read(addresses, into)
+
+
+@dataclass
+class _Count:
+    asked: int = 0
+
+
+async def _run(store: Store, gets: int, chance: random.Random) -> _Test:
+    await store.start()
+    front, test = store.fronts[0], _Test({}, {}, [])
+    try:
+        contents = [chance.randbytes(SIZE_BYTES) for _ in range(CONTENTS)]
+        for data in contents:
+            await front.put(data)
+        for pace in Pace:
+            await _measure(front, pace, contents, gets, chance, test)
+    finally:
+        await store.close()
+    return test
+
+
+async def _measure(
+    front: Front,
+    pace: Pace,
+    contents: list[bytes],
+    gets: int,
+    chance: random.Random,
+    test: _Test,
+) -> None:
+    """All runs of one kind, each with another node that is slow."""
+    count, p99s = _Count(), []
+    for _ in range(RUNS):
+        slow = chance.choice(NODES)
+
+        def direct(number: int, store: VolumeStore, slow: int = slow) -> Direct:
+            return _Slow(store, pace if number == slow else Pace.HEALTHY, count)
+
+        with patch.object(front.cluster, "direct", direct):
+            p99s.append(await _p99_s(front, contents, gets))
+    needed = K * gets * RUNS
+    test.p99_s[pace] = statistics.median(p99s)
+    test.extra[pace] = (count.asked - needed) / needed
+    if count.asked - needed > HEDGE_SHARE * needed + MAX_HEDGES_SAVED:
+        test.violations.append(f"{pace}: {count.asked} requests, {needed} would do")
+
+
+async def _p99_s(front: Front, contents: list[bytes], gets: int) -> float:
+    took_s: list[float] = []
+    numbers = iter(range(gets))
+
+    async def read() -> None:
+        for number in numbers:
+            data = contents[number % len(contents)]
+            began_s = time.monotonic()
+            assert await front.get(ContentId(blake3_digest(data))) == data
+            took_s.append(time.monotonic() - began_s)
+
+    await asyncio.gather(*(read() for _ in range(AT_ONCE)))
+    return sorted(took_s)[int(0.99 * len(took_s))]

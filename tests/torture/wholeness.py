@@ -1,0 +1,52 @@
+"""What must hold of a store (one_process.py) once repair has nothing left to do."""
+
+from collections.abc import AsyncIterator, Mapping
+
+from common.ids import ContentId
+from common.shards import ShardMissing
+from coordinator.metadata import StoredSegment
+from coordinator.metadata.rows import NO_NODE
+from tests.torture.one_process import Store
+
+PATIENCE_S = 700  # longer than repair ever waits before it tries again, and than a place rests
+ROUNDS = 6
+
+
+async def repaired(store: Store, *fronts: int) -> None:
+    """Run repair in these coordinators, in turn, until the queue is empty or that has not helped
+    for a long time."""
+    for _ in range(ROUNDS):
+        for front in fronts:
+            await store.fronts[front].work("outbox")
+            await store.fronts[front].work("repair")
+        if not (await store.fronts[0].metadata.counts())["repair_queue"]:
+            return
+        await store.pass_time(PATIENCE_S)
+
+
+async def faults(store: Store, contents: Mapping[ContentId, bytes]) -> AsyncIterator[str]:
+    """Everything that is not as it should be: bytes, shards, where they lie, the queue."""
+    for id_, data in contents.items():
+        if await store.fronts[1].get(id_) != data:
+            yield f"content {id_}: wrong bytes"
+        for segment in (await store.fronts[0].reads.find(id_)).segments:
+            async for fault in _faults_of(store, segment):
+                yield f"segment {segment.id}: {fault}"
+    if waiting := (await store.fronts[0].metadata.counts())["repair_queue"]:
+        yield f"{waiting} segments are still in the repair queue"
+
+
+async def _faults_of(store: Store, segment: StoredSegment) -> AsyncIterator[str]:
+    used = set(segment.layout)
+    if NO_NODE in used or len(used) < min(segment.n, len(store.up)):
+        yield f"not spread as it could be: {segment.layout} on nodes {store.up}"
+    for index, number in enumerate(segment.layout):
+        held = store.nodes[number].store if number != NO_NODE else None
+        if held is None:
+            yield f"shard {index} is on node {number}, which is not there"
+            continue
+        (record,) = await held.read([segment.address(index)])
+        if isinstance(record, ShardMissing) or not record.is_intact():
+            yield f"shard {index} on node {number} is missing or bad"
+        elif record.info.checksum != segment.checksum(index):
+            yield f"shard {index} on node {number} is not what the metadata says"
