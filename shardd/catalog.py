@@ -98,6 +98,10 @@ class Catalog:
     def next_sequence(self) -> int:
         return self._next_sequence
 
+    def check(self) -> None:
+        """As IndexFile.check."""
+        self._file.check()
+
     def checkpoints(self) -> dict[int, int]:
         """As IndexFile.checkpoints."""
         return self._file.checkpoints()

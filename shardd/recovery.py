@@ -17,6 +17,7 @@ from shardd.direct import DirectFile
 from shardd.disk import Disk
 from shardd.entries import Entry
 from shardd.index import IndexDamaged, remove_index
+from shardd.index_seal import break_seal
 from shardd.scan import Scan, Window
 from shardd.usage import Standing
 from shardd.volume import SUPERBLOCK_BYTES, Volume
@@ -37,11 +38,12 @@ class Recovered(NamedTuple):
 async def recover(disk: Disk, volumes: VolumeSet, index_path: Path, node_id: str) -> Recovered:
     """The catalog, complete. Every volume's `end` is final then."""
     try:
-        return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run()
+        is_sound = await asyncio.to_thread(break_seal, index_path)
+        return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run(is_sound)
     except (IndexDamaged, Unavailable) as error:
         log.warning("%s; rebuilding it from the volumes", error)
     remove_index(index_path)
-    return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run()
+    return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run(is_sound=True)
 
 
 class _Recovery:
@@ -52,9 +54,11 @@ class _Recovery:
         self._rotten: list[Entry] = []
         self._failure: str | None = None
 
-    async def run(self) -> Recovered:
-        """Closes the catalog if it raises."""
+    async def run(self, is_sound: bool) -> Recovered:
+        """`is_sound`: the index need not be checked. Closes the catalog if it raises."""
         try:
+            if not is_sound:
+                await asyncio.to_thread(self._catalog.check)
             checkpoints = self._catalog.checkpoints()
             self._check_fit(checkpoints)
             self._must(self._volumes.sync_names)
