@@ -13,6 +13,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from common.failpoints import Point, failpoint
 from common.units import MIB
 from shardd.disk import RealDisk, write_durably
 from shardd.index import IndexDamaged
@@ -35,6 +36,7 @@ def break_seal(path: Path) -> bool:
         # Durably, or after a power loss it would be held against what has been written since.
         _seal_of(path).unlink()
         RealDisk().fsync_dir(path.parent)
+        failpoint(Point.INDEX_UNSEALED)
         return True
     except FileNotFoundError:
         return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import Unavailable
+from common.failpoints import Point, failpoint
 from shardd.catalog import Catalog
 from shardd.direct import DirectFile
 from shardd.disk import Disk
@@ -95,6 +96,7 @@ class _Recovery:
         has_hole = False
         with DirectFile(self._disk, volume.path) as file:
             self._must(file.sync)
+            failpoint(Point.TAIL_SYNCED)
             if start < volume.end:
                 log.info("%s: reading %d bytes", volume.path, volume.end - start)
                 scan = Scan(volume, Window(file, volume), self._catalog)
@@ -105,6 +107,7 @@ class _Recovery:
             # A negative cut is a record whole but for its padding.
             log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
             self._must(lambda: volume.cut(end))
+            failpoint(Point.TAIL_CUT)
         if has_hole:
             self._roll(volume)
         self._catalog.apply([], {volume.number: end}, 0)
