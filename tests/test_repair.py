@@ -9,7 +9,10 @@ import pytest
 
 from common.errors import Conflict, NotFound
 from common.ids import ContentId
+from coordinator import repair
+from coordinator.jobs import LEASE_S
 from coordinator.metadata import Wish
+from coordinator.metadata.inspecting import LayoutUse
 from coordinator.metadata.writes import UNUSED_S
 from tests.torture.one_process import Store
 
@@ -215,3 +218,28 @@ async def test_a_shard_whose_checksum_is_not_known_is_proved_by_the_segment_itse
     found = [s for id_ in contents for s in (await front.reads.find(id_)).segments]
     assert [s.checksums for s in found] == [s.checksums for s in known]
     await check(store, contents)
+
+
+async def test_another_process_goes_on_where_the_search_stood(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = await filled(store)
+    for front in store.fronts:
+        await front.work("repair")
+    monkeypatch.setattr(repair, "LAYOUTS_AT_ONCE", 2)
+    await lose(store, 6)
+    first, second = (front.jobs["repair"] for front in store.fronts)
+    await first.step()
+    await store.pass_time(LEASE_S + 1)
+    began: list[int] = []
+    uses = store.fronts[1].metadata.layout_uses
+
+    async def looked_at(after: int, limit: int) -> list[LayoutUse]:
+        began.append(after)
+        return await uses(after, limit)
+
+    monkeypatch.setattr(store.fronts[1].metadata, "layout_uses", looked_at)
+    await second.step()
+    assert began == [2]
+    await store.fronts[1].work("repair")
+    await check(store, contents, survives=2)
