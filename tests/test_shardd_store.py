@@ -2,62 +2,31 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from common.errors import BadRequest, Corrupt, StorageFull, StoreReadOnly, Unavailable
-from common.shards import Buffer, ShardMissing, ShardRecord
+from common.framing import LARGE_PAYLOAD_BYTES
+from common.shards import ShardMissing, ShardRecord
 from common.units import GIB, KIB, MIB
-from shardd.disk import Disk, DiskSpace, RealDisk
+from shardd.disk import Disk, DiskSpace
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
 from shardd.volume import SUPERBLOCK_BYTES, volume_name
+from tests.disks.faulty import EIO, ENOSPC, Fails, FaultyDisk, Short, faulty
+from tests.disks.recording import RecordingDisk
 from tests.stores import make_shard
 
 
-class FaultyDisk(RealDisk):
-    """Fails a call once when told to; counts; can say that it is full."""
+class Crowded(RecordingDisk):
+    """Says how much room it has."""
 
-    def __init__(self) -> None:
-        self.faults: dict[str, OSError] = {}
-        self.counts: dict[str, int] = {}
-        self.short_by = 0
-        self.space_left = 10 * GIB
-
-    def _count(self, call: str) -> None:
-        self.counts[call] = self.counts.get(call, 0) + 1
-        if (error := self.faults.pop(call, None)) is not None:
-            raise error
-
-    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
-        self._count("pwritev")
-        if self.short_by:
-            part = memoryview(buffers[0])[: -self.short_by]
-            self.short_by = 0
-            return super().pwritev(fd, [part], offset)
-        return super().pwritev(fd, buffers, offset)
-
-    def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
-        self._count("preadv")
-        return super().preadv(fd, buffers, offset)
-
-    def preadv_nowait(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
-        self._count("preadv_nowait")
-        return super().preadv_nowait(fd, buffers, offset)
-
-    def fdatasync(self, fd: int) -> None:
-        self._count("fdatasync")
-        super().fdatasync(fd)
-
-    def truncate(self, fd: int, size_bytes: int) -> None:
-        self._count("truncate")
-        super().truncate(fd, size_bytes)
+    space_left = 10 * GIB
 
     def space(self, path: Path) -> DiskSpace:
-        self._count("space")
         return DiskSpace(10 * GIB, self.space_left)
 
 
@@ -74,32 +43,39 @@ async def opened(
         directory.close()
 
 
+@asynccontextmanager
+async def scripted(
+    path: Path, recorded: Crowded, limits: StoreLimits | None = None
+) -> AsyncIterator[tuple[FaultyDisk, VolumeStore]]:
+    """On a disk whose calls are recorded unless they were to fail."""
+    with faulty(recorded) as disk:
+        async with opened(path, disk, limits) as store:
+            yield disk, store
+
+
 async def holds(store: VolumeStore, shard: ShardRecord) -> bool:
     (found,) = await store.read([shard.address])
     return isinstance(found, ShardRecord) and bytes(found.payload) == shard.payload
 
 
-IO_ERROR, FULL = OSError(errno.EIO, "broken"), OSError(errno.ENOSPC, "full")
-
-
 @pytest.mark.parametrize("size", [30, 100 * KIB])
 @pytest.mark.parametrize("call", ["fdatasync", "pwritev"])
 async def test_an_io_error_makes_the_store_read_only(tmp_path: Path, call: str, size: int) -> None:
-    disk, before = FaultyDisk(), make_shard(size, 1)
-    async with opened(tmp_path, disk) as store:
+    recorded, before = Crowded(), make_shard(size, 1)
+    async with scripted(tmp_path, recorded) as (disk, store):
         await store.append([before])
-        disk.faults[call] = IO_ERROR
+        disk.script(call, EIO)
         with pytest.raises(StoreReadOnly):
             await store.append([make_shard(size, 2)])
-        syncs = disk.counts["fdatasync"]
+        syncs = recorded.count(["fdatasync"])
         with pytest.raises(StoreReadOnly):
             await store.append([make_shard(size, 3)])
         with pytest.raises(StoreReadOnly):
             await store.delete([before.address])
-        assert disk.counts["fdatasync"] == syncs  # never tried again
+        assert recorded.count(["fdatasync"]) == syncs  # never tried again
         assert (await store.stat()).read_only
         assert store.failure is not None
-        assert "broken" in store.failure
+        assert "Input/output" in store.failure
         assert await holds(store, before)
         assert not await holds(store, make_shard(size, 2))
     async with opened(tmp_path) as store:  # acknowledged ones are there, and it writes again
@@ -108,10 +84,10 @@ async def test_an_io_error_makes_the_store_read_only(tmp_path: Path, call: str, 
 
 
 async def test_a_failed_sync_fails_the_whole_group(tmp_path: Path) -> None:
-    disk = FaultyDisk()
-    async with opened(tmp_path, disk) as store:
+    recorded = Crowded()
+    async with scripted(tmp_path, recorded) as (disk, store):
         await store.append([make_shard(10, 0)])
-        disk.faults["fdatasync"] = IO_ERROR
+        disk.script("fdatasync", EIO)
         calls = [store.append([make_shard(10, seed)]) for seed in range(1, 50)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {StoreReadOnly}
@@ -123,15 +99,15 @@ async def test_a_failed_sync_fails_the_whole_group(tmp_path: Path) -> None:
 async def test_a_full_disk_takes_back_what_was_half_written(
     tmp_path: Path, size: int, how: str
 ) -> None:
-    disk, before, after = FaultyDisk(), make_shard(size, 1), make_shard(size, 3)
-    async with opened(tmp_path, disk) as store:
+    recorded, before, after = Crowded(), make_shard(size, 1), make_shard(size, 3)
+    async with scripted(tmp_path, recorded) as (disk, store):
         await store.append([before])
         path = tmp_path / "volumes" / volume_name(1)
         length = path.stat().st_size
         if how == "short":
-            disk.short_by = 4096 if size > 64 * KIB else 5  # O_DIRECT writes whole pages
+            disk.script("pwritev", Short(5))
         else:
-            disk.faults["pwritev"] = FULL
+            disk.script("pwritev", ENOSPC)
         with pytest.raises(StorageFull):
             await store.append([make_shard(size, 2)])
         assert path.stat().st_size == length
@@ -148,9 +124,9 @@ async def test_a_full_disk_takes_back_what_was_half_written(
 
 
 async def test_a_volume_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
-    disk = FaultyDisk()
-    async with opened(tmp_path, disk) as store:
-        disk.faults["pwritev"] = FULL
+    recorded = Crowded()
+    async with scripted(tmp_path, recorded) as (disk, store):
+        disk.script("pwritev", ENOSPC)
         with pytest.raises(StorageFull):
             await store.append([make_shard(10)])
         assert list((tmp_path / "volumes").iterdir()) == []
@@ -159,30 +135,31 @@ async def test_a_volume_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> N
 
 
 async def test_a_cut_that_fails_is_final(tmp_path: Path) -> None:
-    disk = FaultyDisk()
-    async with opened(tmp_path, disk) as store:
+    recorded = Crowded()
+    async with scripted(tmp_path, recorded) as (disk, store):
         await store.append([make_shard(10, 1)])
-        disk.faults |= {"pwritev": FULL, "truncate": IO_ERROR}
+        disk.script("pwritev", ENOSPC)
+        disk.script("truncate", EIO)
         with pytest.raises(StoreReadOnly):
             await store.append([make_shard(10, 2)])
         assert (await store.stat()).read_only
 
 
 async def test_the_reserve_is_for_deletes(tmp_path: Path) -> None:
-    disk, shard = FaultyDisk(), make_shard(30)
-    async with opened(tmp_path, disk, StoreLimits(reserve_bytes=MIB)) as store:
+    recorded, shard = Crowded(), make_shard(30)
+    async with opened(tmp_path, recorded, StoreLimits(reserve_bytes=MIB)) as store:
         await store.append([shard])
-        writes = disk.counts["pwritev"]
-        disk.space_left = MIB + 100
+        writes = recorded.count(["pwritev"])
+        recorded.space_left = MIB + 100
         with pytest.raises(StorageFull):
             await store.append([make_shard(31)])
-        assert disk.counts["pwritev"] == writes  # refused before anything was written
+        assert recorded.count(["pwritev"]) == writes  # refused before anything was written
         assert (await store.stat()).free_bytes == 100
         await store.delete([shard.address])
         assert not await holds(store, shard)
-        disk.space_left = 100
+        recorded.space_left = 100
         assert (await store.stat()).free_bytes == 0
-        disk.space_left = 10 * GIB
+        recorded.space_left = 10 * GIB
         await store.append([shard])
 
 
@@ -212,24 +189,24 @@ async def test_one_that_does_not_fit_does_not_keep_out_one_that_does(tmp_path: P
 
 
 async def test_who_waits_together_is_synced_together(tmp_path: Path) -> None:
-    disk = FaultyDisk()
-    async with opened(tmp_path, disk) as store:
+    recorded = Crowded()
+    async with opened(tmp_path, recorded) as store:
         await store.append([make_shard(10, 0)])
-        before = disk.counts["fdatasync"]
+        before = recorded.count(["fdatasync"])
         await asyncio.gather(*(store.append([make_shard(10, seed)]) for seed in range(1, 501)))
-        assert disk.counts["fdatasync"] - before <= 50
+        assert recorded.count(["fdatasync"]) - before <= 50
         assert (await store.stat()).shards == 501
 
 
 async def test_a_repeated_delete_writes_nothing(tmp_path: Path) -> None:
-    disk, shard = FaultyDisk(), make_shard(10)
-    async with opened(tmp_path, disk) as store:
+    recorded, shard = Crowded(), make_shard(10)
+    async with opened(tmp_path, recorded) as store:
         await store.append([shard])
         await store.delete([shard.address])
-        writes = disk.counts["pwritev"]
+        writes = recorded.count(["pwritev"])
         await store.delete([shard.address])
         await store.delete([make_shard(11).address])
-        assert disk.counts["pwritev"] == writes
+        assert recorded.count(["pwritev"]) == writes
 
 
 async def test_a_record_that_is_another_is_not_served(
@@ -264,24 +241,26 @@ async def test_a_flipped_header_is_not_served(tmp_path: Path) -> None:
 async def test_a_disk_that_cannot_read_is_an_error_and_not_an_absence(
     tmp_path: Path, size: int
 ) -> None:
-    disk, shard = FaultyDisk(), make_shard(size)
-    async with opened(tmp_path, disk) as store:
+    recorded, shard = Crowded(), make_shard(size)
+    async with scripted(tmp_path, recorded) as (disk, store):
         await store.append([shard])
-        disk.faults |= {"preadv": IO_ERROR, "preadv_nowait": IO_ERROR}
+        disk.script("preadv", EIO)
+        if size < LARGE_PAYLOAD_BYTES:  # large ones are never in the page cache
+            disk.script("preadv_nowait", EIO)
         with pytest.raises(Corrupt, match="cannot be read"):
             await store.read([shard.address])
         assert await holds(store, shard)
 
 
 async def test_a_read_that_would_wait_goes_to_a_thread(tmp_path: Path) -> None:
-    disk, shard = FaultyDisk(), make_shard(3000)
-    async with opened(tmp_path, disk) as store:
+    recorded, shard = Crowded(), make_shard(3000)
+    async with scripted(tmp_path, recorded) as (disk, store):
         await store.append([shard])
         assert await holds(store, shard)
-        assert "preadv" not in disk.counts
-        disk.faults["preadv_nowait"] = BlockingIOError(errno.EAGAIN, "not cached")
+        before = recorded.count(["preadv"])
+        disk.script("preadv_nowait", Fails(errno.EAGAIN))
         assert await holds(store, shard)
-        assert disk.counts["preadv"] == 1
+        assert recorded.count(["preadv"]) == before + 1
 
 
 async def test_sizes_that_no_shard_has_are_refused(tmp_path: Path) -> None:
@@ -342,8 +321,8 @@ async def test_a_call_larger_than_the_pool_is_served(tmp_path: Path) -> None:
 
 
 async def test_a_disk_that_does_not_say_how_much_room_it_has_takes_nothing(tmp_path: Path) -> None:
-    disk = FaultyDisk()
-    async with opened(tmp_path, disk) as store:
-        disk.faults["space"] = OSError(errno.ENOENT, "unmounted")
+    recorded = Crowded()
+    async with scripted(tmp_path, recorded) as (disk, store):
+        disk.script("space", Fails(errno.ENOENT))
         with pytest.raises(StoreReadOnly):
             await store.append([make_shard(10)])

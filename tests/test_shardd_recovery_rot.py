@@ -1,0 +1,149 @@
+"""What a node finds when it starts again after records, superblocks or sectors have rotted."""
+
+from pathlib import Path
+
+import pytest
+
+from common.record import HEADER_BYTES, shard_header, tombstone_header
+from common.units import KIB, MIB
+from shardd.index import remove_index
+from shardd.volume import volume_name
+from tests.bad_sectors import BadSectors
+from tests.reopened import fill, offsets, opened, present, volume
+from tests.stores import make_shard
+
+
+@pytest.mark.parametrize("size", [30, 100 * KIB])
+@pytest.mark.parametrize("part", ["header", "payload", "both"])
+async def test_one_rotten_record_hides_no_other(tmp_path: Path, size: int, part: str) -> None:
+    shards = [make_shard(size, seed) for seed in range(5)]
+    await fill(tmp_path, shards)
+    remove_index(tmp_path / "index.db")
+    data = bytearray(volume(tmp_path).read_bytes())
+    bad = offsets(shards)[2]
+    if part != "payload":
+        data[bad + 20] ^= 1
+    if part != "header":
+        data[bad + HEADER_BYTES + 7] ^= 1
+    volume(tmp_path).write_bytes(data)
+    async with opened(tmp_path) as store:
+        assert await present(store, shards) == [True, True, False, True, True]
+        assert volume(tmp_path).stat().st_size == len(data)
+        await store.append([shards[2]])
+        assert all(await present(store, shards))
+
+
+async def test_a_header_that_states_an_absurd_size_is_no_header(tmp_path: Path) -> None:
+    shards = [make_shard(30, seed) for seed in range(2)]
+    await fill(tmp_path, shards[:1])
+    remove_index(tmp_path / "index.db")
+    info = make_shard(17 * MIB).info
+    with volume(tmp_path).open("ab") as file:
+        file.write(shard_header(info, 9) + shard_header(shards[1].info, 10))
+        file.write(bytes(shards[1].payload) + bytes(2))
+    async with opened(tmp_path) as store:
+        assert await present(store, shards) == [True, True]
+
+
+async def test_a_copied_volume_inside_a_payload_buries_nothing(tmp_path: Path) -> None:
+    """Someone stores a volume in the store, and the record that holds it rots or tears."""
+    victim = make_shard(40, 1)
+    copied = tombstone_header(victim.address, 1000)
+    trap = make_shard(512, 2)
+    await fill(tmp_path, [victim], [trap])
+    data = bytearray(volume(tmp_path).read_bytes())
+    at = offsets([victim])[1]
+    data[at + HEADER_BYTES : at + HEADER_BYTES + len(copied)] = copied
+    for damage in ("rotten header", "torn payload"):
+        remove_index(tmp_path / "index.db")
+        damaged = bytearray(data)
+        if damage == "rotten header":
+            damaged[at] ^= 1
+        else:
+            del damaged[at + HEADER_BYTES + 256 :]
+        volume(tmp_path).write_bytes(damaged)
+        async with opened(tmp_path) as store:
+            assert await present(store, [victim]) == [True]
+
+
+@pytest.mark.parametrize("inside", ["nothing", "too long for the file", "over what follows"])
+async def test_what_looks_like_a_record_inside_a_lost_one_hides_nothing(
+    tmp_path: Path, inside: str
+) -> None:
+    """Someone stores a volume in the store, and the header of the record that holds it rots."""
+    trap, victims = make_shard(512, 2), [make_shard(40, seed) for seed in range(3)]
+    await fill(tmp_path, [trap], victims)
+    remove_index(tmp_path / "index.db")
+    data = bytearray(volume(tmp_path).read_bytes())
+    at = offsets([])[0]
+    data[at + 20] ^= 1
+    copied = make_shard(10_000 if inside == "too long for the file" else 400)
+    if inside != "nothing":
+        place = at + HEADER_BYTES + 64
+        data[place : place + HEADER_BYTES] = shard_header(copied.info, 9)
+    volume(tmp_path).write_bytes(data)
+    async with opened(tmp_path) as store:
+        assert await present(store, victims) == [True] * 3
+        assert await present(store, [trap, copied]) == [False] * 2
+
+
+async def test_after_a_torn_write_with_a_hole_deletes_hold(tmp_path: Path) -> None:
+    """A power loss kept the last record of a write but not the one before it, behind which no
+    tombstone is believed: what is deleted later must not come back with the index gone."""
+    shards = [make_shard(600, seed) for seed in range(4)]
+    await fill(tmp_path, shards[:2], shards[2:])
+    remove_index(tmp_path / "index.db")
+    data = bytearray(volume(tmp_path).read_bytes())
+    lost = offsets(shards)[2]
+    data[lost : lost + 512] = bytes(512)
+    volume(tmp_path).write_bytes(data)
+    async with opened(tmp_path) as store:
+        assert await present(store, shards) == [True, True, False, True]
+    async with opened(tmp_path) as store:
+        await store.delete([shards[0].address])
+        await store.append([shards[2]])
+    remove_index(tmp_path / "index.db")
+    async with opened(tmp_path) as store:
+        assert await present(store, shards) == [False, True, True, True]
+        assert len(list((tmp_path / "volumes").iterdir())) == 2
+    remove_index(tmp_path / "index.db")
+    async with opened(tmp_path) as store:
+        await store.append([make_shard(600, 9)])
+        assert len(list((tmp_path / "volumes").iterdir())) == 2  # once is enough
+
+
+async def test_a_rotten_superblock_hides_no_record(tmp_path: Path) -> None:
+    shards = [make_shard(size, seed) for seed in range(3) for size in (30, 100 * KIB)]
+    await fill(tmp_path, shards)
+    remove_index(tmp_path / "index.db")
+    for number in (1, 2):
+        data = bytearray(volume(tmp_path, number).read_bytes())
+        data[9] ^= 1
+        volume(tmp_path, number).write_bytes(data)
+    async with opened(tmp_path) as store:
+        assert all(await present(store, shards))
+        await store.append([make_shard(40)])
+        assert volume(tmp_path, 3).exists()  # nothing more goes into the rotten ones
+
+
+async def test_a_superblock_that_cannot_be_read_hides_no_record(tmp_path: Path) -> None:
+    shards = [make_shard(size, seed) for seed in range(3) for size in (30, 100 * KIB)]
+    await fill(tmp_path, shards)
+    disk = BadSectors()
+    disk.bad |= {(volume_name(number), 0) for number in (1, 2)}
+    for _ in range(2):
+        async with opened(tmp_path, disk=disk) as store:
+            assert all(await present(store, shards))
+        remove_index(tmp_path / "index.db")
+
+
+async def test_a_stray_copy_in_a_volume_of_the_other_class_is_passed_over(tmp_path: Path) -> None:
+    """It could not be read from there, and must not win over the record itself."""
+    small, large = make_shard(300), make_shard(100 * KIB)
+    await fill(tmp_path, [small], [large])
+    remove_index(tmp_path / "index.db")
+    record = shard_header(small.info, 1) + small.payload
+    with volume(tmp_path, 2).open("ab") as file:
+        file.write(record + bytes(4096 - len(record)))
+    async with opened(tmp_path) as store:
+        assert await present(store, [small, large]) == [True, True]
