@@ -33,9 +33,6 @@ class NodeState(StrEnum):
     REMOVED = "removed"
 
 
-DRAINS = frozenset((NodeState.DRAINING, NodeState.DRAINED))
-
-
 @dataclass(slots=True)
 class Node:
     """One node. `reachable` says whether its lanes are open; `sent_bytes` counts what this
@@ -112,12 +109,16 @@ class Membership:
                 log.warning("reports to other processes: %s", error)
 
     async def look(self) -> None:
-        """Take over what nodes have reported to other processes since the last look."""
+        """Take over what nodes have reported to other processes since the last look, and what
+        operators want of nodes, also of those that are silent."""
         known = {node.number: node.version for node in self.nodes.values()}
         now_s, found = await self.metadata.reports_since(self._looked_s - OVERLAP_S, known)
         self._looked_s = now_s
         for shared in found:
             self._take_over(shared)
+        wishes = await self.metadata.wishes()
+        for number in self.nodes:
+            self.wish_changed(number, wishes.get(number, Wish.ACTIVE))
 
     def _take_over(self, shared: SharedReport) -> None:
         """The process that it came to has looked whether it is an impostor's."""
@@ -191,7 +192,7 @@ class Membership:
         if (
             node is None
             or self.state(node) is not NodeState.ACTIVE
-            or not self._has_room(node, shard_bytes)
+            or self.free_bytes(number) <= shard_bytes
         ):
             return None
         return Target(number, node.row.zone, node.fill())
@@ -208,20 +209,27 @@ class Membership:
             self._zone_sizes = Counter(t.zone for t in self.targets(shard_bytes).values())
         return self._zone_sizes
 
-    @staticmethod
-    def _has_room(node: Node, shard_bytes: int) -> bool:
+    def free_bytes(self, number: int) -> int:
+        """What a node that has reported can still take."""
+        node = self.nodes[number]
         assert node.report is not None
-        return node.report.free_bytes - node.sent_bytes > shard_bytes
+        return max(0, node.report.free_bytes - node.sent_bytes)
 
     def is_readable(self, number: int) -> bool:
         """Whether asking this node for a shard makes sense."""
         node = self.nodes.get(number)
         return node is not None and node.reachable and node.row.wish is not Wish.REMOVED
 
+    def is_leaving(self, number: int) -> bool:
+        """Whether an operator wants its shards elsewhere, be it reachable or not."""
+        node = self.nodes.get(number)
+        return node is not None and node.row.wish is Wish.DRAINING
+
     def wish_changed(self, number: int, wish: Wish) -> None:
-        """This process need not wait for the node's next report."""
+        """Known at once, not at the next look."""
         node = self.nodes[number]
-        node.row = replace(node.row, wish=wish)
+        if node.row.wish is not wish:
+            node.row = replace(node.row, wish=wish)
 
     def find(self, name: str) -> Node:
         """The node of that name, number or id. Raises NotFound, or Conflict if two have it."""

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.shards import ShardInfo, ShardRecord
-from coordinator.membership import DRAINS
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.mending import Places
 from coordinator.metadata.rows import NO_NODE
@@ -93,7 +92,7 @@ class Mender:
         good = survey.good
         if len(good) < stored.k:
             return Mended(len(good), len(survey.having(ShardState.UNREACHABLE)), hopeless=True)
-        rebuilt = survey.having(*_TO_REBUILD)
+        rebuilt = self._to_rebuild(survey, stored)
         if not await survey.rebuild(rebuilt):
             log.error("segment %s: its shards do not belong together", stored.id)
             return Mended(len(good), disagrees=True)
@@ -125,7 +124,9 @@ class Mender:
             if survey.states[i] in (ShardState.BAD, ShardState.MISSING) and layout[i] in usable
         }
         homeless = [i for i in rebuilt if i not in at_home]
-        leaving = {i for i in survey.good if layout[i] in away_from or self._drains(layout[i])}
+        leaving = {
+            i for i in survey.good if layout[i] in away_from or members.is_leaving(layout[i])
+        }
         rest = [NO_NODE if i in homeless or i in leaving else n for i, n in enumerate(layout)]
         moving = leaving | set(crowded(rest, members.zone_of, targets, tolerated))
         found = destinations(
@@ -137,9 +138,12 @@ class Mender:
             lacking = len(crowded(after, members.zone_of, targets, tolerated))
         return {**found, **{i: n for i, n in at_home.items() if i not in found}}, lacking
 
-    def _drains(self, number: int) -> bool:
-        node = self._cluster.membership.nodes.get(number)
-        return node is not None and self._cluster.membership.state(node) in DRAINS
+    def _to_rebuild(self, survey: Survey, stored: StoredSegment) -> list[int]:
+        """What is gone or bad, and what a node that is drained cannot give."""
+        for index in survey.having(ShardState.UNREACHABLE):
+            if self._cluster.membership.is_leaving(stored.layout[index]):
+                survey.states[index] = ShardState.LOST
+        return survey.having(*_TO_REBUILD)
 
     async def _write(
         self, stored: StoredSegment, stripe: memoryview, places: Mapping[int, int]

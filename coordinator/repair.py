@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from common.errors import SixfoldError
 from common.units import MIB
 from coordinator.jobs import LEASE_S
-from coordinator.membership import DRAINS, NodeState
+from coordinator.membership import NodeState
 from coordinator.mend import Mended, Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE, Repair
 from coordinator.metadata.rows import NO_NODE
@@ -123,7 +123,7 @@ class RepairWorker:
         when it is back, so it matters who is suspect too."""
         members = self._services.cluster.membership
         nodes = sorted(members.nodes.items())
-        return ",".join(f"{number}:{members.state(node)}" for number, node in nodes)
+        return ",".join(f"{number}:{members.state(node)},{node.row.wish}" for number, node in nodes)
 
     def _trouble(
         self, layout: tuple[int, ...], targets: Sequence[Target]
@@ -140,7 +140,7 @@ class RepairWorker:
         ]
         if not all(there):
             return sum(there), "shards on nodes that are lost"
-        if not DRAINS.isdisjoint(states):
+        if any(map(members.is_leaving, layout)):
             return len(layout), "shards on a node that is drained"
         tolerated = len(layout) - self._services.codec.k
         if crowded(layout, members.zone_of, targets, tolerated):

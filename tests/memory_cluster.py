@@ -74,6 +74,7 @@ class MemoryCluster:
             nodes={n: SimpleNamespace(number=n, reachable=True) for n in numbers},
             count_sent=lambda number, size_bytes: None,
             state=lambda node: NodeState.ACTIVE,
+            is_leaving=lambda number: False,
             zone_of=lambda number: "zone",
             is_readable=lambda number: number not in self.away,
             has_reported=lambda number: number not in self.silent,
