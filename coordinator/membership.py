@@ -69,15 +69,15 @@ class Membership:
     on_report: Callable[[Node], None] = lambda node: None
     nodes: dict[int, Node] = field(default_factory=dict)
     _loaded: Mapping[int, int] = field(default_factory=dict)  # versions of reports, at start
-    _started_at_s: float = 0.0
-    _looked_s: int = 0  # by the database's clock
+    _attentive_since_s: float = 0.0  # silence before that says nothing
+    _looked_at_s: float = float("-inf")
+    _looked_s: int = 0  # the same by the database's clock
     _ring: Ring | None = None
     _zone_sizes: Mapping[str, int] = field(default_factory=dict)
     _zones_counted_at_s: float = float("-inf")
 
     async def load(self) -> None:
         """Read the registered nodes and their last reports; their silence counts from now."""
-        self._started_at_s = self.clock()
         self.nodes = {row.number: Node(row) for row in await self.metadata.nodes()}
         await self.look()
         self._loaded = {node.number: node.version for node in self.nodes.values()}
@@ -113,12 +113,19 @@ class Membership:
         operators want of nodes, also of those that are silent."""
         known = {node.number: node.version for node in self.nodes.values()}
         now_s, found = await self.metadata.reports_since(self._looked_s - OVERLAP_S, known)
-        self._looked_s = now_s
+        if self._is_blind():
+            self._attentive_since_s = self.clock()
+        self._looked_s, self._looked_at_s = now_s, self.clock()
         for shared in found:
             self._take_over(shared)
         wishes = await self.metadata.wishes()
         for number in self.nodes:
             self.wish_changed(number, wishes.get(number, Wish.ACTIVE))
+
+    def _is_blind(self) -> bool:
+        """Whether this process was stopped, or had no database, for so long that it cannot tell
+        which nodes have been silent."""
+        return self.clock() - self._looked_at_s > self.lost_after_s / 2
 
     def _take_over(self, shared: SharedReport) -> None:
         """The process that it came to has looked whether it is an impostor's."""
@@ -156,9 +163,9 @@ class Membership:
     def state(self, node: Node) -> NodeState:
         if node.row.wish is Wish.REMOVED:
             return NodeState.REMOVED
-        since = max(node.reported_at_s, self._started_at_s)
+        since = max(node.reported_at_s, self._attentive_since_s)
         silent_s = self.clock() - since
-        if silent_s >= self.lost_after_s:
+        if silent_s >= self.lost_after_s and not self._is_blind():
             return NodeState.LOST
         if silent_s >= self.suspect_after_s or not node.reachable or node.report is None:
             return NodeState.SUSPECT

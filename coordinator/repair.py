@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from common.errors import SixfoldError
 from common.units import MIB
 from coordinator.jobs import LEASE_S
-from coordinator.membership import NodeState
 from coordinator.mend import Mended, Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE, Repair
 from coordinator.metadata.rows import NO_NODE
 from coordinator.moves import crowded
 from coordinator.placement import Target
 from coordinator.services import Services
+from coordinator.survey import is_gone
 from coordinator.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -130,14 +130,7 @@ class RepairWorker:
     ) -> tuple[int, str] | None:
         """How many shards a segment with this layout has, and what is wrong, if anything is."""
         members = self._services.cluster.membership
-        states = [
-            members.state(members.nodes[number]) if number in members.nodes else NodeState.REMOVED
-            for number in layout
-        ]
-        there = [
-            number != NO_NODE and state not in (NodeState.LOST, NodeState.REMOVED)
-            for number, state in zip(layout, states, strict=True)
-        ]
+        there = [number != NO_NODE and not is_gone(self._services, number) for number in layout]
         if not all(there):
             return sum(there), "shards on nodes that are lost"
         if any(map(members.is_leaving, layout)):
