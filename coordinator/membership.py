@@ -239,7 +239,8 @@ class Membership:
             node.row = replace(node.row, wish=wish)
 
     def find(self, name: str) -> Node:
-        """The node of that name, number or id. Raises NotFound, or Conflict if two have it."""
+        """The node of that name, number or id; of a name that was given again, the one that is
+        still a member. Raises NotFound, or Conflict if two are."""
         found = [
             node
             for node in self.nodes.values()
@@ -247,6 +248,7 @@ class Membership:
         ]
         if not found:
             raise NotFound(f"there is no node {name!r}")
+        found = [node for node in found if node.row.wish is not Wish.REMOVED] or found
         if len(found) > 1:
             raise Conflict(f"{len(found)} nodes are called {name!r}: use the number or the id")
         return found[0]

@@ -178,7 +178,8 @@ class Mender:
     ) -> Mended:
         """Let the database know."""
         failed = Places(places.items()) - Places(written.items())
-        await self._mending.give_up(stored, failed)
+        at_home = Places((i, node) for i, node in written.items() if stored.layout[i] == node)
+        await self._mending.give_up(stored, failed | at_home)  # the segment may have been collected
         moved = {i: node for i, node in written.items() if stored.layout[i] != node}
         superseded = bool(moved) and not await self._mending.switch_layout(
             stored, moved, asked_at_s

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from common.errors import SixfoldError
 from common.units import MIB
 from coordinator.jobs import LEASE_S
-from coordinator.mend import Mended, Mender
+from coordinator.mend import Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE, Repair
 from coordinator.metadata.rows import NO_NODE
 from coordinator.moves import crowded
@@ -176,8 +176,9 @@ class RepairWorker:
         try:
             mended = await self._mender.mend(stored)
         except SixfoldError as error:
-            mended = Mended(repair.survivors, homeless=1)
             log.warning("segment %s could not be mended: %s", stored.id, error)
+            await self._postpone(repair, repair.survivors, str(error))
+            return False
         if mended.superseded:
             return False  # the next step sees it as it is then
         if mended.is_whole:
@@ -186,9 +187,12 @@ class RepairWorker:
             return True
         if mended.hopeless and repair.survivors >= stored.k:
             log.error("segment %s: %s", stored.id, mended.reason)
-        delay_s = min(LAST_DELAY_S, FIRST_DELAY_S << min(repair.attempts, 10))
-        await self._mending.postpone(stored, mended.survivors, mended.reason, delay_s)
+        await self._postpone(repair, mended.survivors, mended.reason)
         return False
+
+    async def _postpone(self, repair: Repair, survivors: int, reason: str) -> None:
+        delay_s = min(LAST_DELAY_S, FIRST_DELAY_S << min(repair.attempts, 10))
+        await self._mending.postpone(repair.stored, survivors, reason, delay_s)
 
     # Telling
 

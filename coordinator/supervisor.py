@@ -26,6 +26,7 @@ READY = "ready http="
 FIRST_RETRY_S, LAST_RETRY_S = 0.25, 10.0
 SETTLED_S = 60.0  # a worker that lived so long is started again without much delay
 STOP_S = 20.0  # twice what a worker gives its clients
+READY_S = 120.0  # the database may have to be brought forward first
 
 
 async def supervise(config: Config) -> int:
@@ -107,14 +108,23 @@ class Worker:
         """Whether it serves now; else it has ended."""
         process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)
         self._process, self.url = process, ""
-        assert process.stdout is not None
-        line = (await process.stdout.readline()).decode()
+        line = await self._first_line(process)
         if not line.startswith(READY):
             await process.wait()
             return False
         self.url = line.removeprefix(READY).strip()
         log.info("%s (pid %d) serves", self._name, process.pid)
         return True
+
+    async def _first_line(self, process: Process) -> str:
+        """Empty if it has ended, or was ended because it said nothing for too long."""
+        assert process.stdout is not None
+        try:
+            return (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
+        except TimeoutError:
+            log.error("%s (pid %d) does not get ready: killed", self._name, process.pid)
+            process.kill()
+            return ""
 
     async def keep(self) -> None:
         """For ever: when it ends, starts another in its place."""

@@ -7,6 +7,7 @@ from common.units import format_bytes
 from sixfold.console import aligned
 
 MAX_STATE = 24  # characters
+PLACES = ("nodes", "layout", "node", "after", "served")  # where jobs stand
 
 
 def durability_lines(said: dict[str, Any]) -> list[str]:
@@ -63,14 +64,24 @@ def job_lines(said: dict[str, Any]) -> list[str]:
                 f"session {job['session']}" if job["held"] else "nobody",
                 str(job["epoch"] or "-"),
                 "-" if age_s is None else f"{age_s} s ago",
-                ", ".join(f"{key} {_short(value)}" for key, value in job["state"].items()) or "-",
+                _state_words(job["state"]) or "-",
             )
         )
     return aligned(rows)
 
 
-def _short(value: object) -> str:
-    """What jobs remember may be long; --json has it whole."""
+def _state_words(state: dict[str, Any]) -> str:
+    """What a job says of itself, but for where it stands and what is nothing; --json has all."""
+    return ", ".join(
+        key if value is True else f"{key} {_short(key, value)}"
+        for key, value in state.items()
+        if key not in PLACES and value
+    )
+
+
+def _short(key: str, value: object) -> str:
+    if key in ("bytes", "bytes_per_s") and isinstance(value, int | float):
+        return format_bytes(round(value))
     text = str(value)
     return text if len(text) <= MAX_STATE else f"{text[:MAX_STATE]}…"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from common.units import MIB
 from coordinator.metadata import RepairNotice
 from coordinator.metadata.rows import NO_NODE
 from coordinator.risk import Assumed, yearly_loss
@@ -151,7 +152,10 @@ async def test_what_is_no_rate_is_refused(bed: Bed, query: str) -> None:
 async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     metadata = bed.coordinator.metadata
     assert await metadata.take_lease("repair", 15)
-    state = {"nodes": "x" * 100, "queued": 3}
+    state = {
+        "nodes": "1:active", "running": True, "queued": 3, "hopeless": 0, "left_s": None,
+        "words": "x" * 100, "bytes": 5 * MIB,
+    }  # fmt: skip
     await metadata.save_job_state("repair", state)
     async with Client(bed.url) as client:
         said = await client.jobs()
@@ -163,7 +167,7 @@ async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     assert 0 <= jobs["repair"]["age_s"] < 60
     (line,) = [line for line in job_lines(said) if line.startswith("repair ")]
     assert f"session {metadata.session}" in line
-    assert line.endswith(f"nodes {'x' * 24}…, queued 3")
+    assert line.endswith(f"  running, queued 3, words {'x' * 24}…, bytes 5.0 MiB")
     await metadata.give_back_lease("repair")
     async with Client(bed.url) as client:
         jobs = {job["name"]: job for job in (await client.jobs())["jobs"]}

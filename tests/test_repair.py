@@ -1,7 +1,7 @@
 """Repair: whatever nodes lose, rot or miss, all shards come back on nodes of their own."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +9,13 @@ import pytest
 
 from common.errors import Conflict, NotFound
 from common.ids import ContentId
-from coordinator.metadata import Wish
+from coordinator import repair
+from coordinator.jobs import LEASE_S
+from coordinator.mend import Mender
+from coordinator.metadata import StoredSegment, Wish
+from coordinator.metadata.inspecting import LayoutUse
 from coordinator.metadata.writes import UNUSED_S
-from tests.torture.one_process import Store
+from tests.torture.one_process import GRACE_S, Store
 
 SIZES = (0, 1, 5_000, 100_000, 390 * 1024 + 7, 900_000)
 
@@ -215,3 +219,53 @@ async def test_a_shard_whose_checksum_is_not_known_is_proved_by_the_segment_itse
     found = [s for id_ in contents for s in (await front.reads.find(id_)).segments]
     assert [s.checksums for s in found] == [s.checksums for s in known]
     await check(store, contents)
+
+
+async def test_another_process_goes_on_where_the_search_stood(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = await filled(store)
+    for front in store.fronts:
+        await front.work("repair")
+    monkeypatch.setattr(repair, "LAYOUTS_AT_ONCE", 2)
+    await lose(store, 6)
+    first, second = (front.jobs["repair"] for front in store.fronts)
+    await first.step()
+    await store.pass_time(LEASE_S + 1)
+    began: list[int] = []
+    uses = store.fronts[1].metadata.layout_uses
+
+    async def looked_at(after: int, limit: int) -> list[LayoutUse]:
+        began.append(after)
+        return await uses(after, limit)
+
+    monkeypatch.setattr(store.fronts[1].metadata, "layout_uses", looked_at)
+    await second.step()
+    assert began == [2]
+    await store.fronts[1].work("repair")
+    await check(store, contents, survives=2)
+
+
+async def test_a_segment_that_is_collected_while_it_is_mended_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = store.fronts
+    id_ = (await first.put(random.Random(1).randbytes(50_000))).id
+    (stored,) = (await first.reads.find(id_)).segments
+    store.nodes[stored.layout[0]].flip(stored.address(0), 5)
+    assert await first.metadata.unpin(id_)
+    await store.pass_time(GRACE_S + 1)
+    write = Mender._write
+
+    async def collected_before(
+        self: Mender, stored: StoredSegment, stripe: memoryview, places: Mapping[int, int]
+    ) -> dict[int, int]:
+        for job in ("collect", "outbox"):
+            await second.work(job)
+        return await write(self, stored, stripe, places)
+
+    monkeypatch.setattr(Mender, "_write", collected_before)
+    await Mender(first.services).mend(stored)
+    assert [len(await node.shards()) for node in store.nodes.values()].count(1) == 1
+    await second.work("outbox")
+    assert not any([await node.shards() for node in store.nodes.values()])

@@ -22,7 +22,9 @@ from blake3 import blake3
 from common.auth import HEADER, ClusterSecret
 from common.membership import REPORT_PATH
 from common.settings import as_flags
+from coordinator import supervisor
 from coordinator.__main__ import read_config
+from coordinator.config import Config
 from coordinator.supervisor import WORKER_FLAG
 from sixfold.processes import arguments_of, servers_in, state_of
 from tests.local_cluster import LocalCluster, local_cluster, run_sixfold
@@ -293,3 +295,11 @@ def test_workers_get_the_settings_that_the_supervisor_read() -> None:
          "--buffer-bytes", "200MiB", "--body-idle-s", "0.5"]
     )  # fmt: skip
     assert read_config(as_flags(config)) == config
+
+
+async def test_a_worker_that_never_gets_ready_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "READY_S", 0.2)
+    worker = supervisor.Worker(1, Config(data="unused", secret_file="unused"))
+    worker._command = [sys.executable, "-c", "input()"]  # it waits for what is never said
+    assert not await worker.start()
+    assert worker.exit_code == 1

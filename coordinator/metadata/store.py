@@ -13,20 +13,14 @@ from peewee import PeeweeException
 
 from common.errors import (
     BadSetting,
-    FateUnknown,
-    NotOurTurn,
     SessionLost,
     SixfoldError,
-    Unavailable,
 )
 from common.failpoints import Point, failpoint
-from common.ids import Blake3Id, ContentId, SegmentId
+from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
 from coordinator.metadata import collecting, jobs, reads, restoring, sessions, sharing, writes
-from coordinator.metadata.batching import BatchThread, own_copy
-from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.clock import Clock
-from coordinator.metadata.commits import commit_contents
 from coordinator.metadata.database import Sql, open_database
 from coordinator.metadata.inspecting import Inspecting
 from coordinator.metadata.mending import Mending
@@ -47,17 +41,17 @@ from coordinator.metadata.rows import (
 )
 from coordinator.metadata.sharing import IncomingReport, TakenReport
 from coordinator.metadata.sweeping import Sweeping
+from coordinator.metadata.threads import Threads
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Change = Callable[[Sql], Any] | NewContent
 
 SESSION_LEASE_S = 60
 SESSION_RENEW_S = 15
 
 
 class Metadata(Inspecting):
-    """One writer thread commits in groups, one reader thread looks up in groups.
+    """Asks the two threads (threads.py), and takes their answers.
 
     Holds this process's session, which every commit checks, and makes generations from it.
     """
@@ -65,11 +59,7 @@ class Metadata(Inspecting):
     def __init__(self, sql: Sql, grace_s: int) -> None:
         self._sql, self._grace_s = sql, grace_s
         self._layouts = writes.Layouts(sql)
-        self._checkpoints = Checkpointer(sql)
-        self._writer = BatchThread[Change, Any]("metadata-writer", self._commit)
-        self._reader = BatchThread[Callable[[Sql], Any] | Blake3Id, Any](
-            "metadata-reader", self._query
-        )
+        self._threads = Threads(sql, grace_s, self._layouts, lambda: self.session)
         self.mending = Mending(self._read, self._write, self._layouts)
         self.sweeping = Sweeping(self._read, self._write, grace_s)
         self.session = 0
@@ -85,9 +75,7 @@ class Metadata(Inspecting):
         """Finish what waits, end the session, close the connections."""
         if self.session:
             await self._write(partial(sessions.close_session, session=self.session))
-        await self._writer.close()
-        await self._reader.close()
-        await asyncio.to_thread(self._checkpoints.close)
+        await self._threads.close()
         self._sql.database.close()
 
     async def keep_session(self) -> None:
@@ -119,12 +107,12 @@ class Metadata(Inspecting):
 
     def find_segment(self, id_: SegmentId) -> Awaitable[KnownSegment | None]:
         """The live segment of these bytes, if there is one."""
-        answer: Awaitable[KnownSegment | None] = self._reader.ask(id_)
+        answer: Awaitable[KnownSegment | None] = self._threads.reader.ask(id_)
         return answer
 
     def find_content(self, id_: ContentId) -> Awaitable[Manifest | None]:
         """The content, if it is visible."""
-        answer: Awaitable[Manifest | None] = self._reader.ask(id_)
+        answer: Awaitable[Manifest | None] = self._threads.reader.ask(id_)
         return answer
 
     async def nodes(self) -> list[NodeRow]:
@@ -156,7 +144,7 @@ class Metadata(Inspecting):
     async def commit_content(self, new: NewContent) -> bool:
         """Durable and visible on return; True if it was not visible before."""
         try:
-            visible: bool = await self._writer.ask(new)
+            visible: bool = await self._threads.writer.ask(new)
         except SessionLost:
             self._session_lost.set()
             raise
@@ -273,86 +261,12 @@ class Metadata(Inspecting):
     # The threads
 
     async def _read(self, query: Callable[[Sql], T]) -> T:
-        answer: T = await self._reader.ask(query)
+        answer: T = await self._threads.reader.ask(query)
         return answer
 
     async def _write(self, change: Callable[[Sql], T]) -> T:
-        answer: T = await self._writer.ask(change)
+        answer: T = await self._threads.writer.ask(change)
         return answer
-
-    def _query(self, batch: list[Callable[[Sql], Any] | Blake3Id]) -> list[Any]:
-        """Ids are looked up together, a statement per kind; other queries one by one."""
-        segment_ids = [ask for ask in batch if isinstance(ask, SegmentId)]
-        content_ids = [ask for ask in batch if isinstance(ask, ContentId)]
-        segments = (
-            self._attempt(
-                partial(reads.known_segments, ids=segment_ids, fresh_s=self._grace_s // 2)
-            )
-            if segment_ids
-            else {}
-        )
-        manifests = self._attempt(partial(reads.manifests, ids=content_ids)) if content_ids else {}
-
-        def answer(ask: Callable[[Sql], Any] | Blake3Id) -> Any:
-            if isinstance(ask, SegmentId | ContentId):
-                found = segments if isinstance(ask, SegmentId) else manifests
-                return own_copy(found) if isinstance(found, Exception) else found.get(ask)
-            assert not isinstance(ask, Blake3Id)
-            return self._attempt(ask)
-
-        return [answer(ask) for ask in batch]
-
-    def _attempt(self, step: Callable[[Sql], Any]) -> Any:
-        """The step's answer, or the error that it refused with."""
-        try:
-            return step(self._sql)
-        except SixfoldError as error:
-            return error
-        except PeeweeException as error:
-            return _unavailable(error)
-
-    def _commit(self, batch: list[Change]) -> list[Any]:
-        """All in one transaction; if the database refuses that, each in its own."""
-        try:
-            return self._commit_together(batch)
-        except NotOurTurn as error:  # it would not be for each alone either
-            return [NotOurTurn(str(error)) for _ in batch]
-        except FateUnknown as error:  # each alone might be done a second time
-            log.error("metadata database: %s", error)
-            self._layouts.forget()
-            return [FateUnknown(str(error)) for _ in batch]
-        except Exception as error:
-            self._layouts.forget()
-            if len(batch) == 1:
-                return [_unavailable(error) if isinstance(error, PeeweeException) else error]
-            return [answer for change in batch for answer in self._commit([change])]
-
-    def _commit_together(self, batch: list[Change]) -> list[Any]:
-        """First the new contents, with few statements; then all else, one after another."""
-        uploads = [change for change in batch if isinstance(change, NewContent)]
-        with self._sql.transaction():
-            outcomes = iter(commit_contents(self._sql, self._layouts, self.session, uploads))
-            answers = [
-                next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
-                for change in batch
-            ]
-            if uploads:
-                failpoint(Point.UPLOAD_COMMIT_BEGUN)
-        if uploads:
-            failpoint(Point.UPLOAD_COMMITTED)
-        self._checkpoints.committed(self._sql.rows_changed)
-        return answers
-
-    def _refusable(self, change: Callable[[Sql], Any]) -> Any:
-        try:
-            return change(self._sql)
-        except SixfoldError as error:  # it refused before it wrote anything
-            return error
-
-
-def _unavailable(error: PeeweeException) -> Unavailable:
-    log.error("metadata database: %s", error)
-    return Unavailable(f"the metadata database failed: {error}")
 
 
 def open_metadata(

@@ -17,6 +17,7 @@ from tests.stores import make_shard
 from tests.torture.crash_node import Event, History, IndexFiles, RunningNode, index_files
 
 SMALL_BYTES, LARGE_BYTES, ROLL_BYTES = 300, 70 * KIB, 53 * KIB
+PAGES_BYTES = 5000  # of two neighbours one may be lost and the other kept
 
 
 @dataclass(slots=True)
@@ -55,7 +56,8 @@ async def large(run: Run) -> None:
 
 
 async def both(run: Run) -> None:
-    await run.append(run.shard(SMALL_BYTES), run.shard(LARGE_BYTES), run.shard(SMALL_BYTES))
+    """Small and large ones in one call."""
+    await run.append(*(run.shard(size) for size in (PAGES_BYTES, LARGE_BYTES, PAGES_BYTES)))
 
 
 async def again(run: Run) -> None:

@@ -96,16 +96,18 @@ class Schedule:
     @contextmanager
     def _gated(self) -> Iterator[None]:
         """The databases' threads behind gates."""
-        threads = [(m, m._reader, m._writer) for m in self.world.coordinators]
-        for name, (metadata, _, _) in zip("AB", threads, strict=True):
-            reader = GatedThread(f"{name} reads", metadata._query, self.gates)
-            writer = GatedThread(f"{name} writes", metadata._commit, self.gates)
-            metadata._reader, metadata._writer = reader, writer  # type: ignore[assignment]
+        threads = [
+            (m._threads, m._threads.reader, m._threads.writer) for m in self.world.coordinators
+        ]
+        for name, (of_one, _, _) in zip("AB", threads, strict=True):
+            reader = GatedThread(f"{name} reads", of_one.query, self.gates)
+            writer = GatedThread(f"{name} writes", of_one.commit, self.gates)
+            of_one.reader, of_one.writer = reader, writer  # type: ignore[assignment]
         try:
             yield
         finally:
-            for metadata, of_reads, of_writes in threads:
-                metadata._reader, metadata._writer = of_reads, of_writes
+            for of_one, reads, writes in threads:
+                of_one.reader, of_one.writer = reads, writes
 
     @property
     def stored(self) -> int:

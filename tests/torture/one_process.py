@@ -107,6 +107,7 @@ class Front:
         self._stack.callback(offload.close)
         codec, buffers = Codec(6, 9), StripeBuffers(config.buffer_bytes)
         services = Services(config, codec, self.cluster, self.metadata, buffers, offload)
+        self.services = services
         self.reads, self.writes = ReadPath(services), WritePath(services)
         jobs: list[Worker] = [
             CollectWorker(self.metadata, self.cluster),

@@ -1,0 +1,118 @@
+"""The two threads that work on the database: one looks up in groups, one commits in groups."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from peewee import PeeweeException
+
+from common.errors import FateUnknown, NotOurTurn, SixfoldError, Unavailable
+from common.failpoints import Point, failpoint
+from common.ids import Blake3Id, ContentId, SegmentId
+from coordinator.metadata import reads
+from coordinator.metadata.batching import BatchThread, own_copy
+from coordinator.metadata.checkpoints import Checkpointer
+from coordinator.metadata.commits import commit_contents
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import NewContent
+from coordinator.metadata.writes import Layouts
+
+log = logging.getLogger(__name__)
+
+Query = Callable[[Sql], Any] | Blake3Id
+Change = Callable[[Sql], Any] | NewContent
+
+
+class Threads:
+    """`reader` takes the ids of segments and contents, and queries; `writer` new contents, and
+    changes. `session` tells the number of this process's session, which commits check."""
+
+    def __init__(
+        self, sql: Sql, grace_s: int, layouts: Layouts, session: Callable[[], int]
+    ) -> None:
+        self._sql, self._grace_s, self._layouts, self._session = sql, grace_s, layouts, session
+        self._checkpoints = Checkpointer(sql)
+        self.writer = BatchThread[Change, Any]("metadata-writer", self.commit)
+        self.reader = BatchThread[Query, Any]("metadata-reader", self.query)
+
+    async def close(self) -> None:
+        """Finish what waits, end the threads."""
+        await self.writer.close()
+        await self.reader.close()
+        await asyncio.to_thread(self._checkpoints.close)
+
+    def query(self, batch: list[Query]) -> list[Any]:
+        """Ids are looked up together, a statement per kind; other queries one by one."""
+        segment_ids = [ask for ask in batch if isinstance(ask, SegmentId)]
+        content_ids = [ask for ask in batch if isinstance(ask, ContentId)]
+        segments = (
+            self._attempt(
+                partial(reads.known_segments, ids=segment_ids, fresh_s=self._grace_s // 2)
+            )
+            if segment_ids
+            else {}
+        )
+        manifests = self._attempt(partial(reads.manifests, ids=content_ids)) if content_ids else {}
+
+        def answer(ask: Query) -> Any:
+            if isinstance(ask, SegmentId | ContentId):
+                found = segments if isinstance(ask, SegmentId) else manifests
+                return own_copy(found) if isinstance(found, Exception) else found.get(ask)
+            assert not isinstance(ask, Blake3Id)
+            return self._attempt(ask)
+
+        return [answer(ask) for ask in batch]
+
+    def _attempt(self, step: Callable[[Sql], Any]) -> Any:
+        """The step's answer, or the error that it refused with."""
+        try:
+            return step(self._sql)
+        except SixfoldError as error:
+            return error
+        except PeeweeException as error:
+            return _unavailable(error)
+
+    def commit(self, batch: list[Change]) -> list[Any]:
+        """All in one transaction; if the database refuses that, each in its own."""
+        try:
+            return self._commit_together(batch)
+        except NotOurTurn as error:  # it would not be for each alone either
+            return [NotOurTurn(str(error)) for _ in batch]
+        except FateUnknown as error:  # each alone might be done a second time
+            log.error("metadata database: %s", error)
+            self._layouts.forget()
+            return [FateUnknown(str(error)) for _ in batch]
+        except Exception as error:
+            self._layouts.forget()
+            if len(batch) == 1:
+                return [_unavailable(error) if isinstance(error, PeeweeException) else error]
+            return [answer for change in batch for answer in self.commit([change])]
+
+    def _commit_together(self, batch: list[Change]) -> list[Any]:
+        """First the new contents, with few statements; then all else, one after another."""
+        uploads = [change for change in batch if isinstance(change, NewContent)]
+        with self._sql.transaction():
+            outcomes = iter(commit_contents(self._sql, self._layouts, self._session(), uploads))
+            answers = [
+                next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
+                for change in batch
+            ]
+            if uploads:
+                failpoint(Point.UPLOAD_COMMIT_BEGUN)
+        if uploads:
+            failpoint(Point.UPLOAD_COMMITTED)
+        self._checkpoints.committed(self._sql.rows_changed)
+        return answers
+
+    def _refusable(self, change: Callable[[Sql], Any]) -> Any:
+        try:
+            return change(self._sql)
+        except SixfoldError as error:  # it refused before it wrote anything
+            return error
+
+
+def _unavailable(error: PeeweeException) -> Unavailable:
+    log.error("metadata database: %s", error)
+    return Unavailable(f"the metadata database failed: {error}")
