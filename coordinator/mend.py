@@ -162,6 +162,7 @@ class Mender:
                 log.warning("mending %s: %s", info.address, error)
                 return False
             self._cluster.membership.count_sent(node, stored.shard_bytes)
+            failpoint(Point.MEND_SHARD_WRITTEN)
             return True
 
         done = await asyncio.gather(*(append(*place) for place in places.items()))

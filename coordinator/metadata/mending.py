@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
+from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
 from coordinator.metadata import reads
 from coordinator.metadata.database import Sql
@@ -136,6 +137,7 @@ def switch_layout(
     )  # fmt: skip
     retired = [(i, stored.layout[i]) for i in moved if stored.layout[i] not in (NO_NODE, moved[i])]
     add_deletes(sql, _on_nodes(stored, retired), DeleteReason.RETIRED)
+    failpoint(Point.MEND_SWITCH_BEGUN)
     return True
 
 
