@@ -18,6 +18,7 @@ from tests.torture.outcome import Outcome, scaled, scratch
 ROW = 3
 PROMISE = "all or nothing: no step of uploading, mending or deleting leaves anything half done"
 RUNS = 50  # of each point
+MORE = 20  # if none of few runs comes there
 POINTS = [
     point
     for point in Point
@@ -33,7 +34,9 @@ def main(scale: float, seed: int) -> Outcome:
     with scratch("protocols") as directory:
         for point in POINTS:
             ends = 0
-            for number in range(runs):
+            for number in range(runs + MORE):
+                if number >= runs and ends:
+                    break
                 rng = random.Random(f"{seed} {point} {number}")
                 place = directory / f"{point}-{number}"
                 ended, found = _run(processes, place, point, rng)
