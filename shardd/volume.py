@@ -119,6 +119,10 @@ class ShortWrite(OSError):
     """The disk took less than it was given: it is full."""
 
 
+class SyncFailed(OSError):
+    """What was written may be lost, whatever the disk says later."""
+
+
 class VolumeGone(Exception):
     """The volume was removed: what was live in it is elsewhere, or was deleted. Look again."""
 
@@ -141,14 +145,14 @@ class Volume:
 
     @classmethod
     def create(cls, disk: Disk, folder: Path, superblock: Superblock) -> "Volume":
-        """A new volume, itself durable: file and directory are synced."""
+        """A new volume, itself durable: file and directory are synced. Raises SyncFailed, or
+        another OSError of the disk."""
         path = folder / volume_name(superblock.number)
         fd = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             if disk.pwritev(fd, [superblock.pack()], 0) != SUPERBLOCK_BYTES:
                 raise ShortWrite(errno.ENOSPC, f"{path} was written short")
-            disk.fsync(fd)
-            disk.fsync_dir(folder)
+            _sync_new(disk, fd, folder)
         except OSError:
             disk.unlink(path)
             raise
@@ -250,6 +254,14 @@ class Volume:
                     raise
                 log.warning("%s: no O_DIRECT here, using the page cache", self.path)
         return self._disk.open(self.path, flags)
+
+
+def _sync_new(disk: Disk, fd: int, folder: Path) -> None:
+    try:
+        disk.fsync(fd)
+        disk.fsync_dir(folder)
+    except OSError as error:
+        raise SyncFailed(error.errno, f"fsync failed: {error}") from None
 
 
 def volume_name(number: int) -> str:

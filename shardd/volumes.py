@@ -10,7 +10,7 @@ from common.errors import Corrupt, WrongCluster, WrongNode
 from common.units import MIB
 from shardd.disk import Disk, file_size_bytes
 from shardd.identity import DataDirectory, Identity
-from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass
+from shardd.volume import SUPERBLOCK_BYTES, Superblock, SyncFailed, Volume, VolumeClass
 
 log = logging.getLogger(__name__)
 
@@ -178,4 +178,5 @@ def _check_owner(path: Path, superblock: Superblock, identity: Identity) -> None
 
 
 def is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether it is only a lack of room: a sync that failed is more, whatever for."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, SyncFailed)

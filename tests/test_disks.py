@@ -149,7 +149,7 @@ def test_faults_come_when_the_script_says(tmp_path: Path) -> None:
 def test_writes_may_be_short_torn_or_wrong(tmp_path: Path) -> None:
     path, data = tmp_path / "file", bytes([7]) * 1500
     with faulty() as disk:
-        disk.script("pwritev", Short(100))
+        disk.script("pwritev", Short(1400))
         fd = disk.open(path, NEW)
         assert disk.pwritev(fd, [data[:50], data[50:]], 0) == 100
         assert path.read_bytes() == data[:100]

@@ -28,9 +28,9 @@ class Fails:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """A write takes only the first bytes, and says so."""
+    """A write takes all but its last bytes, and says so."""
 
-    size_bytes: int
+    missing_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,9 @@ class FaultyDisk(LayeredDisk):
                 return self.inner.pwritev(fd, buffers, offset)
             case Fails() as fails:
                 raise fails.error
-            case Short(size_bytes):
-                return self._write(call, b"".join(buffers)[:size_bytes])
+            case Short(missing_bytes):
+                taken_bytes = max(0, call.size_bytes - missing_bytes)
+                return self._write(call, b"".join(buffers)[:taken_bytes])
             case Torn(sectors, number):
                 for sector in sectors:
                     self._write(call, b"".join(buffers), sector)
