@@ -182,26 +182,6 @@ async def test_a_lost_node_is_removed_once_it_is_made_up_for(store: Store) -> No
     await check(store, contents, survives=2)
 
 
-async def test_rebalance_moves_from_the_fullest_until_all_are_even(store: Store) -> None:
-    await store.kill(9)
-    rng = random.Random(5)
-    contents = {}
-    for _ in range(40):
-        data = rng.randbytes(60_000)
-        contents[(await store.fronts[0].put(data)).id] = data
-    await store.restart(9)
-    for node in store.fronts[0].cluster.membership.nodes.values():
-        assert node.report is not None
-        node.report = replace(node.report, capacity_bytes=4_000_000, free_bytes=3_000_000)
-    await store.fronts[0].work("rebalance")
-    await store.fronts[0].work("outbox")
-    held = [len(await node.shards()) for node in store.nodes.values()]
-    assert sum(held) == 9 * len(contents)
-    assert max(held) - min(held) <= 4
-    for id_, data in contents.items():
-        assert await store.fronts[1].get(id_) == data
-
-
 async def test_a_shard_whose_checksum_is_not_known_is_proved_by_the_segment_itself(
     store: Store,
 ) -> None:

@@ -140,7 +140,9 @@ class _Coordinator:
             index = rng.randrange(segment.n)
             if rng.random() < 0.5:
                 await self._nodes.stores[segment.layout[index]].delete([segment.address(index)])
-            await mender.mend(segment, rng.sample(range(1, NODES + 1), rng.randrange(2)))
+            self._nodes.leaving = set(rng.sample(range(1, NODES + 1), rng.randrange(2)))
+            await mender.mend(segment)
+        self._nodes.leaving = set()
 
     async def _mend_all(self) -> None:
         with paths(self._metadata, self._nodes, SEGMENT_BYTES) as (writes, _):
