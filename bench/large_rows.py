@@ -33,12 +33,16 @@ def large_rows(rounds: int, parent: Path | None, quick: bool) -> Iterator[Row]:
 def _put_and_get(bed: Bed, rounds: int, size_mib: int, clients: int) -> Iterator[Row]:
     size_bytes, label = size_mib * MIB, f"{size_mib} MiB, {_clients(clients)}"
     contents: dict[str, int] = {}
+    have_them = set[str]()
 
     def put(servers: Servers) -> Sample:
         if servers is bed.floor:
             bed.floor_mode("empty", 1)  # the next content takes the place of the last
-            contents.clear()  # the floor is measured first
+        if not contents or servers.url in have_them:  # a new round, whoever comes first in it
+            have_them.clear()
+            contents.clear()
             contents.update(_new_contents(bed, clients, size_bytes))
+        have_them.add(servers.url)
         puts = [partial(large.put, servers.url, i, s, size_bytes) for i, s in contents.items()]
         return _timed(f"PUT {label}", servers, puts, clients * size_bytes)
 

@@ -3,12 +3,18 @@
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.console import Console
 
+from bench import large, large_rows
+from bench.bed import Bed
 from bench.rows import Row, measure, print_table, read_rows, write_rows
 
 RATE = Row.of("copy", "GB/s", [4.0, 5.0, 3.0], floor=8.0)
@@ -63,3 +69,34 @@ def test_the_table_has_a_line_per_row_with_three_digits() -> None:
         ["sync", "200", "µs", "100", "1,230", "50.0", "4.00"],
         ["walk", "1,230,000", "ops/s", "1,230,000", "1,230,000"],
     ]
+
+
+def test_nobody_stores_the_same_content_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would be dedup, which is another row; and each round both store the same."""
+    stored: list[tuple[str, int]] = []
+    monkeypatch.setattr(large, "put", lambda url, id_, seed, size: None)
+    monkeypatch.setattr(large, "get", lambda url, id_, seed, size: None)
+
+    def note(transfers: Sequence[partial[None]]) -> float:
+        stored.extend((each.args[0], each.args[2]) for each in transfers if each.func is put)
+        return 1.0
+
+    put = large.put
+    monkeypatch.setattr(large, "at_once", note)
+    seeds, ticks = count(), count()
+
+    def clock() -> dict[str, float]:
+        return {"process": next(ticks)}
+
+    sides = [
+        SimpleNamespace(url=name, pids=(), cpu_s_by_process=clock) for name in ("floor", "sixfold")
+    ]
+    bed = SimpleNamespace(
+        floor=sides[0], sixfold=sides[1], floor_mode=lambda name, value: None,
+        new_seed=lambda: next(seeds),
+    )  # fmt: skip
+    list(large_rows._put_and_get(cast(Bed, bed), 5, 1, 2))
+    assert len(set(stored)) == len(stored) == 5 * 2 * 2
+    assert {seed for url, seed in stored if url == "floor"} == {
+        seed for url, seed in stored if url == "sixfold"
+    }
