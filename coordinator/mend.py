@@ -33,9 +33,10 @@ _TO_REBUILD = (ShardState.BAD, ShardState.MISSING, ShardState.LOST, ShardState.A
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """How it went. `survivors` were good before; `unreachable` and `homeless` shards remain, the
-    latter for want of a node; `written_bytes` went to nodes. `superseded` says that the segment has
-    changed meanwhile, and that nothing of this counts."""
+    """How it went. `survivors` were good before, or could not be reached, so that nothing is known
+    of them. `unreachable` and `homeless` shards remain, the latter for want of a node;
+    `written_bytes` went to nodes. `superseded` says that the segment has changed meanwhile, and
+    that nothing of this counts."""
 
     survivors: int
     unreachable: int = 0
@@ -58,7 +59,7 @@ class Mended:
         if self.disagrees:
             return "data and parity do not agree with the checksums"
         if self.hopeless:
-            return f"only {self.survivors} good shards can be read"
+            return f"only {self.survivors} shards may still be good"
         if self.unreachable:
             return f"{self.unreachable} shards cannot be reached"
         return f"no node for {self.homeless} shards"
@@ -88,11 +89,11 @@ class Mender:
         failpoint(Point.MEND_SURVEYED)
         good = survey.good
         if len(good) < stored.k:
-            return Mended(len(good), len(survey.having(ShardState.UNREACHABLE)), hopeless=True)
+            return _too_few(survey, stored.k)
         rebuilt = self._to_rebuild(survey, stored)
-        if not await survey.rebuild(rebuilt):
+        if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
             log.error("segment %s: its shards do not belong together", stored.id)
-            return Mended(len(good), disagrees=True)
+            return Mended(0, disagrees=True)
         stored = replace(stored, checksums=bytes(survey.checksums))
         forbidden = await self._mending.forbidden(stored)
         places, homeless = self._places(stored, survey, rebuilt, relieved, forbidden.places)
@@ -183,13 +184,23 @@ class Mender:
         )
         failpoint(Point.MEND_SWITCHED)
         return Mended(
-            survivors=len(survey.good),
+            survivors=_survivors(survey),
             unreachable=len(survey.having(ShardState.UNREACHABLE)),
             homeless=homeless + len(failed),
             written_bytes=len(written) * stored.shard_bytes,
             superseded=superseded,
             layout=stored.layout if superseded else _changed(stored.layout, moved),
         )
+
+
+def _survivors(survey: Survey) -> int:
+    return len(survey.having(ShardState.GOOD, ShardState.UNREACHABLE))
+
+
+def _too_few(survey: Survey, k: int) -> Mended:
+    """Good shards that can be read. If nodes that are away may have enough, they are waited for."""
+    unreachable = len(survey.having(ShardState.UNREACHABLE))
+    return Mended(_survivors(survey), unreachable, hopeless=_survivors(survey) < k)
 
 
 def _changed(layout: Sequence[int], places: Mapping[int, int]) -> tuple[int, ...]:

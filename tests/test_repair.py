@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import Conflict, NotFound
 from common.ids import ContentId
+from common.shards import ShardRecord
 from coordinator import repair
 from coordinator.jobs import LEASE_S
 from coordinator.mend import Mender
@@ -249,3 +250,47 @@ async def test_a_segment_that_is_collected_while_it_is_mended_leaves_nothing(
     assert [len(await node.shards()) for node in store.nodes.values()].count(1) == 1
     await second.work("outbox")
     assert not any([await node.shards() for node in store.nodes.values()])
+
+
+async def test_what_cannot_be_reached_is_not_taken_for_lost(store: Store) -> None:
+    """Else uploads of the same bytes would replace it."""
+    contents = await filled(store)
+    front = store.fronts[0]
+    await lose(store, 1)
+    for number in (2, 3, 4, 5):
+        await store.kill(number)
+    await front.work("repair")
+    assert (await front.metadata.job_states())["repair"].state["hopeless"] == 0
+    for id_ in contents:
+        for segment in (await front.reads.find(id_)).segments:
+            assert await front.metadata.find_segment(segment.id) is not None
+    rows = await front.metadata._read(
+        lambda sql: sql.rows("SELECT survivors, reason FROM repair_queue")
+    )
+    assert set(rows) == {(8, "4 shards cannot be reached")}
+
+
+async def test_shards_that_do_not_belong_together_are_never_called_whole(store: Store) -> None:
+    """Each matches its checksum, but parity is that of other data."""
+    (stored, other) = [
+        (await store.fronts[0].reads.find((await store.fronts[0].put(data)).id)).segments[0]
+        for data in (bytes(6_000), b"x" * 6_000)
+    ]
+    front = store.fronts[0]
+    held = store.nodes[other.layout[8]].store
+    target = store.nodes[stored.layout[8]].store
+    assert held is not None and target is not None
+    (record,) = await held.read([other.address(8)])
+    assert isinstance(record, ShardRecord)
+    await target.append(
+        [ShardRecord(record.info._replace(address=stored.address(8)), record.payload)]
+    )
+    checksums = stored.checksums[: 8 * 32] + record.info.checksum
+    await front.metadata._write(
+        lambda sql: sql.run("UPDATE segment SET checksums = ? WHERE id = ?", checksums, stored.id)
+    )
+    await front.work("scrub")
+    assert (await front.metadata.counts())["repair_queue"] == 1
+    await front.work("repair")
+    assert (await front.metadata.counts())["repair_queue"] == 1
+    assert (await front.metadata.job_states())["repair"].state["hopeless"] == 1
