@@ -24,6 +24,17 @@ class Point(StrEnum):
     UPLOAD_DISCARDED = "upload-discarded"
     UPLOAD_COMMIT_BEGUN = "upload-commit-begun"
     UPLOAD_COMMITTED = "upload-committed"
+    VOLUME_WRITTEN = "volume-written"  # its superblock; not synced
+    VOLUME_SYNCED = "volume-synced"  # but for its name
+    VOLUME_CREATED = "volume-created"
+    GROUP_WRITTEN = "group-written"  # to one volume
+    GROUP_SYNCED = "group-synced"  # in one volume
+    GROUP_PUBLISHED = "group-published"
+    GROUP_ANSWERED = "group-answered"
+    INDEX_FLUSHED = "index-flushed"
+    INDEX_UNSEALED = "index-unsealed"
+    TAIL_SYNCED = "tail-synced"  # of a volume, before it is read
+    TAIL_CUT = "tail-cut"
     COMPACT_SEALED = "compact-sealed"
     COMPACT_MOVED = "compact-moved"
     COMPACT_COPIED = "compact-copied"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import Unavailable
+from common.failpoints import Point, failpoint
 from common.shards import ShardInfo
 from shardd.entries import Entry, Location
 from shardd.index import IndexFile
@@ -98,6 +99,10 @@ class Catalog:
     def next_sequence(self) -> int:
         return self._next_sequence
 
+    def check(self) -> None:
+        """As IndexFile.check."""
+        self._file.check()
+
     def checkpoints(self) -> dict[int, int]:
         """As IndexFile.checkpoints."""
         return self._file.checkpoints()
@@ -162,6 +167,7 @@ class Catalog:
                 self._take_back(entries, buried, scanned)
                 raise
             self._finish_flush(entries)
+        failpoint(Point.INDEX_FLUSHED)
 
     def _finish_flush(self, entries: Mapping[bytes, Entry]) -> None:
         with self._memory:

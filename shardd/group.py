@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from common.errors import BadRequest, Corrupt, SixfoldError
+from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
 from common.record import (
     HEADER_BYTES,
@@ -186,11 +187,13 @@ class Group:
             if batch.size_bytes:
                 batch.volume = self._volumes.appendable(volume_class, batch.size_bytes)
                 batch.volume.write(batch.pieces, batch.size_bytes)
+                failpoint(Point.GROUP_WRITTEN)
 
     def sync(self) -> None:
         for batch in self._batches.values():
             if batch.volume is not None:
                 batch.volume.sync()
+                failpoint(Point.GROUP_SYNCED)
 
     def publish(self) -> None:
         """All is durable: let readers see it."""
@@ -204,6 +207,7 @@ class Group:
                 scanned[volume.number] = volume.end
         entries.sort(key=lambda entry: entry.sequence)
         self._catalog.apply(entries, scanned, self.next_sequence)
+        failpoint(Point.GROUP_PUBLISHED)
 
     def cut(self) -> None:
         """Take back what `write` may have put after the volumes' ends."""

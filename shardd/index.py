@@ -170,6 +170,14 @@ class IndexFile:
         with self._query_lock, _explained("read"):
             return dict(_fetch(self._querying, "SELECT volume, scanned_bytes FROM checkpoint"))
 
+    def check(self) -> None:
+        """Raises IndexDamaged unless the file is well-formed. Takes a quarter of a second for a
+        million shards."""
+        with self._query_lock, _explained("read"):
+            found = _fetch(self._querying, "PRAGMA quick_check(1)")[0][0]
+        if found != "ok":
+            raise IndexDamaged(f"{self._path}: {found}")
+
     def use(self) -> dict[int, VolumeUse]:
         """By volume number; a volume that nothing points to may be left out."""
         with self._query_lock, _explained("read"):
@@ -268,6 +276,6 @@ def _marks(keys: Sequence[bytes]) -> str:
 
 
 def remove_index(path: Path) -> None:
-    """Delete the file and what SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm"):
+    """Delete the file and what is kept beside it."""
+    for suffix in ("", "-wal", "-shm", "-sum"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import Unavailable
+from common.failpoints import Point, failpoint
 from shardd.catalog import Catalog
 from shardd.direct import DirectFile
 from shardd.disk import Disk
 from shardd.entries import Entry
 from shardd.index import IndexDamaged, remove_index
+from shardd.index_seal import break_seal
 from shardd.scan import Scan, Window
 from shardd.usage import Standing
 from shardd.volume import SUPERBLOCK_BYTES, Volume
@@ -37,11 +39,12 @@ class Recovered(NamedTuple):
 async def recover(disk: Disk, volumes: VolumeSet, index_path: Path, node_id: str) -> Recovered:
     """The catalog, complete. Every volume's `end` is final then."""
     try:
-        return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run()
+        is_sound = await asyncio.to_thread(break_seal, index_path)
+        return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run(is_sound)
     except (IndexDamaged, Unavailable) as error:
         log.warning("%s; rebuilding it from the volumes", error)
     remove_index(index_path)
-    return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run()
+    return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run(is_sound=True)
 
 
 class _Recovery:
@@ -52,9 +55,11 @@ class _Recovery:
         self._rotten: list[Entry] = []
         self._failure: str | None = None
 
-    async def run(self) -> Recovered:
-        """Closes the catalog if it raises."""
+    async def run(self, is_sound: bool) -> Recovered:
+        """`is_sound`: the index need not be checked. Closes the catalog if it raises."""
         try:
+            if not is_sound:
+                await asyncio.to_thread(self._catalog.check)
             checkpoints = self._catalog.checkpoints()
             self._check_fit(checkpoints)
             self._must(self._volumes.sync_names)
@@ -91,6 +96,7 @@ class _Recovery:
         has_hole = False
         with DirectFile(self._disk, volume.path) as file:
             self._must(file.sync)
+            failpoint(Point.TAIL_SYNCED)
             if start < volume.end:
                 log.info("%s: reading %d bytes", volume.path, volume.end - start)
                 scan = Scan(volume, Window(file, volume), self._catalog)
@@ -101,6 +107,7 @@ class _Recovery:
             # A negative cut is a record whole but for its padding.
             log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
             self._must(lambda: volume.cut(end))
+            failpoint(Point.TAIL_CUT)
         if has_hole:
             self._roll(volume)
         self._catalog.apply([], {volume.number: end}, 0)

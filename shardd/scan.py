@@ -16,7 +16,7 @@ from common.wire import MAX_PAYLOAD_BYTES
 from shardd.catalog import FLUSH_ENTRIES, Catalog
 from shardd.direct import DirectFile, aligned
 from shardd.entries import Entry
-from shardd.volume import PAGE_BYTES, Volume, align_up, is_plausible
+from shardd.volume import PAGE_BYTES, Volume, VolumeClass, align_up, is_plausible
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Scan:
 
     def __init__(self, volume: Volume, window: Window, catalog: Catalog) -> None:
         self._volume, self._window, self._catalog = volume, window, catalog
+        self._is_large = volume.volume_class is VolumeClass.LARGE
         self.rotten: list[Entry] = []
         self.has_hole = False  # something without a valid header lies between valid records
         self._entries: list[Entry] = []
@@ -114,7 +115,9 @@ class Scan:
             header = unpack_header(await self._window.view(offset, HEADER_BYTES))
         except Corrupt:
             return None
-        return header if is_plausible(header.info, header.sequence) else None
+        # What belongs into small volumes could not be read from a large one: it is a stray copy.
+        stray = self._is_large and VolumeClass.of(header.info.payload_bytes) is VolumeClass.SMALL
+        return header if is_plausible(header.info, header.sequence) and not stray else None
 
     async def _payload_matches(self, offset: int, header: RecordHeader) -> bool:
         info = header.info

@@ -30,6 +30,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from common.errors import Corrupt
+from common.failpoints import Point, failpoint
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.record import HEADER_BYTES
 from common.shards import Buffer, ShardInfo
@@ -152,7 +153,9 @@ class Volume:
         try:
             if disk.pwritev(fd, [superblock.pack()], 0) != SUPERBLOCK_BYTES:
                 raise ShortWrite(errno.ENOSPC, f"{path} was written short")
+            failpoint(Point.VOLUME_WRITTEN)
             _sync_new(disk, fd, folder)
+            failpoint(Point.VOLUME_CREATED)
         except OSError:
             disk.unlink(path)
             raise
@@ -259,6 +262,7 @@ class Volume:
 def _sync_new(disk: Disk, fd: int, folder: Path) -> None:
     try:
         disk.fsync(fd)
+        failpoint(Point.VOLUME_SYNCED)
         disk.fsync_dir(folder)
     except OSError as error:
         raise SyncFailed(error.errno, f"fsync failed: {error}") from None

@@ -2,12 +2,12 @@
 
 import errno
 import logging
-import os
 import re
 from pathlib import Path
 
 from common.errors import Corrupt, WrongCluster, WrongNode
 from common.units import MIB
+from shardd.direct import DirectFile, aligned
 from shardd.disk import Disk, file_size_bytes
 from shardd.identity import DataDirectory, Identity
 from shardd.volume import SUPERBLOCK_BYTES, Superblock, SyncFailed, Volume, VolumeClass
@@ -81,13 +81,12 @@ class VolumeSet:
         self._open[superblock.volume_class] = volume
 
     def _read_superblock(self, path: Path) -> Superblock:
-        fd = self._disk.open(path, os.O_RDONLY)
-        try:
-            data = bytearray(SUPERBLOCK_BYTES)
-            found = self._disk.preadv(fd, [data], 0)
-            return Superblock.unpack(bytes(data[:found]))
-        finally:
-            self._disk.close(fd)
+        """Raises Corrupt too if the disk cannot read it: that is no reason not to start."""
+        place = aligned(SUPERBLOCK_BYTES)
+        with DirectFile(self._disk, path) as file:
+            if file.read(memoryview(place), 0):
+                raise Corrupt("the superblock cannot be read")
+        return Superblock.unpack(bytes(place))
 
     def appendable(self, volume_class: VolumeClass, size_bytes: int) -> Volume:
         """The open volume of the class, rolled if `size_bytes` more do not fit any longer.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.errors import SixfoldError, StorageFull, StoreReadOnly, Unavailable, WrongNode
+from common.failpoints import Point, failpoint
 from common.units import MIB
 from shardd.catalog import FLUSH_ENTRIES, Catalog
 from shardd.group import Group, WriteJob
@@ -202,3 +203,4 @@ class GroupWriter:
             self._done(submission.jobs)
         for submission in group:
             submission.answered(submission.jobs)
+        failpoint(Point.GROUP_ANSWERED)

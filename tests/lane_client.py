@@ -113,11 +113,16 @@ async def challenged(client: Client, said: bytes) -> bytes:
 
 
 async def open_lane(node: ServedNode, kind: LaneKind) -> Client:
-    client, said = await connect(node.data_port), hello(node, kind)
+    client, limits = await lane_to(node.data_port, hello(node, kind))
+    assert limits == (node.lanes.limits.window_bytes, node.lanes.limits.window_requests)
+    return client
+
+
+async def lane_to(port: int, said: bytes) -> tuple[Client, tuple[int, ...]]:
+    """A lane opened with this hello, and its window."""
+    client = await connect(port)
     nonce = await challenged(client, said)
     client.send(FrameKind.PROOF, 0, SECRET.lane_proof(b"coordinator", said, nonce))
     frame_kind, _, meta, _ = await client.next()
     assert frame_kind == FrameKind.WELCOME
-    limits = node.lanes.limits
-    assert WELCOME.unpack(meta) == (limits.window_bytes, limits.window_requests)
-    return client
+    return client, WELCOME.unpack(meta)

@@ -1,8 +1,9 @@
 """What a node finds when it starts again: torn tails, rot, an index that is gone or wrong."""
 
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,22 @@ from common.ids import ShardAddress
 from common.record import HEADER_BYTES, shard_header, tombstone_header
 from common.shards import ShardRecord
 from common.units import KIB, MIB
+from shardd.disk import Disk
 from shardd.identity import DataDirectory
 from shardd.index import remove_index
 from shardd.store import StoreLimits, VolumeStore
 from shardd.volume import SUPERBLOCK_BYTES, VolumeClass, volume_name
+from tests.bad_sectors import BadSectors
 from tests.stores import make_shard
 
 
 @asynccontextmanager
-async def opened(path: Path, limits: StoreLimits | None = None) -> AsyncIterator[VolumeStore]:
+async def opened(
+    path: Path, limits: StoreLimits | None = None, disk: Disk | None = None
+) -> AsyncIterator[VolumeStore]:
     directory = DataDirectory(path)
     try:
-        store = await VolumeStore.open(directory, limits)
+        store = await VolumeStore.open(directory, limits, disk)
         try:
             yield store
         finally:
@@ -263,6 +268,17 @@ async def test_an_index_with_rotten_pages_is_rebuilt(tmp_path: Path) -> None:
         assert all(await present(store, shards))
 
 
+async def test_an_index_that_was_changed_while_the_node_was_down_is_rebuilt(tmp_path: Path) -> None:
+    """Well-formed as it may be: here a shard would be hidden."""
+    shards = [make_shard(30, seed) for seed in range(3)]
+    await fill(tmp_path, shards)
+    with closing(sqlite3.connect(tmp_path / "index.db")) as database, database:
+        database.execute("UPDATE record SET live = 0 WHERE offset > 4096")
+    async with opened(tmp_path) as store:
+        assert all(await present(store, shards))
+        assert not (tmp_path / "index.db-sum").exists()  # while it may change
+
+
 async def test_an_index_that_knows_more_than_the_volumes_is_rebuilt(tmp_path: Path) -> None:
     """A volume was lost: its rows must not be believed."""
     small, large = make_shard(30), make_shard(100 * KIB)
@@ -312,6 +328,29 @@ async def test_a_rotten_superblock_hides_no_record(tmp_path: Path) -> None:
         assert all(await present(store, shards))
         await store.append([make_shard(40)])
         assert volume(tmp_path, 3).exists()  # nothing more goes into the rotten ones
+
+
+async def test_a_superblock_that_cannot_be_read_hides_no_record(tmp_path: Path) -> None:
+    shards = [make_shard(size, seed) for seed in range(3) for size in (30, 100 * KIB)]
+    await fill(tmp_path, shards)
+    disk = BadSectors()
+    disk.bad |= {(volume_name(number), 0) for number in (1, 2)}
+    for _ in range(2):
+        async with opened(tmp_path, disk=disk) as store:
+            assert all(await present(store, shards))
+        remove_index(tmp_path / "index.db")
+
+
+async def test_a_stray_copy_in_a_volume_of_the_other_class_is_passed_over(tmp_path: Path) -> None:
+    """It could not be read from there, and must not win over the record itself."""
+    small, large = make_shard(300), make_shard(100 * KIB)
+    await fill(tmp_path, [small], [large])
+    remove_index(tmp_path / "index.db")
+    record = shard_header(small.info, 1) + small.payload
+    with volume(tmp_path, 2).open("ab") as file:
+        file.write(record + bytes(4096 - len(record)))
+    async with opened(tmp_path) as store:
+        assert await present(store, [small, large]) == [True, True]
 
 
 async def test_rolled_volumes_are_all_read(tmp_path: Path) -> None:

@@ -9,15 +9,18 @@ from common.errors import SixfoldError
 from common.ids import ShardAddress
 from common.shards import ShardRecord
 from common.units import GIB, KIB
+from shardd.disk import Disk
 from shardd.identity import DataDirectory
 from shardd.index import remove_index
+from shardd.index_seal import SUFFIX as SEAL
 from shardd.store import StoreLimits, VolumeStore
 from shardd.upkeep import UpkeepLimits
-from tests.disks.crashing import CrashDisk
 from tests.stores import CLUSTER_ID
 
 # Two large records fill a volume. Whatever is dead in a volume is worth a compaction.
-UPKEEP = UpkeepLimits(compact_dead_part=0.0, compact_bytes_per_s=100 * GIB)
+UPKEEP = UpkeepLimits(
+    compact_dead_part=0.0, compact_bytes_per_s=100 * GIB, scrub_bytes_per_s=100 * GIB
+)
 LIMITS = StoreLimits(reserve_bytes=0, volume_bytes=160 * KIB, upkeep=UPKEEP)
 
 IndexFiles = Mapping[str, bytes]  # by suffix; none is an index that was lost
@@ -76,7 +79,7 @@ class Broken(Exception):
 class RunningNode:
     """A store that is open on `disk`. SQLite and the lock are in `folder`, in a real directory."""
 
-    def __init__(self, disk: CrashDisk, folder: Path) -> None:
+    def __init__(self, disk: Disk, folder: Path) -> None:
         self.disk, self._folder = disk, folder
 
     async def start(self) -> "RunningNode":
@@ -139,7 +142,7 @@ def check_allowed(
 
 def index_files(folder: Path) -> IndexFiles:
     """A copy of the index as it is now."""
-    return dict(_read_all(folder / f"index.db{suffix}" for suffix in ("", "-wal")))
+    return dict(_read_all(folder / f"index.db{suffix}" for suffix in ("", "-wal", SEAL)))
 
 
 def _read_all(paths: Iterable[Path]) -> Iterator[tuple[str, bytes]]:

@@ -25,6 +25,7 @@ class Run:
     """A program on its way. `indexes` are copies of the index, each from before that step of the
     disk."""
 
+    disk: CrashDisk
     node: RunningNode
     history: History
     indexes: list[IndexFiles] = field(default_factory=list)
@@ -36,15 +37,15 @@ class Run:
         return make_shard(size_bytes, len(self.history.shards) + 1000 * self.used)
 
     async def append(self, *shards: ShardRecord) -> None:
-        begun = len(self.node.disk.steps)
+        begun = len(self.disk.steps)
         await self.node.store.append(shards)
-        self.history.note(Event(begun, len(self.node.disk.steps), appended=shards))
+        self.history.note(Event(begun, len(self.disk.steps), appended=shards))
 
     async def delete(self, address: ShardAddress) -> None:
-        begun = len(self.node.disk.steps)
+        begun = len(self.disk.steps)
         await self.node.store.delete([address])
         if address in self.history.shards:
-            self.history.note(Event(begun, len(self.node.disk.steps), deleted=[address]))
+            self.history.note(Event(begun, len(self.disk.steps), deleted=[address]))
 
 
 async def small(run: Run) -> None:
@@ -136,7 +137,7 @@ async def run_program(root: Path, past: str, program: Program, flush: Sequence[b
     """On a new disk. `flush` says after which operations the index is written."""
     folder = root / "data"
     disk = _Watched(root)
-    run = Run(RunningNode(disk, folder), History())
+    run = Run(disk, RunningNode(disk, folder), History())
     disk.before_step = lambda: run.indexes.append(index_files(folder))
     await run.node.start()
     first = 0

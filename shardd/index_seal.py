@@ -1,0 +1,63 @@
+"""Whether `index.db` still is, bit for bit, the file that was closed.
+
+SQLite has no checksums: a row that has rotted would hide a shard, or bring one back that was
+deleted, and a rotten counter would give sequence numbers twice. So a clean stop leaves the BLAKE3
+of the file beside it, `index.db-sum`, and the next start looks. After a crash there is none; then
+SQLite looks whether the file is well-formed, which finds less.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from blake3 import blake3
+
+from common.failpoints import Point, failpoint
+from common.units import MIB
+from shardd.disk import RealDisk, write_durably
+from shardd.index import IndexDamaged
+
+SUFFIX = "-sum"
+
+
+def seal_index(path: Path) -> None:
+    """The index was closed. Raises OSError; then it is as after a crash."""
+    write_durably(RealDisk(), _seal_of(path), _sum(path))
+
+
+def break_seal(path: Path) -> bool:
+    """Call before the index is opened. Whether it is the file that was sealed; False if that is
+    not known. Raises IndexDamaged if it is another."""
+    try:
+        sealed = _seal_of(path).read_bytes()
+        if sealed != _sum(path):
+            raise IndexDamaged(f"{path} is not what it was when it was closed")
+        # Durably, or after a power loss it would be held against what has been written since.
+        _seal_of(path).unlink()
+        RealDisk().fsync_dir(path.parent)
+        failpoint(Point.INDEX_UNSEALED)
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise IndexDamaged(f"{path}: {error}") from None
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(path.name + SUFFIX)
+
+
+def _sum(path: Path) -> bytes:
+    """Of the file, and of what of it may be left in SQLite's log."""
+    digest = blake3()
+    for part in (path, path.with_name(path.name + "-wal")):
+        for piece in _pieces(part):
+            digest.update(piece)
+    return digest.digest()
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        while piece := os.read(file.fileno(), 4 * MIB):
+            yield piece
