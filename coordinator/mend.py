@@ -80,7 +80,7 @@ class Mender:
         Raises Overloaded if there is no memory for it, and what the database raises.
         """
         size_bytes = stored.n * stored.shard_bytes
-        with await self._services.buffers.acquire(size_bytes, BUFFER_WAIT_S) as buffer:
+        with await self._services.buffers.acquire_behind(size_bytes, BUFFER_WAIT_S) as buffer:
             return await self._mend(stored, buffer.memory[:size_bytes], relieved)
 
     async def _mend(self, stored: StoredSegment, stripe: memoryview, relieved: int) -> Mended:

@@ -10,6 +10,7 @@ import pytest
 from common.errors import Conflict
 from coordinator.membership import NodeState
 from coordinator.metadata import Wish
+from coordinator.repair import SEARCH_AGAIN_DRAINING_S
 from tests.test_repair import check, filled
 from tests.torture.one_process import Front, Store
 
@@ -79,3 +80,35 @@ async def test_a_drain_that_would_fill_the_other_nodes_is_refused(store: Store) 
         await front.draining.drain("3", force=True, dry_run=False)
     plan = await front.draining.drain("3", force=False, dry_run=True)
     assert plan["bytes"] > plan["free_bytes"] == 80_000
+
+
+async def test_what_is_stored_on_a_drained_node_by_who_did_not_know_is_moved_too(
+    store: Store,
+) -> None:
+    first, second = store.fronts
+    await first.draining.drain("3", force=True, dry_run=False)
+    await first.work("repair")
+    contents = await filled(store)
+    assert await segments_on(second, 3) == 0
+    data = bytes(50_000)
+    contents[(await second.put(data)).id] = data  # it has not looked yet
+    assert await segments_on(second, 3) == 1
+    await store.pass_time(int(SEARCH_AGAIN_DRAINING_S))
+    await first.work("repair")
+    await check(store, contents, survives=2)
+    await first.draining.remove("3")
+
+
+async def test_repair_does_not_wait_once_a_node_is_back(store: Store) -> None:
+    contents = await filled(store)
+    front = store.fronts[0]
+    for number in (1, 2, 3, 4):
+        await store.kill(number)
+    await store.pass_time(901)
+    for _ in range(8):
+        await store.pass_time(600)
+        await front.work("repair")
+    for number in (1, 2, 3, 4):
+        await store.restart(number)
+    await front.work("repair")
+    await check(store, contents)

@@ -172,6 +172,15 @@ def postpone(sql: Sql, stored: StoredSegment, survivors: int, reason: str, delay
     )  # fmt: skip
 
 
+def try_again_now(sql: Sql, limit: int) -> None:
+    """What waits for its next turn is due, fewest survivors first: a node may have come back."""
+    sql.run(
+        "UPDATE repair_queue SET not_before = 0 WHERE segment IN (SELECT segment FROM repair_queue "
+        "WHERE not_before > {now} ORDER BY survivors LIMIT ?)",
+        limit,
+    )
+
+
 def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
     """All segments of these layouts go into the queue: (layout id, survivors, reason) each."""
     for layout, survivors, reason in found:
@@ -292,6 +301,9 @@ class Mending:
             postpone, stored=stored, survivors=survivors, reason=reason, delay_s=delay_s
         )
         await self._write(change)
+
+    async def try_again_now(self, limit: int) -> None:
+        await self._write(partial(try_again_now, limit=limit))
 
     async def queue_layouts(self, found: Sequence[tuple[int, int, str]]) -> None:
         await self._write(partial(queue_layouts, found=found))
