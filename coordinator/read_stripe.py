@@ -58,7 +58,7 @@ class StripeRead:
         """Raises Unreadable if fewer than k good shards can be had."""
         try:
             self._make_up()
-            self._alarm = self._loop.call_later(self._hedge.delay_s, self._hedge_slow)
+            self._alarm = self._loop.call_later(self._hedge.delay_s, self._time_is_up)
             while not self._suffice(self._good):
                 if not self._open and not self._arrived:
                     raise self._unreadable()
@@ -201,6 +201,11 @@ class StripeRead:
             )
         return intact
 
+    def _time_is_up(self) -> None:
+        """What came while the loop was busy counts as answered, so let it first see to that: one
+        turn for what it has taken in, one for what is in the sockets."""
+        self._loop.call_soon(self._loop.call_soon, self._hedge_slow)
+
     def _hedge_slow(self) -> None:
         """What is still open is slow: ask elsewhere too, within the allowance."""
         for index in set(self._open.values()) - self._late:
@@ -210,7 +215,7 @@ class StripeRead:
         wanted = min(self._segment.k - useful, len(self._unasked))
         if self._open and wanted > 0:
             self._ask(self._hedge.take(wanted))
-            self._alarm = self._loop.call_later(self._hedge.delay_s, self._hedge_slow)
+            self._alarm = self._loop.call_later(self._hedge.delay_s, self._time_is_up)
 
     def _unreadable(self) -> Unreadable:
         segment, lost = self._segment, len(self._failed)

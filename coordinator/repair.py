@@ -18,7 +18,8 @@ from common.units import MIB
 from coordinator.jobs import LEASE_S
 from coordinator.membership import NodeState
 from coordinator.mend import Mender
-from coordinator.metadata.mending import LAYOUTS_AT_ONCE, Repair
+from coordinator.metadata.mending import LAYOUTS_AT_ONCE
+from coordinator.metadata.repair_queue import Repair
 from coordinator.metadata.rows import NO_NODE
 from coordinator.moves import crowded
 from coordinator.placement import Target

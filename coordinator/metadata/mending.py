@@ -1,4 +1,4 @@
-"""What mending needs of the database: the repair queue, and layouts that change.
+"""What mending needs of the database beside its queue: layouts that change.
 
 A layout changes by compare-and-set on (segment, generation, layout), in one transaction with what
 follows from it for the outbox. Two rules keep a delete from hitting a shard that is needed. While
@@ -14,8 +14,9 @@ from typing import Protocol, TypeVar
 
 from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
-from coordinator.metadata import reads
+from coordinator.metadata import repair_queue
 from coordinator.metadata.database import Sql
+from coordinator.metadata.repair_queue import Backlog, Repair
 from coordinator.metadata.rows import NO_NODE, DeleteReason, ShardsOnNode, StoredSegment
 from coordinator.metadata.writes import (
     UNUSED_S,
@@ -28,50 +29,6 @@ from coordinator.metadata.writes import (
 T = TypeVar("T")
 LAYOUTS_AT_ONCE = 1_000
 Places = frozenset[tuple[int, int]]  # (shard index, node)
-
-
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """A row of the repair queue that is due, with its segment as it is now."""
-
-    stored: StoredSegment
-    survivors: int
-    reason: str
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """The repair queue in figures. `hopeless` segments have fewer than k good shards; `is_due` says
-    whether anything can be done now."""
-
-    queued: int
-    hopeless: int
-    is_due: bool
-
-
-def due_repairs(sql: Sql, limit: int) -> list[Repair]:
-    """Fewest survivors first, then oldest."""
-    rows = sql.rows(
-        f"SELECT {reads.SEGMENT_COLUMNS}, r.survivors, r.reason, r.attempts FROM repair_queue r "
-        "JOIN segment s ON s.id = r.segment AND s.generation = r.generation "
-        "JOIN layout l ON l.id = s.layout WHERE r.not_before <= {now} "
-        "ORDER BY r.survivors, r.queued_at LIMIT ?",
-        limit,
-    )
-    return [Repair(reads.segment_of(row[:-3]), *row[-3:]) for row in rows]
-
-
-def backlog(sql: Sql, k: int) -> Backlog:
-    """Counts in indexes only: the queue may be long."""
-    counts = sql.row(
-        "SELECT (SELECT count(*) FROM repair_queue), "
-        "(SELECT count(*) FROM repair_queue WHERE survivors < ?), "
-        "EXISTS (SELECT 1 FROM repair_queue WHERE not_before <= {now})",
-        k,
-    )
-    assert counts is not None
-    return Backlog(counts[0], counts[1], bool(counts[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,59 +120,6 @@ def set_whole(sql: Sql, stored: StoredSegment, verified: bool) -> None:
         sql.run("UPDATE segment SET verified_at = {now} WHERE id = ? AND generation = ?", *key)
 
 
-def postpone(sql: Sql, stored: StoredSegment, survivors: int, reason: str, delay_s: int) -> None:
-    """Nothing more can be done for it now."""
-    sql.run(
-        "UPDATE repair_queue SET survivors = ?, reason = ?, not_before = {now} + ?, "
-        "attempts = attempts + 1 WHERE segment = ? AND generation = ?",
-        survivors, reason, delay_s, stored.id, signed(stored.generation),
-    )  # fmt: skip
-
-
-def try_again_now(sql: Sql, limit: int) -> None:
-    """What waits for its next turn is due, fewest survivors first: a node may have come back."""
-    sql.run(
-        "UPDATE repair_queue SET not_before = 0 WHERE segment IN (SELECT segment FROM repair_queue "
-        "WHERE not_before > {now} ORDER BY survivors LIMIT ?)",
-        limit,
-    )
-
-
-def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
-    """All segments of these layouts go into the queue: (layout id, survivors, reason) each."""
-    for layout, survivors, reason in found:
-        sql.run(
-            "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-            "SELECT id, generation, ?, ?, {now} FROM segment WHERE layout = ? "
-            "ON CONFLICT (segment) DO UPDATE SET not_before = 0, "
-            "survivors = min(survivors, excluded.survivors)",
-            survivors, reason, layout,
-        )  # fmt: skip
-
-
-def queue_rotten(sql: Sql, node: int, rotten: Sequence[ShardAddress]) -> list[ShardAddress]:
-    """The node has found these shards to be rotten: their segments go into the queue. Which of them
-    no segment needs."""
-    needless = []
-    for address in rotten:
-        row = sql.row(
-            "SELECT l.nodes, s.n FROM segment s JOIN layout l ON l.id = s.layout "
-            "WHERE s.id = ? AND s.generation = ?",
-            address.segment, signed(address.generation),
-        )  # fmt: skip
-        layout = unpack_layout(row[0]) if row else ()
-        if row is None or address.index >= len(layout) or layout[address.index] != node:
-            needless.append(address)
-            continue
-        sql.run(
-            "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-            "VALUES (?, ?, ?, ?, {now}) ON CONFLICT (segment) DO NOTHING",
-            address.segment, signed(address.generation), row[1] - 1,
-            f"shard {address.index} is rotten",
-        )  # fmt: skip
-    return needless
-
-
 @dataclass(frozen=True, slots=True)
 class LayoutLoad:
     """A layout, how many segments have it, and what all of them together put on each shard's
@@ -239,16 +143,6 @@ def layout_loads(sql: Sql, after: int, limit: int) -> list[LayoutLoad]:
     return [LayoutLoad(id_, unpack_layout(nodes), *counts) for id_, nodes, *counts in rows]
 
 
-def segments_of_layout(sql: Sql, layout: int, limit: int) -> list[StoredSegment]:
-    """Some that have this layout."""
-    rows = sql.rows(
-        f"SELECT {reads.SEGMENT_COLUMNS} FROM segment s JOIN layout l ON l.id = s.layout "
-        "WHERE s.layout = ? LIMIT ?",
-        layout, limit,
-    )  # fmt: skip
-    return [reads.segment_of(row) for row in rows]
-
-
 class Read(Protocol):
     def __call__(self, query: Callable[[Sql], T]) -> Awaitable[T]: ...
 
@@ -258,19 +152,20 @@ class Write(Protocol):
 
 
 class Mending:
-    """The part of Metadata that mending uses; each method is as the function of its name."""
+    """The part of Metadata that mending uses; each method is as the function of its name, here or
+    in `repair_queue`."""
 
     def __init__(self, read: Read, write: Write, layouts: Layouts) -> None:
         self._read, self._write, self._layouts = read, write, layouts
 
     async def due_repairs(self, limit: int) -> list[Repair]:
-        return await self._read(partial(due_repairs, limit=limit))
+        return await self._read(partial(repair_queue.due_repairs, limit=limit))
 
     async def backlog(self, k: int) -> Backlog:
-        return await self._read(partial(backlog, k=k))
+        return await self._read(partial(repair_queue.backlog, k=k))
 
     async def queue_rotten(self, node: int, rotten: Sequence[ShardAddress]) -> list[ShardAddress]:
-        return await self._write(partial(queue_rotten, node=node, rotten=rotten))
+        return await self._write(partial(repair_queue.queue_rotten, node=node, rotten=rotten))
 
     async def forbidden(self, stored: StoredSegment) -> Forbidden:
         return await self._read(partial(forbidden, stored=stored))
@@ -298,15 +193,19 @@ class Mending:
         self, stored: StoredSegment, survivors: int, reason: str, delay_s: int
     ) -> None:
         change = partial(
-            postpone, stored=stored, survivors=survivors, reason=reason, delay_s=delay_s
+            repair_queue.postpone,
+            stored=stored,
+            survivors=survivors,
+            reason=reason,
+            delay_s=delay_s,
         )
         await self._write(change)
 
     async def try_again_now(self, limit: int) -> None:
-        await self._write(partial(try_again_now, limit=limit))
+        await self._write(partial(repair_queue.try_again_now, limit=limit))
 
     async def queue_layouts(self, found: Sequence[tuple[int, int, str]]) -> None:
-        await self._write(partial(queue_layouts, found=found))
+        await self._write(partial(repair_queue.queue_layouts, found=found))
 
     async def layout_loads(self, after: int, limit: int) -> list[LayoutLoad]:
         return await self._read(partial(layout_loads, after=after, limit=limit))
@@ -318,6 +217,3 @@ class Mending:
             for load in page:
                 yield load
             after = page[-1].id
-
-    async def segments_of_layout(self, layout: int, limit: int) -> list[StoredSegment]:
-        return await self._read(partial(segments_of_layout, layout=layout, limit=limit))
