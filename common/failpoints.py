@@ -44,7 +44,9 @@ class Point(StrEnum):
     QUARANTINE_BURIED = "quarantine-buried"
     QUARANTINE_RESTORED = "quarantine-restored"
     MEND_SURVEYED = "mend-surveyed"
+    MEND_SHARD_WRITTEN = "mend-shard-written"  # one of them
     MEND_WRITTEN = "mend-written"
+    MEND_SWITCH_BEGUN = "mend-switch-begun"  # in the transaction
     MEND_SWITCHED = "mend-switched"
     UNPIN_BEGUN = "unpin-begun"  # in the transaction
     UNPINNED = "unpinned"

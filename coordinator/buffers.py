@@ -20,6 +20,7 @@ from common.units import KIB, MIB
 # Beyond the budget, for small buffers alone: slow large transfers, which may hold the whole budget
 # for a while, must not keep small requests out.
 SMALL_RESERVE_BYTES = 16 * MIB
+GIVE_WAY_S, LOOK_S = 10.0, 0.1
 COLLECT_AFTER_S = 0.2  # of waiting: it takes some hundredths of a second
 # From here on a buffer is pooled, in sizes a sixteenth of a power of two apart.
 POOLED_BYTES = 256 * KIB
@@ -104,6 +105,15 @@ class StripeBuffers:
             raise
         self.used_bytes -= size_bytes  # it was reserved for us when our turn came
         return self._take(size_bytes)
+
+    async def acquire_behind(self, size_bytes: int, wait_s: float) -> StripeBuffer:
+        """For work that can wait: gives way to all others for `GIVE_WAY_S`, and only then stands
+        in line with them. Raises Overloaded as `acquire` does."""
+        for _ in range(round(GIVE_WAY_S / LOOK_S)):
+            if buffer := self.try_acquire(size_bytes):
+                return buffer
+            await asyncio.sleep(LOOK_S)
+        return await self.acquire(size_bytes, wait_s)
 
     def try_acquire(self, size_bytes: int) -> StripeBuffer | None:
         """A buffer if there is room now and nobody waits."""

@@ -66,7 +66,7 @@ class StripeCheck:
         Raises Overloaded if there is no memory for it, and what the database raises.
         """
         services, size_bytes = self._services, segment.n * segment.shard_bytes
-        with await services.buffers.acquire(size_bytes, BUFFER_WAIT_S) as buffer:
+        with await services.buffers.acquire_behind(size_bytes, BUFFER_WAIT_S) as buffer:
             stripe = buffer.memory[:size_bytes]
             survey = Survey(services, segment, stripe)
             await survey.run()

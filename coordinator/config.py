@@ -68,8 +68,9 @@ class Config:
     )
     scrub_bytes_per_s: int = bytes_setting("how much of that is read in a second", 16 * MIB)
     repair_bytes_per_s: int = bytes_setting(
-        "how much repair and drain may mend per second", 64 * MIB
+        "how much repair, drain and rebalance may mend per second", 64 * MIB
     )
+    no_rebalance: bool = flag_setting("leave shards where they are, however uneven nodes fill up")
     grace_s: int = setting("how long deleted content keeps its space", 3600, int)
     sweep_every_s: float = seconds_setting(
         "rest between two searches of the nodes for shards that nothing refers to", 21_600.0

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.errors import Conflict
+from common.units import format_bytes
 from coordinator.config import LEAST_NODES
-from coordinator.membership import DRAINS, Node, NodeState
+from coordinator.membership import Node, NodeState
 from coordinator.metadata import Wish
 from coordinator.placement import survives
 from coordinator.services import Services
@@ -17,8 +18,8 @@ from coordinator.services import Services
 
 @dataclass(frozen=True, slots=True)
 class DrainPlan:
-    """What draining a node means. `others` nodes can take its shards; a segment spread over them
-    survives the loss of any `survives`. `left_s` is an estimate."""
+    """What draining a node means. `others` nodes can take its shards, and have `free_bytes`; a
+    segment spread over them survives the loss of any `survives`. `left_s` is an estimate."""
 
     node: str
     state: str
@@ -26,6 +27,7 @@ class DrainPlan:
     bytes: int
     left_s: float
     others: int
+    free_bytes: int
     survives: int
 
 
@@ -43,7 +45,9 @@ class Draining:
             if count := load.layout.count(node.number):
                 segments += load.segments
                 moved_bytes += count * load.shard_bytes
-        others = len([n for n in self._members.targets(0) if n != node.number])
+        free = {n: self._members.free_bytes(n) for n in self._members.targets(0)}
+        free.pop(node.number, None)
+        others = len(free)
         codec = self._services.codec
         layout = tuple(1 + shard % others for shard in range(codec.n)) if others else ()
         rate = self._services.config.repair_bytes_per_s
@@ -54,12 +58,13 @@ class Draining:
             bytes=moved_bytes,
             left_s=round(moved_bytes * codec.k / rate, 1),
             others=others,
+            free_bytes=sum(free.values()),
             survives=survives(layout, codec.k),
         )
 
     async def drain(self, name: str, force: bool, dry_run: bool) -> dict[str, Any]:
-        """Begin. Raises Conflict if too few nodes would be left: for any PUT, or, unless `force`,
-        for each shard to have a node of its own."""
+        """Begin. Raises Conflict if too few nodes would be left: for any PUT, for what lies on
+        this one, or, unless `force`, for each shard to have a node of its own."""
         node = self._members.find(name)
         plan = await self.plan(node)
         if not dry_run:
@@ -71,6 +76,9 @@ class Draining:
     def _check(self, plan: DrainPlan, force: bool) -> None:
         if plan.others < LEAST_NODES:
             raise Conflict(f"{plan.others} other nodes can take shards, {LEAST_NODES} are needed")
+        if plan.bytes > plan.free_bytes:
+            need, have = format_bytes(plan.bytes), format_bytes(plan.free_bytes)
+            raise Conflict(f"no room for {need} on the other nodes: {have} are free")
         if plan.others < self._services.codec.n and not force:
             raise Conflict(
                 f"on {plan.others} other nodes, segments would survive the loss of "
@@ -89,7 +97,7 @@ class Draining:
         node = self._members.find(name)
         state = self._members.state(node)
         if state is not NodeState.REMOVED:
-            if state not in (*DRAINS, NodeState.LOST) and node.row.wish is not Wish.DRAINING:
+            if state is not NodeState.LOST and node.row.wish is not Wish.DRAINING:
                 raise Conflict(f"{node.row.name} is {state}: drain it first")
             plan = await self.plan(node)
             if plan.segments:
@@ -99,7 +107,7 @@ class Draining:
 
     async def _wish(self, node: Node, wish: Wish) -> None:
         await self._metadata.set_wish(node.number, wish)
-        self._members.wish_changed(node.number, wish)  # others see it with the next report
+        self._members.wish_changed(node.number, wish)  # other processes look once a second
 
     @staticmethod
     def _refuse_removed(node: Node) -> None:

@@ -33,9 +33,6 @@ class NodeState(StrEnum):
     REMOVED = "removed"
 
 
-DRAINS = frozenset((NodeState.DRAINING, NodeState.DRAINED))
-
-
 @dataclass(slots=True)
 class Node:
     """One node. `reachable` says whether its lanes are open; `sent_bytes` counts what this
@@ -72,15 +69,15 @@ class Membership:
     on_report: Callable[[Node], None] = lambda node: None
     nodes: dict[int, Node] = field(default_factory=dict)
     _loaded: Mapping[int, int] = field(default_factory=dict)  # versions of reports, at start
-    _started_at_s: float = 0.0
-    _looked_s: int = 0  # by the database's clock
+    _attentive_since_s: float = 0.0  # silence before that says nothing
+    _looked_at_s: float = float("-inf")
+    _looked_s: int = 0  # the same by the database's clock
     _ring: Ring | None = None
     _zone_sizes: Mapping[str, int] = field(default_factory=dict)
     _zones_counted_at_s: float = float("-inf")
 
     async def load(self) -> None:
         """Read the registered nodes and their last reports; their silence counts from now."""
-        self._started_at_s = self.clock()
         self.nodes = {row.number: Node(row) for row in await self.metadata.nodes()}
         await self.look()
         self._loaded = {node.number: node.version for node in self.nodes.values()}
@@ -112,12 +109,23 @@ class Membership:
                 log.warning("reports to other processes: %s", error)
 
     async def look(self) -> None:
-        """Take over what nodes have reported to other processes since the last look."""
+        """Take over what nodes have reported to other processes since the last look, and what
+        operators want of nodes, also of those that are silent."""
         known = {node.number: node.version for node in self.nodes.values()}
         now_s, found = await self.metadata.reports_since(self._looked_s - OVERLAP_S, known)
-        self._looked_s = now_s
+        if self._is_blind():
+            self._attentive_since_s = self.clock()
+        self._looked_s, self._looked_at_s = now_s, self.clock()
         for shared in found:
             self._take_over(shared)
+        wishes = await self.metadata.wishes()
+        for number in self.nodes:
+            self.wish_changed(number, wishes.get(number, Wish.ACTIVE))
+
+    def _is_blind(self) -> bool:
+        """Whether this process was stopped, or had no database, for so long that it cannot tell
+        which nodes have been silent."""
+        return self.clock() - self._looked_at_s > self.lost_after_s / 2
 
     def _take_over(self, shared: SharedReport) -> None:
         """The process that it came to has looked whether it is an impostor's."""
@@ -155,9 +163,9 @@ class Membership:
     def state(self, node: Node) -> NodeState:
         if node.row.wish is Wish.REMOVED:
             return NodeState.REMOVED
-        since = max(node.reported_at_s, self._started_at_s)
+        since = max(node.reported_at_s, self._attentive_since_s)
         silent_s = self.clock() - since
-        if silent_s >= self.lost_after_s:
+        if silent_s >= self.lost_after_s and not self._is_blind():
             return NodeState.LOST
         if silent_s >= self.suspect_after_s or not node.reachable or node.report is None:
             return NodeState.SUSPECT
@@ -191,7 +199,7 @@ class Membership:
         if (
             node is None
             or self.state(node) is not NodeState.ACTIVE
-            or not self._has_room(node, shard_bytes)
+            or self.free_bytes(number) <= shard_bytes
         ):
             return None
         return Target(number, node.row.zone, node.fill())
@@ -208,20 +216,27 @@ class Membership:
             self._zone_sizes = Counter(t.zone for t in self.targets(shard_bytes).values())
         return self._zone_sizes
 
-    @staticmethod
-    def _has_room(node: Node, shard_bytes: int) -> bool:
+    def free_bytes(self, number: int) -> int:
+        """What a node that has reported can still take."""
+        node = self.nodes[number]
         assert node.report is not None
-        return node.report.free_bytes - node.sent_bytes > shard_bytes
+        return max(0, node.report.free_bytes - node.sent_bytes)
 
     def is_readable(self, number: int) -> bool:
         """Whether asking this node for a shard makes sense."""
         node = self.nodes.get(number)
         return node is not None and node.reachable and node.row.wish is not Wish.REMOVED
 
+    def is_leaving(self, number: int) -> bool:
+        """Whether an operator wants its shards elsewhere, be it reachable or not."""
+        node = self.nodes.get(number)
+        return node is not None and node.row.wish is Wish.DRAINING
+
     def wish_changed(self, number: int, wish: Wish) -> None:
-        """This process need not wait for the node's next report."""
+        """Known at once, not at the next look."""
         node = self.nodes[number]
-        node.row = replace(node.row, wish=wish)
+        if node.row.wish is not wish:
+            node.row = replace(node.row, wish=wish)
 
     def find(self, name: str) -> Node:
         """The node of that name, number or id; of a name that was given again, the one that is

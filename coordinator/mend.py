@@ -12,18 +12,16 @@ What only cannot be reached is waited for: a node that restarts must not cost a 
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.shards import ShardInfo, ShardRecord
-from coordinator.membership import DRAINS
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.mending import Places
 from coordinator.metadata.rows import NO_NODE
-from coordinator.moves import crowded, destinations
+from coordinator.moves import crowded, destinations, relief
 from coordinator.services import Services
 from coordinator.survey import ShardState, Survey
 
@@ -35,9 +33,10 @@ _TO_REBUILD = (ShardState.BAD, ShardState.MISSING, ShardState.LOST, ShardState.A
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """How it went. `survivors` were good before; `unreachable` and `homeless` shards remain, the
-    latter for want of a node; `written_bytes` went to nodes. `superseded` says that the segment has
-    changed meanwhile, and that nothing of this counts."""
+    """How it went. `survivors` were good before, or could not be reached, so that nothing is known
+    of them. `unreachable` and `homeless` shards remain, the latter for want of a node;
+    `written_bytes` went to nodes. `superseded` says that the segment has changed meanwhile, and
+    that nothing of this counts."""
 
     survivors: int
     unreachable: int = 0
@@ -46,8 +45,7 @@ class Mended:
     hopeless: bool = False
     superseded: bool = False
     disagrees: bool = False
-    moved_to: Mapping[int, int] = field(default_factory=dict)  # node: shards that it got
-    layout: tuple[int, ...] = ()  # as it is now
+    layout: tuple[int, ...] = ()  # as it is now, if anything counts
 
     @property
     def is_whole(self) -> bool:
@@ -61,7 +59,7 @@ class Mended:
         if self.disagrees:
             return "data and parity do not agree with the checksums"
         if self.hopeless:
-            return f"only {self.survivors} good shards can be read"
+            return f"only {self.survivors} shards may still be good"
         if self.unreachable:
             return f"{self.unreachable} shards cannot be reached"
         return f"no node for {self.homeless} shards"
@@ -74,32 +72,31 @@ class Mender:
         self._services, self._cluster = services, services.cluster
         self._mending = services.metadata.mending
 
-    async def mend(self, stored: StoredSegment, away_from: Sequence[int] = ()) -> Mended:
-        """Make the stripe whole. Shards on the nodes `away_from` are moved, as are those on nodes
-        that are drained, and those that share a node or crowd a zone without need.
+    async def mend(self, stored: StoredSegment, relieved: int = NO_NODE) -> Mended:
+        """Make the stripe whole. Shards on nodes that are drained are moved, as are those that
+        share a node or crowd a zone without need; and those on the node `relieved`, if they can
+        lie as well elsewhere.
 
         Raises Overloaded if there is no memory for it, and what the database raises.
         """
         size_bytes = stored.n * stored.shard_bytes
-        with await self._services.buffers.acquire(size_bytes, BUFFER_WAIT_S) as buffer:
-            return await self._mend(stored, buffer.memory[:size_bytes], away_from)
+        with await self._services.buffers.acquire_behind(size_bytes, BUFFER_WAIT_S) as buffer:
+            return await self._mend(stored, buffer.memory[:size_bytes], relieved)
 
-    async def _mend(
-        self, stored: StoredSegment, stripe: memoryview, away_from: Sequence[int]
-    ) -> Mended:
+    async def _mend(self, stored: StoredSegment, stripe: memoryview, relieved: int) -> Mended:
         survey = Survey(self._services, stored, stripe)
         await survey.run()
         failpoint(Point.MEND_SURVEYED)
         good = survey.good
         if len(good) < stored.k:
-            return Mended(len(good), len(survey.having(ShardState.UNREACHABLE)), hopeless=True)
-        rebuilt = survey.having(*_TO_REBUILD)
-        if not await survey.rebuild(rebuilt):
+            return _too_few(survey, stored.k)
+        rebuilt = self._to_rebuild(survey, stored)
+        if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
             log.error("segment %s: its shards do not belong together", stored.id)
-            return Mended(len(good), disagrees=True)
+            return Mended(0, disagrees=True)
         stored = replace(stored, checksums=bytes(survey.checksums))
         forbidden = await self._mending.forbidden(stored)
-        places, homeless = self._places(stored, survey, rebuilt, away_from, forbidden.places)
+        places, homeless = self._places(stored, survey, rebuilt, relieved, forbidden.places)
         written = await self._write(stored, stripe, places)
         failpoint(Point.MEND_WRITTEN)
         asked_at_s = forbidden.asked_at_s
@@ -110,14 +107,13 @@ class Mender:
         stored: StoredSegment,
         survey: Survey,
         rebuilt: Sequence[int],
-        away_from: Sequence[int],
+        relieved: int,
         forbidden: Places,
     ) -> tuple[dict[int, int], int]:
         """Where each shard that has to be written goes, and for how many there is no place."""
         layout, members = stored.layout, self._cluster.membership
         targets = self._cluster.candidates(stored.id, stored.shard_bytes, stored.k, stored.n)
-        usable = {target.number for target in targets} - set(away_from)
-        targets = [target for target in targets if target.number in usable]
+        usable = {target.number for target in targets}
         tolerated = stored.n - stored.k
         at_home = {
             i: layout[i]
@@ -125,21 +121,26 @@ class Mender:
             if survey.states[i] in (ShardState.BAD, ShardState.MISSING) and layout[i] in usable
         }
         homeless = [i for i in rebuilt if i not in at_home]
-        leaving = {i for i in survey.good if layout[i] in away_from or self._drains(layout[i])}
+        leaving = {i for i in survey.good if members.is_leaving(layout[i])}
         rest = [NO_NODE if i in homeless or i in leaving else n for i, n in enumerate(layout)]
         moving = leaving | set(crowded(rest, members.zone_of, targets, tolerated))
         found = destinations(
             rest, {*homeless, *moving}, members.zone_of, targets, tolerated, forbidden
         )
         lacking = len({*homeless, *leaving} - found.keys())
-        after = [found.get(index, node) for index, node in enumerate(layout)]
+        after = _changed(layout, found)
         if forbidden and not lacking:  # a better place may only have to rest for a while
             lacking = len(crowded(after, members.zone_of, targets, tolerated))
-        return {**found, **{i: n for i, n in at_home.items() if i not in found}}, lacking
+        eased = {i for i in survey.good if after[i] == relieved}
+        found |= relief(after, eased, members.zone_of, targets, tolerated, forbidden)
+        return at_home | found, lacking
 
-    def _drains(self, number: int) -> bool:
-        node = self._cluster.membership.nodes.get(number)
-        return node is not None and self._cluster.membership.state(node) in DRAINS
+    def _to_rebuild(self, survey: Survey, stored: StoredSegment) -> list[int]:
+        """What is gone or bad, and what a node that is drained cannot give."""
+        for index in survey.having(ShardState.UNREACHABLE):
+            if self._cluster.membership.is_leaving(stored.layout[index]):
+                survey.states[index] = ShardState.LOST
+        return survey.having(*_TO_REBUILD)
 
     async def _write(
         self, stored: StoredSegment, stripe: memoryview, places: Mapping[int, int]
@@ -158,6 +159,7 @@ class Mender:
                 log.warning("mending %s: %s", info.address, error)
                 return False
             self._cluster.membership.count_sent(node, stored.shard_bytes)
+            failpoint(Point.MEND_SHARD_WRITTEN)
             return True
 
         done = await asyncio.gather(*(append(*place) for place in places.items()))
@@ -182,11 +184,24 @@ class Mender:
         )
         failpoint(Point.MEND_SWITCHED)
         return Mended(
-            survivors=len(survey.good),
+            survivors=_survivors(survey),
             unreachable=len(survey.having(ShardState.UNREACHABLE)),
             homeless=homeless + len(failed),
             written_bytes=len(written) * stored.shard_bytes,
             superseded=superseded,
-            moved_to={} if superseded else Counter(moved.values()),
-            layout=tuple(moved.get(index, node) for index, node in enumerate(stored.layout)),
+            layout=stored.layout if superseded else _changed(stored.layout, moved),
         )
+
+
+def _survivors(survey: Survey) -> int:
+    return len(survey.having(ShardState.GOOD, ShardState.UNREACHABLE))
+
+
+def _too_few(survey: Survey, k: int) -> Mended:
+    """Good shards that can be read. If nodes that are away may have enough, they are waited for."""
+    unreachable = len(survey.having(ShardState.UNREACHABLE))
+    return Mended(_survivors(survey), unreachable, hopeless=_survivors(survey) < k)
+
+
+def _changed(layout: Sequence[int], places: Mapping[int, int]) -> tuple[int, ...]:
+    return tuple(places.get(index, node) for index, node in enumerate(layout))

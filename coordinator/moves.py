@@ -44,6 +44,37 @@ def _is_better(
     return in_zone[zone] > tolerated and target.zone != zone and there <= tolerated
 
 
+def relief(
+    layout: Sequence[int],
+    movable: Collection[int],
+    zone_of: ZoneOf,
+    targets: Collection[Target],
+    tolerated: int,
+    forbidden: Collection[tuple[int, int]] = (),
+) -> dict[int, int]:
+    """A node for each index in `movable` that can lie elsewhere and no worse: on a node that has no
+    shard of the stripe, in its own zone or in one with fewer than `tolerated`, n - k; of these on
+    the least filled."""
+    free = [target for target in targets if target.number not in layout]
+    in_zone = Counter(zone_of(node) for node in layout if node != NO_NODE)
+    found: dict[int, int] = {}
+    for index in sorted(movable):
+        zone = zone_of(layout[index])
+        fitting = [
+            target
+            for target in free
+            if (index, target.number) not in forbidden
+            and (target.zone == zone or in_zone[target.zone] < tolerated)
+        ]
+        if fitting:
+            best = min(fitting, key=lambda target: target.fill)
+            found[index] = best.number
+            free.remove(best)
+            in_zone[zone] -= 1
+            in_zone[best.zone] += 1
+    return found
+
+
 def destinations(
     layout: Sequence[int],
     moving: Collection[int],

@@ -1,7 +1,9 @@
 """Rebalance: when nodes differ in how full they are, moves shards from the fullest.
 
 It reckons with what layouts put on nodes, not with what nodes report: there, space comes back only
-after deletes and compaction. Repair comes first: while it has work, this job rests.
+after deletes and compaction. A round counts that, a page of layouts at a time, and then walks over
+all segments. Where it stands is in the database, so another process goes on from there. Repair
+comes first: while it has work, this job rests.
 """
 
 import logging
@@ -10,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from common.errors import SixfoldError
+from coordinator.jobs import LEASE_S
 from coordinator.membership import NodeState
 from coordinator.mend import Mender
-from coordinator.metadata.mending import LayoutLoad
+from coordinator.metadata import StoredSegment
+from coordinator.metadata.mending import LAYOUTS_AT_ONCE
 from coordinator.services import Services
 from coordinator.throttle import Throttle
 
@@ -21,14 +25,17 @@ log = logging.getLogger(__name__)
 # Of the used fractions: from where on it begins to move, and until where it goes on.
 BEGIN_GAP, END_GAP = 0.02, 0.005
 LOOK_AGAIN_S = 600.0  # after a round: nodes must have reported what it has brought about
-SEGMENTS_AT_ONCE = 8
+SEGMENTS_AT_ONCE = 256  # looked at
+MOVED_AT_ONCE = 8
 
 
 @dataclass(slots=True)
 class Balance:
-    """What the job shows of itself. `gap` is how far used fractions are apart, by the layouts."""
+    """Where the job stands, and what it shows of itself. While it is `moving`, `after` is the last
+    segment looked at. `gap` is how far used fractions are apart, by the layouts."""
 
     moving: bool = False
+    after: str = ""
     gap: float = 0.0
     segments: int = 0
     bytes: int = 0
@@ -41,50 +48,73 @@ class RebalanceWorker:
     rest_s = 5.0
 
     def __init__(self, services: Services, throttle: Throttle, clock: Callable[[], float]) -> None:
-        self._services, self._throttle, self._clock = services, throttle, clock
-        self._members, self._mending = services.cluster.membership, services.metadata.mending
+        self._throttle, self._clock = throttle, clock
+        self._metadata, self._mending = services.metadata, services.metadata.mending
+        self._members, self._k = services.cluster.membership, services.codec.k
         self._mender = Mender(services)
         self._balance = Balance()
-        self._looked_at_s = float("-inf")
-        self._loads: list[LayoutLoad] = []  # of this round, still to be looked at
+        self._stepped_at_s = self._looked_at_s = float("-inf")
+        self._count_after: int | None = None  # a layout, while they are counted
         self._bytes: Counter[int] = Counter()  # what layouts put on each node
 
     async def step(self) -> bool:
-        if (await self._mending.backlog(self._services.codec.k)).is_due:
+        if (await self._mending.backlog(self._k)).is_due:
             return False
-        if not self._loads and not await self._begin():
-            return False
-        gap, fullest, emptiest = self._extremes()
-        self._balance.gap = round(gap, 4)
-        if gap <= END_GAP or not self._loads:
-            await self._end()
-            return False
-        load = self._loads.pop()
-        if fullest in load.layout and emptiest not in load.layout:
-            await self._relieve(fullest, load)
-        return True
+        await self._load()
+        try:
+            if self._count_after is not None:
+                return await self._count(self._count_after)
+            if self._balance.moving:
+                return await self._move_some()
+            if self._looks_uneven():
+                self._count_anew()
+            return self._count_after is not None
+        finally:
+            self._stepped_at_s = self._clock()
 
-    async def _begin(self) -> bool:
-        """A round, if nodes look uneven and there was none lately. False if all is even."""
+    async def _load(self) -> None:
+        """After a pause another process may have done the last steps, and moved shards."""
+        if self._clock() - self._stepped_at_s < LEASE_S:
+            return
+        states = await self._metadata.job_states()
+        state = states[self.name].state if self.name in states else {}
+        known = {name: state[name] for name in Balance.__slots__ if name in state}
+        self._balance, self._count_after = Balance(**known), None
+        if self._balance.moving:
+            self._count_anew()
+
+    async def _save(self) -> None:
+        await self._metadata.save_job_state(self.name, asdict(self._balance))
+
+    # Counting
+
+    def _looks_uneven(self) -> bool:
+        """By the nodes' reports, if there was no round lately."""
         fills = [target.fill for target in self._members.targets(0).values()]
         uneven = len(fills) > 1 and max(fills) - min(fills) > BEGIN_GAP
-        if not uneven or self._clock() - self._looked_at_s < LOOK_AGAIN_S:
-            return False
+        return uneven and self._clock() - self._looked_at_s >= LOOK_AGAIN_S
+
+    def _count_anew(self) -> None:
         self._looked_at_s = self._clock()
-        loads = [load async for load in self._mending.all_layout_loads() if load.segments]
-        self._bytes = Counter()
-        for load in loads:
+        self._count_after, self._bytes = 0, Counter()
+
+    async def _count(self, after: int) -> bool:
+        """A page of layouts. True if there is more to do."""
+        page = await self._mending.layout_loads(after, LAYOUTS_AT_ONCE)
+        for load in page:
             for node in load.layout:
                 self._bytes[node] += load.shard_bytes
-        self._loads = loads
-        self._balance.moving = self._extremes()[0] > BEGIN_GAP
+        if len(page) == LAYOUTS_AT_ONCE:
+            self._count_after = page[-1].id
+            return True
+        self._count_after = None
+        gap, _, _ = self._extremes()
+        self._balance.gap = round(gap, 4)
+        self._balance.moving = gap > (END_GAP if self._balance.moving else BEGIN_GAP)
         if not self._balance.moving:
-            self._loads = []
+            self._balance.after = ""
+        await self._save()
         return self._balance.moving
-
-    async def _end(self) -> None:
-        self._loads, self._balance.moving = [], False
-        await self._services.metadata.save_job_state(self.name, asdict(self._balance))
 
     def _extremes(self) -> tuple[float, int, int]:
         """How far the fullest and the emptiest active node are apart, and which these are."""
@@ -100,21 +130,44 @@ class RebalanceWorker:
         fullest, emptiest = max(fills, key=fills.__getitem__), min(fills, key=fills.__getitem__)
         return fills[fullest] - fills[emptiest], fullest, emptiest
 
-    async def _relieve(self, fullest: int, load: LayoutLoad) -> None:
-        """Move shards of segments with this layout away from the fullest node."""
-        for stored in await self._mending.segments_of_layout(load.id, SEGMENTS_AT_ONCE):
-            try:
-                mended = await self._mender.mend(stored, away_from=[fullest])
-            except SixfoldError as error:
-                log.info("rebalancing segment %s: %s", stored.id, error)
-                continue
-            for node, shards in mended.moved_to.items():
-                self._bytes[node] += shards * stored.shard_bytes
-                self._bytes[fullest] -= shards * stored.shard_bytes
-            self._balance.segments += bool(mended.moved_to)
-            self._balance.bytes += mended.written_bytes
-            await self._throttle.spend(stored.size_bytes)
-        if load.segments > SEGMENTS_AT_ONCE:
-            rest = LayoutLoad(load.id, load.layout, load.segments - SEGMENTS_AT_ONCE, 0)
-            self._loads.insert(0, rest)  # its turn comes again
-        await self._services.metadata.save_job_state(self.name, asdict(self._balance))
+    # Moving
+
+    async def _move_some(self) -> bool:
+        """Go on with the walk until a few shards have been moved, or a page of segments is done.
+        True if the round is not over."""
+        balance = self._balance
+        after = bytes.fromhex(balance.after)
+        page = await self._metadata.segments_after(after, SEGMENTS_AT_ONCE)
+        balance.moving = len(page) == SEGMENTS_AT_ONCE
+        moved = 0
+        for number, stored in enumerate(page, 1):
+            gap, fullest, emptiest = self._extremes()
+            balance.gap, balance.after = round(gap, 4), str(stored.id)
+            if gap <= END_GAP:
+                balance.moving = False
+                break
+            if fullest in stored.layout and emptiest not in stored.layout:
+                await self._relieve(fullest, stored)
+                moved += 1
+            if moved == MOVED_AT_ONCE:
+                balance.moving = balance.moving or number < len(page)
+                break
+        if not balance.moving:
+            balance.after = ""
+        await self._save()
+        return balance.moving
+
+    async def _relieve(self, fullest: int, stored: StoredSegment) -> None:
+        """Move a shard away from the fullest node, if it can lie as well elsewhere."""
+        try:
+            mended = await self._mender.mend(stored, relieved=fullest)
+        except SixfoldError as error:
+            log.info("rebalancing segment %s: %s", stored.id, error)
+            return
+        moves = [(a, b) for a, b in zip(stored.layout, mended.layout, strict=False) if a != b]
+        for old, new in moves:
+            self._bytes[old] -= stored.shard_bytes
+            self._bytes[new] += stored.shard_bytes
+        self._balance.segments += bool(moves)
+        self._balance.bytes += len(moves) * stored.shard_bytes
+        await self._throttle.spend(stored.size_bytes)

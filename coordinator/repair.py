@@ -16,19 +16,22 @@ from dataclasses import asdict, dataclass, replace
 from common.errors import SixfoldError
 from common.units import MIB
 from coordinator.jobs import LEASE_S
-from coordinator.membership import DRAINS, NodeState
+from coordinator.membership import NodeState
 from coordinator.mend import Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE, Repair
 from coordinator.metadata.rows import NO_NODE
 from coordinator.moves import crowded
 from coordinator.placement import Target
 from coordinator.services import Services
+from coordinator.survey import is_gone
 from coordinator.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-SEARCH_AGAIN_S = 3_600.0  # also when no node has changed: a long upload may end after that
+# Also when no node has changed: an upload that began before may end after the search.
+SEARCH_AGAIN_S, SEARCH_AGAIN_DRAINING_S = 3_600.0, 60.0
 SEGMENTS_AT_ONCE = 32
+WOKEN = 10_000  # segments that waited, when a node has come or gone
 STRIPES_AT_ONCE_BYTES = 32 * MIB
 SAVE_EVERY_S = 2.0
 FIRST_DELAY_S, LAST_DELAY_S = 5, 600  # until the next try, doubled each time
@@ -102,7 +105,9 @@ class RepairWorker:
         """Go through a page of layouts. True if there are more."""
         if progress.layout < 0:
             nodes, now_s = self._nodes(), self._clock()
-            if nodes == progress.nodes and now_s - self._searched_at_s < SEARCH_AGAIN_S:
+            if nodes != progress.nodes:
+                await self._mending.try_again_now(WOKEN)
+            elif now_s - self._searched_at_s < self._search_again_s():
                 return False
             self._searched_at_s = now_s
             progress.nodes, progress.layout = nodes, 0
@@ -118,29 +123,27 @@ class RepairWorker:
         progress.layout = page[-1].id if len(page) == LAYOUTS_AT_ONCE else -1
         return progress.layout >= 0
 
+    def _search_again_s(self) -> float:
+        members = self._services.cluster.membership
+        drains = members.count(NodeState.DRAINING) > 0
+        return SEARCH_AGAIN_DRAINING_S if drains else SEARCH_AGAIN_S
+
     def _nodes(self) -> str:
         """What the search depends on: what is written while a node is away can be spread better
         when it is back, so it matters who is suspect too."""
         members = self._services.cluster.membership
         nodes = sorted(members.nodes.items())
-        return ",".join(f"{number}:{members.state(node)}" for number, node in nodes)
+        return ",".join(f"{number}:{members.state(node)},{node.row.wish}" for number, node in nodes)
 
     def _trouble(
         self, layout: tuple[int, ...], targets: Sequence[Target]
     ) -> tuple[int, str] | None:
         """How many shards a segment with this layout has, and what is wrong, if anything is."""
         members = self._services.cluster.membership
-        states = [
-            members.state(members.nodes[number]) if number in members.nodes else NodeState.REMOVED
-            for number in layout
-        ]
-        there = [
-            number != NO_NODE and state not in (NodeState.LOST, NodeState.REMOVED)
-            for number, state in zip(layout, states, strict=True)
-        ]
+        there = [number != NO_NODE and not is_gone(self._services, number) for number in layout]
         if not all(there):
             return sum(there), "shards on nodes that are lost"
-        if not DRAINS.isdisjoint(states):
+        if any(map(members.is_leaving, layout)):
             return len(layout), "shards on a node that is drained"
         tolerated = len(layout) - self._services.codec.k
         if crowded(layout, members.zone_of, targets, tolerated):

@@ -116,13 +116,14 @@ class Coordinator:
     def _workers(self, services: Services) -> list[Worker]:
         config, metadata, cluster = self._config, self.metadata, self.cluster
         throttle = Throttle(config.repair_bytes_per_s)
+        rebalance = RebalanceWorker(services, throttle, self._clock)
         return [
             OutboxWorker(metadata, cluster),
             CollectWorker(metadata, cluster),
             SweepWorker(metadata, cluster, config.sweep_every_s),
             RepairWorker(services, throttle),
             RotWorker(services),
-            RebalanceWorker(services, throttle, self._clock),
+            *([] if config.no_rebalance else [rebalance]),
             ScrubWorker(services, Throttle(config.scrub_bytes_per_s), config.scrub_interval_s),
         ]
 

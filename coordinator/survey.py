@@ -113,7 +113,8 @@ class Survey:
 
 
 def is_gone(services: Services, number: int) -> bool:
-    """Whether this node's shards will not come back: it is lost, or was removed."""
+    """Whether this node's shards will not come back: it is lost, or was removed. Of a node that
+    this process has not heard of yet, nothing is known."""
     members = services.cluster.membership
     node = members.nodes.get(number)
-    return node is None or members.state(node) in (NodeState.LOST, NodeState.REMOVED)
+    return node is not None and members.state(node) in (NodeState.LOST, NodeState.REMOVED)

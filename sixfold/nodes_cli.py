@@ -103,7 +103,7 @@ def _plan_lines(plan: dict[str, Any]) -> list[str]:
             ("node", f"{plan['node']} ({plan['state']})"),
             ("to move", f"{plan['segments']} segments, {format_bytes(plan['bytes'])}"),
             ("takes about", f"{plan['left_s']:.0f} s"),
-            ("other nodes", str(plan["others"])),
+            ("other nodes", f"{plan['others']}, {format_bytes(plan['free_bytes'])} free"),
             ("survives then", f"the loss of any {plan['survives']} nodes"),
         ]
     )

@@ -69,11 +69,13 @@ class MemoryCluster:
         numbers = range(1, count + 1)
         self.stores = {number: make(number) for number in numbers}
         self.away: set[int] = set()
+        self.leaving: set[int] = set()  # drained
         self.silent: set[int] = set()  # have not reported since this process began
         self.membership = SimpleNamespace(
             nodes={n: SimpleNamespace(number=n, reachable=True) for n in numbers},
             count_sent=lambda number, size_bytes: None,
             state=lambda node: NodeState.ACTIVE,
+            is_leaving=lambda number: number in self.leaving,
             zone_of=lambda number: "zone",
             is_readable=lambda number: number not in self.away,
             has_reported=lambda number: number not in self.silent,
@@ -91,12 +93,15 @@ class MemoryCluster:
     def place(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> Placement:
         """Turned round by the segment, so that shards of one index lie on all nodes; doubled up
         if there are few."""
-        nodes = sorted(self.stores.keys() - self.away)
+        nodes = self._usable()
         turned = [nodes[(segment[0] + index) % len(nodes)] for index in range(max(n, len(nodes)))]
         return Placement(tuple(turned[:n]), tuple(turned[n:]))
 
     def candidates(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> list[Target]:
-        return [Target(number, "zone", 0.0) for number in sorted(self.stores.keys() - self.away)]
+        return [Target(number, "zone", 0.0) for number in self._usable()]
+
+    def _usable(self) -> list[int]:
+        return sorted(self.stores.keys() - self.away - self.leaving)
 
     @property
     def cluster(self) -> Cluster:

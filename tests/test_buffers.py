@@ -1,12 +1,14 @@
 """The memory budget of transfers."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
+import coordinator.buffers
 from common.errors import Overloaded
 from common.units import KIB, MIB
-from coordinator.buffers import StripeBuffers
+from coordinator.buffers import StripeBuffer, StripeBuffers
 
 LONG_S, SHORT_S = 30.0, 0.001
 
@@ -148,3 +150,28 @@ async def test_small_requests_pass_large_ones_that_fill_the_budget() -> None:
         buffer.release()
     (await waiting).release()
     assert buffers.used_bytes == 0
+
+
+async def late(size_bytes: int, patience_s: float) -> list[str]:
+    """Who gets the memory first: work that can wait, or a transfer that came after it."""
+    buffers, order = StripeBuffers(10 * MIB), list[str]()
+    first = await buffers.acquire(9 * MIB, LONG_S)
+
+    async def wait(name: str, acquire: Callable[[int, float], Awaitable[StripeBuffer]]) -> None:
+        with await acquire(size_bytes, LONG_S):
+            order.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(coordinator.buffers, "GIVE_WAY_S", patience_s)
+            group.create_task(wait("can wait", buffers.acquire_behind))
+            await asyncio.sleep(0)
+        group.create_task(wait("transfer", buffers.acquire))
+        await asyncio.sleep(0)
+        first.release()
+    return order
+
+
+async def test_what_can_wait_gives_way_to_what_came_later_but_not_for_ever() -> None:
+    assert await late(9 * MIB, LONG_S) == ["transfer", "can wait"]
+    assert await late(9 * MIB, 0.0) == ["can wait", "transfer"]

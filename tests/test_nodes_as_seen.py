@@ -73,11 +73,13 @@ async def test_silence_makes_a_node_suspect_then_lost_and_a_word_active(
     for passed_s, state in (
         (9.9, NodeState.ACTIVE),
         (10.0, NodeState.SUSPECT),
+        (450.0, NodeState.SUSPECT),
         (899.0, NodeState.SUSPECT),
         (900.0, NodeState.LOST),
     ):
         clock.now_s = 1000.0 + passed_s
         assert membership.state(node) is state
+        await membership.look()
     assert await join(membership, 1) == number
     assert membership.state(node) is NodeState.ACTIVE
 
@@ -105,8 +107,24 @@ async def test_nodes_known_from_before_are_lost_only_after_a_full_wait(
     after = Membership(metadata, clock, SUSPECT_S, LOST_S)
     await after.load()
     assert after.state(after.nodes[number]) is NodeState.SUSPECT
-    clock.now_s += LOST_S
+    for _ in range(2):
+        await after.look()
+        clock.now_s += LOST_S / 2
     assert after.state(after.nodes[number]) is NodeState.LOST
+
+
+async def test_a_process_that_was_stopped_does_not_take_its_own_silence_for_that_of_nodes(
+    membership: Membership, clock: Clock
+) -> None:
+    number = await join(membership, 1)
+    clock.now_s += 2 * LOST_S
+    assert membership.state(membership.nodes[number]) is NodeState.SUSPECT
+    await membership.look()
+    clock.now_s += LOST_S / 2
+    assert membership.state(membership.nodes[number]) is NodeState.SUSPECT
+    await membership.look()
+    clock.now_s += LOST_S / 2
+    assert membership.state(membership.nodes[number]) is NodeState.LOST
 
 
 async def test_numbers_are_kept_and_not_shared(membership: Membership) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import Conflict, NotFound
 from common.ids import ContentId
+from common.shards import ShardRecord
 from coordinator import repair
 from coordinator.jobs import LEASE_S
 from coordinator.mend import Mender
@@ -182,26 +183,6 @@ async def test_a_lost_node_is_removed_once_it_is_made_up_for(store: Store) -> No
     await check(store, contents, survives=2)
 
 
-async def test_rebalance_moves_from_the_fullest_until_all_are_even(store: Store) -> None:
-    await store.kill(9)
-    rng = random.Random(5)
-    contents = {}
-    for _ in range(40):
-        data = rng.randbytes(60_000)
-        contents[(await store.fronts[0].put(data)).id] = data
-    await store.restart(9)
-    for node in store.fronts[0].cluster.membership.nodes.values():
-        assert node.report is not None
-        node.report = replace(node.report, capacity_bytes=4_000_000, free_bytes=3_000_000)
-    await store.fronts[0].work("rebalance")
-    await store.fronts[0].work("outbox")
-    held = [len(await node.shards()) for node in store.nodes.values()]
-    assert sum(held) == 9 * len(contents)
-    assert max(held) - min(held) <= 4
-    for id_, data in contents.items():
-        assert await store.fronts[1].get(id_) == data
-
-
 async def test_a_shard_whose_checksum_is_not_known_is_proved_by_the_segment_itself(
     store: Store,
 ) -> None:
@@ -269,3 +250,47 @@ async def test_a_segment_that_is_collected_while_it_is_mended_leaves_nothing(
     assert [len(await node.shards()) for node in store.nodes.values()].count(1) == 1
     await second.work("outbox")
     assert not any([await node.shards() for node in store.nodes.values()])
+
+
+async def test_what_cannot_be_reached_is_not_taken_for_lost(store: Store) -> None:
+    """Else uploads of the same bytes would replace it."""
+    contents = await filled(store)
+    front = store.fronts[0]
+    await lose(store, 1)
+    for number in (2, 3, 4, 5):
+        await store.kill(number)
+    await front.work("repair")
+    assert (await front.metadata.job_states())["repair"].state["hopeless"] == 0
+    for id_ in contents:
+        for segment in (await front.reads.find(id_)).segments:
+            assert await front.metadata.find_segment(segment.id) is not None
+    rows = await front.metadata._read(
+        lambda sql: sql.rows("SELECT survivors, reason FROM repair_queue")
+    )
+    assert set(rows) == {(8, "4 shards cannot be reached")}
+
+
+async def test_shards_that_do_not_belong_together_are_never_called_whole(store: Store) -> None:
+    """Each matches its checksum, but parity is that of other data."""
+    (stored, other) = [
+        (await store.fronts[0].reads.find((await store.fronts[0].put(data)).id)).segments[0]
+        for data in (bytes(6_000), b"x" * 6_000)
+    ]
+    front = store.fronts[0]
+    held = store.nodes[other.layout[8]].store
+    target = store.nodes[stored.layout[8]].store
+    assert held is not None and target is not None
+    (record,) = await held.read([other.address(8)])
+    assert isinstance(record, ShardRecord)
+    await target.append(
+        [ShardRecord(record.info._replace(address=stored.address(8)), record.payload)]
+    )
+    checksums = stored.checksums[: 8 * 32] + record.info.checksum
+    await front.metadata._write(
+        lambda sql: sql.run("UPDATE segment SET checksums = ? WHERE id = ?", checksums, stored.id)
+    )
+    await front.work("scrub")
+    assert (await front.metadata.counts())["repair_queue"] == 1
+    await front.work("repair")
+    assert (await front.metadata.counts())["repair_queue"] == 1
+    assert (await front.metadata.job_states())["repair"].state["hopeless"] == 1

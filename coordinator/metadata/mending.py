@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
+from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
 from coordinator.metadata import reads
 from coordinator.metadata.database import Sql
@@ -136,6 +137,7 @@ def switch_layout(
     )  # fmt: skip
     retired = [(i, stored.layout[i]) for i in moved if stored.layout[i] not in (NO_NODE, moved[i])]
     add_deletes(sql, _on_nodes(stored, retired), DeleteReason.RETIRED)
+    failpoint(Point.MEND_SWITCH_BEGUN)
     return True
 
 
@@ -168,6 +170,15 @@ def postpone(sql: Sql, stored: StoredSegment, survivors: int, reason: str, delay
         "attempts = attempts + 1 WHERE segment = ? AND generation = ?",
         survivors, reason, delay_s, stored.id, signed(stored.generation),
     )  # fmt: skip
+
+
+def try_again_now(sql: Sql, limit: int) -> None:
+    """What waits for its next turn is due, fewest survivors first: a node may have come back."""
+    sql.run(
+        "UPDATE repair_queue SET not_before = 0 WHERE segment IN (SELECT segment FROM repair_queue "
+        "WHERE not_before > {now} ORDER BY survivors LIMIT ?)",
+        limit,
+    )
 
 
 def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
@@ -290,6 +301,9 @@ class Mending:
             postpone, stored=stored, survivors=survivors, reason=reason, delay_s=delay_s
         )
         await self._write(change)
+
+    async def try_again_now(self, limit: int) -> None:
+        await self._write(partial(try_again_now, limit=limit))
 
     async def queue_layouts(self, found: Sequence[tuple[int, int, str]]) -> None:
         await self._write(partial(queue_layouts, found=found))

@@ -14,6 +14,7 @@ from coordinator.metadata.rows import (
     OutboxRow,
     ShardsOnNode,
     StoredSegment,
+    Wish,
 )
 from coordinator.metadata.sessions import MAY_DELETE
 from coordinator.metadata.writes import SEGMENTS_BEHIND, UNREADABLE, unpack_layout
@@ -139,6 +140,11 @@ def _addresses(segment: bytes, generation: int, indexes: bytes) -> tuple[ShardAd
 def nodes(sql: Sql) -> list[NodeRow]:
     rows = sql.rows("SELECT number, node_id, name, zone, wish FROM node")
     return [NodeRow.of(row) for row in rows]
+
+
+def wishes(sql: Sql) -> dict[int, Wish]:
+    rows = sql.rows("SELECT number, wish FROM node WHERE wish <> ?", Wish.ACTIVE.value)
+    return {number: Wish(wish) for number, wish in rows}
 
 
 def cluster_id(sql: Sql) -> str:

@@ -118,6 +118,10 @@ class Metadata(Inspecting):
     async def nodes(self) -> list[NodeRow]:
         return await self._read(reads.nodes)
 
+    async def wishes(self) -> dict[int, Wish]:
+        """What operators want of nodes, where that is not simply that they serve."""
+        return await self._read(reads.wishes)
+
     async def nodes_with_deletes(self) -> list[int]:
         return await self._read(reads.nodes_with_deletes)
 
@@ -191,7 +195,7 @@ class Metadata(Inspecting):
         await self._write(partial(jobs.save_job_state, name=name, state=state))
 
     async def set_wish(self, node: int, wish: Wish) -> None:
-        """What the operator wants of a node from now on."""
+        """What the operator wants of a node from now on. Raises Conflict if it was removed."""
         await self._write(partial(writes.set_wish, node=node, wish=wish))
 
     # Whether anything may be deleted on nodes

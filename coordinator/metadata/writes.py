@@ -4,7 +4,7 @@ checks first and writes after: what raises a SixfoldError has written nothing.""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from common.errors import SegmentGone
+from common.errors import Conflict, SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import (
@@ -94,6 +94,10 @@ def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
 
 
 def set_wish(sql: Sql, node: int, wish: Wish) -> None:
+    """Raises Conflict for a node that was removed: its number is never used again."""
+    known = sql.row("SELECT name, wish FROM node WHERE number = ?", node)
+    if known and known[1] == Wish.REMOVED and wish is not Wish.REMOVED:
+        raise Conflict(f"{known[0]} was removed for good")
     sql.run("UPDATE node SET wish = ? WHERE number = ?", wish.value, node)
 
 

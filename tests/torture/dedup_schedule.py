@@ -160,10 +160,15 @@ class Schedule:
         mender = Mender(ends[0]._services)
         for _ in range(self.rng.randrange(3)):
             data = self.rng.choice(self._contents[:2])
-            away_from = self.rng.sample(range(1, NODES + 1), self.rng.randrange(2))
+            self._drain(*self.rng.sample(range(1, NODES + 1), self.rng.randrange(2)))
             if known := await metadata.find_segment(SegmentId(blake3_digest(data))):
                 with suppress(SixfoldError):
-                    await mender.mend(known.stored, away_from)
+                    await mender.mend(known.stored)
+
+    def _drain(self, *nodes: int) -> None:
+        """These, and no others."""
+        self.world.nodes.leaving.clear()
+        self.world.nodes.leaving.update(nodes)
 
     async def _clean_up(self, metadata: Metadata, cluster: MemoryCluster) -> None:
         """Sometimes all that deletes runs to its end, with the time between that it takes."""
@@ -292,6 +297,7 @@ class Schedule:
 
     def _clear(self) -> None:
         """The next begins with nothing."""
+        self._drain()
         for table in TABLES:
             self.world.direct.execute(f"DELETE FROM {table}")
         for store in self.world.nodes.stores.values():

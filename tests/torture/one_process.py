@@ -49,6 +49,7 @@ NODES = range(1, 10)
 COORDINATORS = 2
 SEGMENT_BYTES = 390 * KIB  # shards of full segments are large ones, all others small ones
 GRACE_S = 600
+LOOK_S = 300  # coordinators look at least so often for who has reported
 LEAST_NODES = 3  # a segment that is spread over fewer does not outlive the loss of one
 
 
@@ -101,6 +102,7 @@ class Front:
         http = await self._stack.enter_async_context(aiohttp.ClientSession())
         self.cluster = Connected(config, SECRET, self.metadata, http, self._clock)
         self.cluster.reached = self._nodes
+        await self.cluster.membership.load()
         offload = Offload()
         self._stack.callback(offload.close)
         codec, buffers = Codec(6, 9), StripeBuffers(config.buffer_bytes)
@@ -218,7 +220,11 @@ class Store:
 
     async def pass_time(self, seconds: int) -> None:
         """Who is up reports when it is over; the sessions' leases may have run out meanwhile."""
-        self.clock.now_s += seconds
+        while seconds > 0:
+            self.clock.now_s += min(seconds, LOOK_S)
+            seconds -= LOOK_S
+            for front in self.fronts:
+                await front.cluster.membership.look()
         for number in self.up:
             await self._report(number)
 

@@ -21,19 +21,22 @@ from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator import sweep
 from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.jobs import Worker
-from coordinator.metadata import Metadata, open_metadata
+from coordinator.mend import Mender
+from coordinator.metadata import Manifest, Metadata, open_metadata
 from coordinator.metadata.rows import NO_NODE
 from coordinator.metadata.writes import unpack_layout
 from coordinator.sweep import SweepWorker
+from coordinator.write_path import WritePath
 from tests.file_store import FileStore
 from tests.memory_cluster import MemoryCluster, body, get, leave_orphans, paths, put
 from tests.metadata_parts import GRACE_S, Clock
 from tests.reports import incoming
 
-NODES = 3
+NODES = 4
 SEGMENT_BYTES = 512
 RUN_S = 10 * GRACE_S  # each process begins so much later than the one before
 OPERATIONS = 12
+ALL = 1_000  # segments; there are fewer
 
 
 class Journal:
@@ -105,13 +108,13 @@ class _Coordinator:
     async def work(self, rng: random.Random) -> None:
         """Requests, some refused, and every job, with the time between that they wait for."""
         await leave_orphans(self._metadata, self._nodes, 3)
-        with paths(self._metadata, self._nodes, SEGMENT_BYTES) as (writes, _):
+        with paths(self._metadata, self._nodes, SEGMENT_BYTES) as (writes, reads):
             for _ in range(OPERATIONS):
                 known = list(self._journal.states().values())
                 seed, size = rng.randrange(1 << 30), rng.choice([0, 1, 300, 512, 513, 1500])
                 if known and rng.random() < 0.6:
                     _, seed, size = rng.choice(known)
-                match rng.choice(["put", "put", "refused", "delete"]):
+                match rng.choice(["put", "put", "refused", "mend", "delete"]):
                     case "put":
                         self._journal.write("putting", seed, size)
                         await put(writes, content(seed, size))
@@ -121,14 +124,38 @@ class _Coordinator:
                         with suppress(IdMismatch):
                             await writes.store(body(data), len(data), id_of(seed, size))
                         await writes.settle()
+                    case "mend":
+                        with suppress(NotFound):
+                            await self._mend(await reads.find(id_of(seed, size)), writes, rng)
                     case "delete":
                         self._journal.write("deleting", seed, size)
                         await self._metadata.unpin(id_of(seed, size))
                         self._journal.write("deleted", seed, size)
         await self.settle()
 
+    async def _mend(self, content: Manifest, writes: WritePath, rng: random.Random) -> None:
+        """As repair does, or drain: a node has lost a shard, or is to be left."""
+        mender = Mender(writes._services)
+        for segment in content.segments:
+            index = rng.randrange(segment.n)
+            if rng.random() < 0.5:
+                await self._nodes.stores[segment.layout[index]].delete([segment.address(index)])
+            self._nodes.leaving = set(rng.sample(range(1, NODES + 1), rng.randrange(2)))
+            await mender.mend(segment)
+        self._nodes.leaving = set()
+
+    async def _mend_all(self) -> None:
+        with paths(self._metadata, self._nodes, SEGMENT_BYTES) as (writes, _):
+            mender = Mender(writes._services)
+            segments = await self._metadata.segments_after(b"", ALL)
+            assert len(segments) < ALL
+            for segment in segments:
+                await mender.mend(segment)
+
     async def settle(self) -> None:
-        """An orphan is noted, condemned a grace period later, and quarantined."""
+        """All shards come back. An orphan is noted, condemned a grace period later, and
+        quarantined."""
+        await self._mend_all()
         for _ in range(3):
             self._clock.now_s += GRACE_S
             await self._metadata._begin_session()

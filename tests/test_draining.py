@@ -1,0 +1,114 @@
+"""Drain and remove, where things go otherwise than planned: nodes that are away, full, or forgotten
+by another process."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.errors import Conflict
+from coordinator.membership import NodeState
+from coordinator.metadata import Wish
+from coordinator.repair import SEARCH_AGAIN_DRAINING_S
+from tests.test_repair import check, filled
+from tests.torture.one_process import Front, Store
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store(tmp_path)
+    await store.start()
+    yield store
+    await store.close()
+
+
+async def segments_on(front: Front, number: int) -> int:
+    return (await front.draining.plan(front.cluster.membership.nodes[number])).segments
+
+
+async def test_what_a_drained_node_cannot_give_is_rebuilt(store: Store) -> None:
+    """Nobody waits for it to come back."""
+    contents = await filled(store)
+    front = store.fronts[0]
+    await store.kill(3)
+    await front.work("repair")
+    assert await segments_on(front, 3) > 0  # without the operator's word it is waited for
+    await front.draining.drain("3", force=True, dry_run=False)
+    await front.work("repair")
+    assert await segments_on(front, 3) == 0
+    await check(store, contents, survives=2)
+    await front.draining.remove("3")
+
+
+async def test_every_process_knows_of_a_wish_though_the_node_is_silent(store: Store) -> None:
+    contents = await filled(store)
+    first, second = store.fronts
+    await store.kill(3)
+    await first.draining.drain("3", force=True, dry_run=False)
+    await second.cluster.membership.look()
+    await second.work("repair")
+    await check(store, contents, survives=2)
+    await first.draining.remove("3")
+    await second.cluster.membership.look()
+    removed = second.cluster.membership.nodes[3]
+    assert second.cluster.membership.state(removed) is NodeState.REMOVED
+
+
+async def test_a_removed_node_stays_removed_whatever_a_process_believes(store: Store) -> None:
+    first, second = store.fronts
+    await first.draining.drain("3", force=True, dry_run=False)
+    await first.draining.remove("3")
+    for again in (
+        second.draining.undrain("3"),
+        second.draining.drain("3", force=True, dry_run=False),
+        second.metadata.set_wish(3, Wish.ACTIVE),
+    ):
+        with pytest.raises(Conflict, match="removed for good"):
+            await again
+    assert [n.number for n in await first.metadata.nodes() if n.wish is Wish.REMOVED] == [3]
+
+
+async def test_a_drain_that_would_fill_the_other_nodes_is_refused(store: Store) -> None:
+    await filled(store)
+    front = store.fronts[0]
+    for number, node in front.cluster.membership.nodes.items():
+        if number != 3:
+            assert node.report is not None
+            node.report, node.sent_bytes = replace(node.report, free_bytes=10_000), 0
+    with pytest.raises(Conflict, match="no room"):
+        await front.draining.drain("3", force=True, dry_run=False)
+    plan = await front.draining.drain("3", force=False, dry_run=True)
+    assert plan["bytes"] > plan["free_bytes"] == 80_000
+
+
+async def test_what_is_stored_on_a_drained_node_by_who_did_not_know_is_moved_too(
+    store: Store,
+) -> None:
+    first, second = store.fronts
+    await first.draining.drain("3", force=True, dry_run=False)
+    await first.work("repair")
+    contents = await filled(store)
+    assert await segments_on(second, 3) == 0
+    data = bytes(50_000)
+    contents[(await second.put(data)).id] = data  # it has not looked yet
+    assert await segments_on(second, 3) == 1
+    await store.pass_time(int(SEARCH_AGAIN_DRAINING_S))
+    await first.work("repair")
+    await check(store, contents, survives=2)
+    await first.draining.remove("3")
+
+
+async def test_repair_does_not_wait_once_a_node_is_back(store: Store) -> None:
+    contents = await filled(store)
+    front = store.fronts[0]
+    for number in (1, 2, 3, 4):
+        await store.kill(number)
+    await store.pass_time(901)
+    for _ in range(8):
+        await store.pass_time(600)
+        await front.work("repair")
+    for number in (1, 2, 3, 4):
+        await store.restart(number)
+    await front.work("repair")
+    await check(store, contents)
