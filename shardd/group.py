@@ -210,7 +210,14 @@ class Group:
         failpoint(Point.GROUP_PUBLISHED)
 
     def cut(self) -> None:
-        """Take back what `write` may have put after the volumes' ends."""
+        """Take back what `write` may have put after the volumes' ends, wherever that can be done.
+        Raises the disk's OSError."""
+        failed: OSError | None = None
         for batch in self._batches.values():
-            if batch.volume is not None:
-                batch.volume.cut(batch.volume.end)
+            try:
+                if batch.volume is not None:
+                    batch.volume.cut(batch.volume.end)
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise failed

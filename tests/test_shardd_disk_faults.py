@@ -179,6 +179,19 @@ async def test_a_full_disk_still_deletes(tmp_path: Path) -> None:
             assert await read(store, LARGE[0].address) == LARGE[0].payload
 
 
+async def test_a_cut_that_fails_keeps_no_other_from_being_cut(tmp_path: Path) -> None:
+    with faulty() as disk:
+        async with opened(tmp_path, disk) as store:
+            await store.append([SMALL[0], LARGE[0]])
+            large = tmp_path / "volumes" / "00000002.vol"
+            size_bytes = large.stat().st_size
+            disk.script("pwritev", Torn(tuple(range(400))), at=2)
+            disk.script("truncate", EIO)
+            with pytest.raises(StoreReadOnly):
+                await store.append([SMALL[1], LARGE[1]])
+            assert large.stat().st_size == size_bytes
+
+
 async def test_a_node_says_that_it_cannot_write(tmp_path: Path) -> None:
     with faulty() as disk:
         async with served_node(tmp_path, disk=disk) as node:
