@@ -75,6 +75,7 @@ class NodeStat:
     free_bytes: int | None
     shards: int | None
     last_seen_s: float | None
+    wish: str  # of the operator: active, draining or removed
 
 
 @dataclass(frozen=True, slots=True)

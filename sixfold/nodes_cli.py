@@ -53,7 +53,7 @@ def _node_row(node: "NodeStat") -> tuple[str, ...]:
     return (
         node.name,
         node.zone,
-        node.state,
+        _state(node),
         "-" if used is None else format_bytes(used),
         "-" if capacity is None else format_bytes(capacity),
         "-" if used is None or not capacity else f"{used / capacity:.1%}",
@@ -61,6 +61,12 @@ def _node_row(node: "NodeStat") -> tuple[str, ...]:
         "never" if node.last_seen_s is None else f"{node.last_seen_s:.0f} s ago",
         node.http_url or "-",
     )
+
+
+def _state(node: "NodeStat") -> str:
+    """With what the operator wants, where the state alone does not show it."""
+    hidden = node.wish == "draining" and node.state not in ("draining", "drained")
+    return f"{node.state}, draining" if hidden else node.state
 
 
 @nodes_app.command()

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import cast
@@ -132,11 +133,16 @@ async def test_shards_that_were_never_stored_are_made_up_for() -> None:
     assert one.bad == {}
 
 
-async def test_a_slow_shard_is_hedged() -> None:
+@pytest.mark.parametrize("busy_s", [0, 0.02])
+async def test_a_slow_shard_is_hedged(busy_s: float) -> None:
+    """And no other, though the loop is busy for longer than the delay."""
     nodes, data = Nodes(9), os.urandom(5_000)
     segment = stored(nodes, data)
     nodes[3].hangs = True
-    got, _ = await read(nodes, segment, hedge=HedgePolicy(0.001, 0.001, 1.0))
+    hedge = HedgePolicy(0.001, 0.001, 1.0)
+    reading = asyncio.create_task(read(nodes, segment, hedge=hedge))
+    asyncio.get_running_loop().call_soon(time.sleep, busy_s)  # once all have been asked
+    got, _ = await reading
     assert got == data
     assert nodes[3].abandoned == 1
     assert sum(nodes[number].asked for number in (7, 8, 9)) == 1

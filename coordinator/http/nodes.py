@@ -76,6 +76,7 @@ class NodeHandlers:
             "node_id": node.row.node_id,
             "zone": node.row.zone,
             "state": self._membership.state(node).value,
+            "wish": node.row.wish.value,
             "http_url": report.http_url if report else None,
             "data": f"{report.data_host}:{report.data_port}" if report else None,
             "capacity_bytes": report.capacity_bytes if report else None,

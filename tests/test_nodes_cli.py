@@ -1,0 +1,73 @@
+"""`sixfold drain`, `undrain` and `remove`, on real servers."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import Conflict
+from tests.local_cluster import LocalCluster, local_cluster, run_sixfold, sixfold
+
+CONTENTS, SIZE_BYTES = 5, 30_000
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Iterator[LocalCluster]:
+    with local_cluster(tmp_path / "cluster", 5) as running:
+        yield running
+
+
+def stored(cluster: LocalCluster, path: Path) -> list[str]:
+    """Ids."""
+    ids = []
+    for number in range(CONTENTS):
+        (path / str(number)).write_bytes(os.urandom(SIZE_BYTES))
+        ids.append(run_sixfold("put", "--url", cluster.url, "--json", str(path / str(number))))
+    return [json.loads(said)["id"] for said in ids]
+
+
+def asked(cluster: LocalCluster, *command: str) -> dict[str, Any]:
+    """The last line of what it says."""
+    out = run_sixfold(*command, "--json", "--url", cluster.url)
+    said: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return said
+
+
+def refused(cluster: LocalCluster, *command: str) -> str:
+    done = sixfold(*command, "--url", cluster.url)
+    assert done.returncode == Conflict.exit_code, done
+    return done.stderr
+
+
+def test_a_node_leaves_the_cluster_and_nothing_is_lost(five: LocalCluster, tmp_path: Path) -> None:
+    ids = stored(five, tmp_path)
+    plan = asked(five, "drain", "node-2", "--dry-run")
+    assert (plan["segments"], plan["others"], plan["survives"]) == (CONTENTS, 4, 1)
+    assert plan["bytes"] in (CONTENTS * SIZE_BYTES // 6, 2 * CONTENTS * SIZE_BYTES // 6) or (
+        CONTENTS * SIZE_BYTES // 6 < plan["bytes"] < 2 * CONTENTS * SIZE_BYTES // 6
+    )
+    assert five.nodes()["node-2"]["wish"] == "active"
+    assert "--force" in refused(five, "drain", "node-2")
+    assert "drain it first" in refused(five, "remove", "node-2")
+    assert asked(five, "drain", "node-2", "--force", "--wait")["state"] == "drained"
+    assert five.nodes()["node-2"]["state"] == "drained"
+    assert asked(five, "undrain", "node-2")["state"] == "active"
+    assert asked(five, "drain", "node-2", "--force", "--wait")["state"] == "drained"
+    assert asked(five, "remove", "node-2") == {"node": "node-2", "state": "removed"}
+    five.kill("node-2")
+    assert "removed for good" in refused(five, "undrain", "node-2")
+    assert "removed" in run_sixfold("nodes", "--url", five.url)
+    for number, id_ in enumerate(ids):
+        assert asked(five, "verify", id_)["whole"]
+        run_sixfold("get", "--url", five.url, id_, "-o", str(tmp_path / "back"))
+        assert (tmp_path / "back").read_bytes() == (tmp_path / str(number)).read_bytes()
+
+
+def test_a_silent_node_shows_what_is_wanted_of_it(five: LocalCluster) -> None:
+    five.kill("node-5")
+    five.wait_for("suspect", "node-5")
+    asked(five, "drain", "node-5", "--force")
+    assert "suspect, draining" in run_sixfold("nodes", "--url", five.url)
