@@ -59,7 +59,6 @@ def report_of(number: int, used_bytes: int) -> NodeReport:
         used_bytes=used_bytes,
         free_bytes=capacity_bytes(number) - used_bytes,
         shards=0,
-        read_only=False,
     )
 
 

@@ -16,6 +16,7 @@ REPORT_PATH = "/-/cluster/report"
 HEARTBEAT_S = 2.0
 MAX_EPOCH = (1 << 31) - 2  # sessions are numbered by it; see the generations in common/ids.py
 MAX_WORD = 255  # characters of a name, a zone, a URL
+MAX_FAILURE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class NodeReport(_JsonMessage):
     the process, so that two processes claiming to be one node are told apart. `epoch` is the
     highest that a coordinator has told the node, 0 if none has. `bad_shards` are rotten and wait
     for repair; `verified_at` is when the oldest verification of a volume began, in Unix time, 0
-    never."""
+    never. `failure` and `detached` are those of StoreStat (common/shards.py)."""
 
     node_id: str
     instance: str
@@ -61,10 +62,11 @@ class NodeReport(_JsonMessage):
     used_bytes: int
     free_bytes: int
     shards: int
-    read_only: bool
     epoch: int = 0
     bad_shards: int = 0
     verified_at: int = 0
+    failure: str = ""
+    detached: bool = False
 
     def __post_init__(self) -> None:
         """Raises BadRequest for what no node reports."""
@@ -82,6 +84,8 @@ class NodeReport(_JsonMessage):
         words = (self.name, self.zone, self.http_url, self.data_host)
         if not all(word.isprintable() and 0 < len(word) <= MAX_WORD for word in words):
             raise BadRequest(f"NodeReport: names have 1 to {MAX_WORD} printable characters")
+        if not self.failure.isprintable() or len(self.failure) > MAX_FAILURE:
+            raise BadRequest(f"NodeReport: a failure has up to {MAX_FAILURE} printable characters")
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,13 +60,20 @@ class ShardMissing:
 
 @dataclass(frozen=True, slots=True)
 class StoreStat:
-    """`used_bytes` is what the store's volumes occupy, `free_bytes` what it can still take."""
+    """`used_bytes` is what the store's volumes occupy, `free_bytes` what it can still take.
+    `failure` is why it takes no more writes, if so. A store that is `detached` serves files that
+    no longer stand where it would look for them: what it holds will not outlive its process."""
 
     capacity_bytes: int
     used_bytes: int
     free_bytes: int
     shards: int
-    read_only: bool
+    failure: str = ""
+    detached: bool = False
+
+    @property
+    def read_only(self) -> bool:
+        return bool(self.failure)
 
 
 class ShardStore(Protocol):

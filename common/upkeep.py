@@ -49,7 +49,8 @@ class Quarantined(NamedTuple):
 class ScrubReport:
     """Times are Unix time in seconds, 0 never. `verified_at` is when the oldest verification
     began, over all volumes that the last complete pass covered; in later ones is only what was
-    written since, and verified then. `bad` are the shards that wait for repair."""
+    written since, and verified then. `bad` are the shards that wait for repair, `rotten` all that
+    were ever found so on this disk."""
 
     running: bool
     passes: int
@@ -58,6 +59,7 @@ class ScrubReport:
     bad: int
     started_at: int
     verified_at: int
+    rotten: int
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

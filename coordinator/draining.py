@@ -15,6 +15,8 @@ from coordinator.metadata import Wish
 from coordinator.placement import survives
 from coordinator.services import Services
 
+_MAY_BE_LOST_SOON = (NodeState.SUSPECT, NodeState.DETACHED)
+
 
 @dataclass(frozen=True, slots=True)
 class DrainPlan:
@@ -98,7 +100,8 @@ class Draining:
         state = self._members.state(node)
         if state is not NodeState.REMOVED:
             if state is not NodeState.LOST and node.row.wish is not Wish.DRAINING:
-                raise Conflict(f"{node.row.name} is {state}: drain it first")
+                first = "wait until it is lost, or " if state in _MAY_BE_LOST_SOON else ""
+                raise Conflict(f"{node.row.name} is {state}: {first}drain it first")
             plan = await self.plan(node)
             if plan.segments:
                 raise Conflict(f"{plan.segments} segments still have shards on {node.row.name}")

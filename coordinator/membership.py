@@ -26,6 +26,7 @@ ZONES_FRESH_S = 1.0
 class NodeState(StrEnum):
     ACTIVE = "active"
     READ_ONLY = "read-only"
+    DETACHED = "detached"  # it serves files that are gone from its directory
     DRAINING = "draining"
     DRAINED = "drained"  # nothing is left on it
     SUSPECT = "suspect"
@@ -45,6 +46,7 @@ class Node:
     reported_at_s: float = float("-inf")
     reachable: bool = False
     sent_bytes: int = 0
+    detached_at_s: float = float("inf")  # when it first said so
 
     @property
     def number(self) -> int:
@@ -144,6 +146,10 @@ class Membership:
             self._ring = None
         node.row, node.version, node.report, node.sent_bytes = row, version, report, 0
         node.reported_at_s = self.clock() - age_s
+        if not report.detached:
+            node.detached_at_s = float("inf")
+        elif node.detached_at_s == float("inf"):
+            node.detached_at_s = self.clock()
         return node
 
     def _incoming(self, report: NodeReport, nonce: bytes) -> IncomingReport:
@@ -156,6 +162,7 @@ class Membership:
         return self.state(node) in (
             NodeState.ACTIVE,
             NodeState.READ_ONLY,
+            NodeState.DETACHED,
             NodeState.DRAINING,
             NodeState.DRAINED,
         )
@@ -163,15 +170,20 @@ class Membership:
     def state(self, node: Node) -> NodeState:
         if node.row.wish is Wish.REMOVED:
             return NodeState.REMOVED
-        since = max(node.reported_at_s, self._attentive_since_s)
-        silent_s = self.clock() - since
-        if silent_s >= self.lost_after_s and not self._is_blind():
+        silent_s, detached_s = self._since(node.reported_at_s), self._since(node.detached_at_s)
+        if max(silent_s, detached_s) >= self.lost_after_s and not self._is_blind():
             return NodeState.LOST
         if silent_s >= self.suspect_after_s or not node.reachable or node.report is None:
             return NodeState.SUSPECT
+        if node.report.detached:
+            return NodeState.DETACHED
         if node.row.wish is Wish.DRAINING:
             return NodeState.DRAINING if node.report.shards else NodeState.DRAINED
-        return NodeState.READ_ONLY if node.report.read_only else NodeState.ACTIVE
+        return NodeState.READ_ONLY if node.report.failure else NodeState.ACTIVE
+
+    def _since(self, at_s: float) -> float:
+        """Seconds; what this process could not follow does not count."""
+        return self.clock() - max(at_s, self._attentive_since_s)
 
     def count(self, state: NodeState) -> int:
         """How many nodes are in that state."""
@@ -226,6 +238,11 @@ class Membership:
         """Whether asking this node for a shard makes sense."""
         node = self.nodes.get(number)
         return node is not None and node.reachable and node.row.wish is not Wish.REMOVED
+
+    def is_lasting(self, number: int) -> bool:
+        """Whether what this node holds can be read, and will be when it has been restarted."""
+        report = self.nodes[number].report if self.is_readable(number) else None
+        return report is not None and not report.detached
 
     def is_leaving(self, number: int) -> bool:
         """Whether an operator wants its shards elsewhere, be it reachable or not."""

@@ -83,7 +83,7 @@ class ReadPath:
 
     def durability(self, manifest: Manifest) -> Durability:
         """As things are now."""
-        return durability_of(manifest.segments, self._services.cluster.membership.is_readable)
+        return durability_of(manifest.segments, self._services.cluster.membership.is_lasting)
 
     @contextlib.asynccontextmanager
     async def open(

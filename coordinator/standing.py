@@ -11,7 +11,7 @@ from coordinator.placement import survives
 
 LAYOUTS_AT_ONCE = 500
 MAX_NODE_SETS = 10_000  # told apart
-ABSENT = (NodeState.SUSPECT, NodeState.LOST, NodeState.REMOVED)
+ABSENT = (NodeState.DETACHED, NodeState.SUSPECT, NodeState.LOST, NodeState.REMOVED)
 Layout = tuple[int, ...]
 
 

@@ -82,7 +82,7 @@ class SegmentWrites:
     async def _is_readable(self, stored: StoredSegment) -> bool:
         """Whether a segment that is there can be read now. One that cannot is noted as lost, so
         that what we write takes its place: we still have the bytes."""
-        layout = present_layout(stored, self.services.cluster.membership.is_readable)
+        layout = present_layout(stored, self.services.cluster.membership.is_lasting)
         present = stored.n - layout.count(NO_NODE)
         if present >= stored.k:
             return True

@@ -248,7 +248,7 @@ class Upload:
         if not was_new and self._done.written:
             manifest = await self.services.metadata.find_content(id_)
             segments = list(manifest.segments) if manifest is not None else segments
-        return durability_of(segments, self.services.cluster.membership.is_readable)
+        return durability_of(segments, self.services.cluster.membership.is_lasting)
 
     async def _write_list(self, id_: ContentId, segments: list[StoredSegment]) -> StoredSegment:
         """Store the segment list as a segment of its own."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import aiohttp
 
 from common.auth import ClusterSecret
-from common.membership import NodeReport
+from common.membership import MAX_FAILURE, NodeReport
 from shardd.config import Config
 from shardd.heartbeat import Heartbeat
 from shardd.http import NodeHttp
@@ -95,11 +95,16 @@ class _Reporter:
             http_url=self._http_url,
             data_host=host,
             data_port=port,
-            **asdict(stat),
+            **asdict(stat) | {"failure": _printable(stat.failure)},
             epoch=identity.epoch,
             bad_shards=upkeep.quarantine.bad_shards,
             verified_at=upkeep.scrubber.verified_at,
         )
+
+
+def _printable(text: str) -> str:
+    """As much of it as a report takes."""
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_FAILURE])
 
 
 def _bracketed(host: str) -> str:

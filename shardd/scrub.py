@@ -58,6 +58,7 @@ class Scrubber:
             bad,
             state.started_at,
             self.verified_at,
+            state.rotten,
         )
 
     @property
@@ -85,6 +86,8 @@ class Scrubber:
 
     def rot_found(self) -> None:
         """Where one record has rotted there may be more."""
+        self._state.rotten += 1
+        self._changed = True
         if not self._state.running:
             self.start()
 

@@ -22,7 +22,7 @@ class ScrubState:
     A pass, begun at `started_at`, covers the volumes with numbers below `until`; `volume` is the
     one being read, up to `offset`, since `volume_started_at`. `verified_at` says for each volume
     when its last full verification began. `covered` is the `until` of the last complete pass, and
-    `completed_at` when that began.
+    `completed_at` when that began. `rotten` counts the shards that were ever found bad.
     """
 
     running: bool = False
@@ -36,6 +36,7 @@ class ScrubState:
     volume_started_at: int = 0
     covered: int = 0
     completed_at: int = 0
+    rotten: int = 0
     verified_at: dict[int, int] = field(default_factory=dict)
 
     @classmethod

@@ -169,23 +169,24 @@ class VolumeStore:
             raw.release()
 
     async def stat(self) -> StoreStat:
-        """Each report begins with it: so a disk that was swapped or unmounted is noticed within a
-        heartbeat although nothing is written, and the store is read-only from then on."""
+        """Each report begins with it: so a disk that was swapped, unmounted or emptied is noticed
+        within a heartbeat although nothing is written, and the store is read-only from then on."""
         shards = await self._on_index_thread(self._catalog.live)
-        free_bytes = await self._on_index_thread(self._free_bytes)
+        free_bytes, detached = await self._on_index_thread(self._look_at_disk)
         return StoreStat(
             self._capacity_bytes, self._volumes.used_bytes, free_bytes, shards,
-            self.failure is not None,
+            self.failure or "", detached,
         )  # fmt: skip
 
-    def _free_bytes(self) -> int:
+    def _look_at_disk(self) -> tuple[int, bool]:
+        """How many bytes are free, and whether the files that are open are elsewhere by now."""
         try:
-            self._directory.check()
+            self._volumes.check()
             self._capacity_bytes = self._volumes.capacity_bytes
-            return max(0, self._volumes.room_bytes() - self._reserve_bytes)
+            return max(0, self._volumes.room_bytes() - self._reserve_bytes), False
         except (WrongNode, OSError) as error:
             self._make_read_only(str(error))
-            return 0
+            return 0, isinstance(error, WrongNode)
 
     async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
         while page := await self.page(after, LIST_PAGE):

@@ -132,6 +132,16 @@ class VolumeSet:
             volume.seal()
             self._create(volume.volume_class)
 
+    def check(self) -> None:
+        """Raises WrongNode unless the directory is this node's and holds every volume that is
+        open, or the disk's OSError."""
+        self._directory.check()
+        known = list(self.by_number.values())
+        names = set(self._disk.names(self._directory.volumes))
+        for volume in known:  # compaction may have removed some since
+            if volume.path.name not in names and volume.number in self.by_number:
+                raise WrongNode(f"{volume.path} is no longer there")
+
     def is_open(self, volume: Volume) -> bool:
         """Whether records are appended to it."""
         return self._open.get(volume.volume_class) is volume

@@ -76,6 +76,7 @@ class NodeStat:
     shards: int | None
     last_seen_s: float | None
     wish: str  # of the operator: active, draining or removed
+    failure: str | None  # why it takes no writes, empty if it does
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from sixfold.care_words import (
     verify_lines,
 )
 from sixfold.options import Json, Url, globals_of, with_client
+from sixfold.patience import patiently
 
 if TYPE_CHECKING:
     from sixfold.client import Client
@@ -86,7 +87,7 @@ def scrub(
         said = await client.scrub_status()
         while wait and not _is_through(said, asked):
             await asyncio.sleep(LOOK_S)
-            said = await client.scrub_status()
+            said = await patiently(console, client.scrub_status)
         console.result(said, *scrub_lines(said))
         return 0
 

@@ -180,17 +180,23 @@ def scrub_lines(said: dict[str, Any]) -> list[str]:
         ("not reached", str(stripes["unchecked"])),
         ("all verified", _moment(stripes["verified_at_s"], "not yet")),
     ]
-    nodes = [("NODE", "PASS", "READ", "BAD", "ALL VERIFIED"), *map(_node_row, said["nodes"])]
+    nodes = [
+        ("NODE", "PASS", "READ", "BAD NOW", "BAD EVER", "ALL VERIFIED"),
+        *map(_node_row, said["nodes"]),
+    ]
     return [*aligned(rows), "", *aligned(nodes)]
 
 
 def _node_row(node: dict[str, Any]) -> tuple[str, ...]:
     if "error" in node:
-        return (node["name"], node["error"], "-", "-", "-")
+        return (node["name"], node["error"], "-", "-", "-", "-")
+    # Compaction may take from a volume what was counted, or bring what was read already.
+    total_bytes = max(node["scanned_bytes"], node["total_bytes"])
     return (
         node["name"],
         "runs" if node["running"] else f"{node['passes']} done",
-        f"{format_bytes(node['scanned_bytes'])} of {format_bytes(node['total_bytes'])}",
+        f"{format_bytes(node['scanned_bytes'])} of {format_bytes(total_bytes)}",
         str(node["bad"]),
+        str(node["rotten"]),
         _moment(node["verified_at"], "not yet"),
     )

@@ -9,6 +9,7 @@ import typer
 from common.units import format_bytes
 from sixfold.console import Console, aligned
 from sixfold.options import Json, Url, globals_of, with_client
+from sixfold.patience import patiently
 
 if TYPE_CHECKING:
     from sixfold.answers import NodeStat
@@ -39,6 +40,8 @@ def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int
             cluster_line = f"cluster {cluster.cluster_id}, codec {cluster.codec}"
             stopped = cluster.deletes_stopped
             alarm = [f"deletes are stopped: {stopped}"] if stopped else []
+            there = [node for node in in_order if node.state != "removed"]
+            alarm += [f"{node.name}: {node.failure}" for node in there if node.failure]
             console.result({}, cluster_line, *alarm, *aligned([NODE_COLUMNS, *rows]))
         return 0
 
@@ -95,7 +98,7 @@ def drain(
 async def _watch(client: "Client", console: Console, node: str) -> None:
     """Until the node is empty."""
     while True:
-        plan = await client.drain(node, force=False, dry_run=True)
+        plan = await patiently(console, lambda: client.drain(node, force=False, dry_run=True))
         if plan["state"] == "drained" and not plan["segments"]:
             return console.result(plan, f"{plan['node']} is drained")
         left = f"{plan['segments']} segments left, {format_bytes(plan['bytes'])}"

@@ -144,6 +144,9 @@ class StartedServer:
     child: "subprocess.Popen[bytes]"
     log_offset: int
 
+    def __str__(self) -> str:
+        return self.process.name
+
     def ready(self) -> bool:
         """Whether it serves; then `process.url` is known. Raises as `_ended` says."""
         return self._has_said("ready")

@@ -115,7 +115,7 @@ class FakeCoordinator:
             "number": 1, "name": "node-1", "node_id": "a" * 32, "zone": "rack-1",
             "state": "active", "http_url": "http://127.0.0.1:1", "data": "127.0.0.1:2",
             "capacity_bytes": 1000, "used_bytes": 250, "free_bytes": 750, "shards": 7,
-            "last_seen_s": 0.5, "wish": "active", "from_the_future": True,
+            "last_seen_s": 0.5, "wish": "active", "failure": "", "from_the_future": True,
         }  # fmt: skip
         silent = dict.fromkeys(seen) | {
             "number": 2, "name": "node-2", "node_id": "b" * 32, "zone": "rack-2", "state": "lost",

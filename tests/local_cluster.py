@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,13 @@ class LocalCluster:
             if all(now.get(name) == state for name in names):
                 return
             assert time.monotonic() < until, f"wanted {state}: {names}, have {now}"
+            time.sleep(0.05)
+
+    def wait_until(self, holds: Callable[[], bool], deadline_s: float = 60.0) -> None:
+        """Asks again and again."""
+        until = time.monotonic() + deadline_s
+        while not holds():
+            assert time.monotonic() < until, f"it has not come to {holds}"
             time.sleep(0.05)
 
     def fresh_nodes(self) -> dict[str, Any]:

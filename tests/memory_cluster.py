@@ -78,6 +78,7 @@ class MemoryCluster:
             is_leaving=lambda number: number in self.leaving,
             zone_of=lambda number: "zone",
             is_readable=lambda number: number not in self.away,
+            is_lasting=lambda number: number not in self.away,
             has_reported=lambda number: number not in self.silent,
             all_have_reported=lambda: not self.silent,
         )

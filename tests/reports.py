@@ -25,7 +25,6 @@ def report_of(number: int, **changes: Any) -> NodeReport:
         used_bytes=100,
         free_bytes=900,
         shards=0,
-        read_only=False,
     )
     return replace(report, **changes)
 

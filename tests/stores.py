@@ -79,7 +79,7 @@ class MemoryStore:
 
     async def stat(self) -> StoreStat:
         used = sum(len(record.payload) for record in self.records.values())
-        return StoreStat(CAPACITY_BYTES, used, CAPACITY_BYTES - used, len(self.records), False)
+        return StoreStat(CAPACITY_BYTES, used, CAPACITY_BYTES - used, len(self.records))
 
     async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
         for address in sorted(self.records):

@@ -70,7 +70,7 @@ async def test_one_that_ends_does_not_keep_the_others(
     assert code == 3  # node-3, which does not exist, is the first error
     assert [process.name for process in told] == ["node-2"]
     said = capsys.readouterr().err
-    assert "node-1 ended with exit code 1: no room" in said
+    assert "sixfold: node-1 ended with exit code 1: no room" in said
     assert "no process '3'" in said
 
 

@@ -23,18 +23,19 @@ REPORT = NodeReport(
     used_bytes=3,
     free_bytes=2,
     shards=1,
-    read_only=False,
     epoch=7,
     bad_shards=3,
     verified_at=1_700_000_000,
+    failure="fsync failed",
+    detached=True,
 )
 GOLDEN = (
     b'{"node_id": "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f", '
     b'"instance": "abababababababababababababababab", "cluster_id": "", "name": "node-1", '
     b'"zone": "rack \\u00e9", "http_url": "http://node-1:8601", "data_host": "node-1", '
     b'"data_port": 8602, "capacity_bytes": 1099511627776, "used_bytes": 3, "free_bytes": 2, '
-    b'"shards": 1, "read_only": false, "epoch": 7, "bad_shards": 3, '
-    b'"verified_at": 1700000000}'
+    b'"shards": 1, "epoch": 7, "bad_shards": 3, '
+    b'"verified_at": 1700000000, "failure": "fsync failed", "detached": true}'
 )
 NAMES = [field.name for field in fields(NodeReport)]
 
@@ -53,7 +54,7 @@ def test_an_answer_has_these_bytes() -> None:
 
 @given(st.from_regex(r"[a-zé日]{1,40}", fullmatch=True), st.integers(0, 2**63 - 1), st.booleans())
 def test_reports_come_back(text: str, number: int, flag: bool) -> None:
-    report = replace(REPORT, zone=text, used_bytes=number, read_only=flag)
+    report = replace(REPORT, zone=text, used_bytes=number, detached=flag)
     assert NodeReport.from_json(report.to_json()) == report
 
 

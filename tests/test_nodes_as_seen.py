@@ -92,10 +92,34 @@ async def test_a_node_without_lanes_is_suspect_at_once(membership: Membership) -
 
 
 async def test_a_read_only_node_takes_nothing(membership: Membership) -> None:
-    node = membership.nodes[await join(membership, 1, read_only=True)]
+    node = membership.nodes[await join(membership, 1, failure="fsync failed")]
     assert membership.state(node) is NodeState.READ_ONLY
     assert membership.targets(1) == {}
     assert membership.is_readable(node.number)
+
+
+async def test_what_lies_on_a_detached_node_is_lost_in_time(
+    membership: Membership, clock: Clock
+) -> None:
+    """It will not outlive its process, though it can be read until then."""
+
+    async def beat(detached: bool) -> NodeState:
+        clock.now_s += LOST_S / 2
+        await membership.look()
+        await join(membership, 1, detached=detached, failure="gone" if detached else "")
+        return membership.state(node)
+
+    await membership.look()
+    node = membership.nodes[await join(membership, 1)]
+    assert membership.is_lasting(node.number)
+    assert await beat(detached=True) is NodeState.DETACHED
+    assert membership.targets(1) == {}
+    assert await beat(detached=True) is NodeState.DETACHED
+    assert await beat(detached=True) is NodeState.LOST
+    assert membership.is_readable(node.number)
+    assert not membership.is_lasting(node.number)
+    assert await beat(detached=False) is NodeState.ACTIVE
+    assert await beat(detached=True) is NodeState.DETACHED
 
 
 async def test_nodes_known_from_before_are_lost_only_after_a_full_wait(

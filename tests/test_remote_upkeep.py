@@ -112,7 +112,7 @@ def test_other_lines_are_no_quarantined_shards(change: dict[str, object]) -> Non
 
 
 def test_reports_on_scrub() -> None:
-    report = ScrubReport(True, 1, 2, 3, 4, 5, 6)
+    report = ScrubReport(True, 1, 2, 3, 4, 5, 6, 7)
     assert ScrubReport.from_json(report.to_json()) == report
     for said in (b"", b"{}", b"[]", report.to_json().replace(b"true", b"1")):
         with pytest.raises(ProtocolError):

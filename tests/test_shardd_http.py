@@ -179,7 +179,14 @@ async def test_the_figures(http: aiohttp.ClientSession) -> None:
     said: dict[str, Any] = json.loads(body)
     assert status == 200
     assert said["shards"] == len(SHARDS)
-    assert said.keys() == {"capacity_bytes", "used_bytes", "free_bytes", "shards", "read_only"}
+    assert said.keys() == {
+        "capacity_bytes",
+        "used_bytes",
+        "free_bytes",
+        "shards",
+        "failure",
+        "detached",
+    }
 
 
 async def test_probes(node: ServedNode, http: aiohttp.ClientSession) -> None:

@@ -149,7 +149,7 @@ async def test_a_disk_that_is_not_ours_any_more_is_noticed_without_a_write(
     elif instead == "another node":
         (tmp_path / "other").rename(tmp_path / "here")
     stat = await store.stat()
-    assert (stat.read_only, stat.free_bytes) == (True, 0)
+    assert (stat.read_only, stat.detached, stat.free_bytes) == (True, True, 0)
     assert (stat.capacity_bytes, stat.shards) == (before.capacity_bytes, 1)
     with pytest.raises(StoreReadOnly, match=f"{tmp_path / 'here'}"):
         await store.append([make_shard(20)])

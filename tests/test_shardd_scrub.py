@@ -68,6 +68,9 @@ async def test_a_thousand_flipped_bytes_are_all_found(tmp_path: Path) -> None:
     async with opened(tmp_path, LIMITS) as store:
         assert len(bad_of(store)) == len(bad)
         assert not any(isinstance(got, ShardRecord) for got in await store.read(sorted(bad)))
+        await store.append([shard for shard in shards if shard.address in bad])  # repaired
+        report = store.upkeep.scrub_report()
+        assert (report.bad, report.rotten) == (0, len(bad))  # a disk that rots stays suspicious
 
 
 async def test_sound_records_are_left_alone(tmp_path: Path) -> None:

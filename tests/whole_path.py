@@ -43,7 +43,7 @@ class MemoryNode(MemoryStore):
         self.passes += 1
 
     async def scrub_state(self) -> ScrubReport:
-        return ScrubReport(False, self.passes, 0, 0, 0, 0, 0)
+        return ScrubReport(False, self.passes, 0, 0, 0, 0, 0, 0)
 
     async def read(
         self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None

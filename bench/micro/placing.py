@@ -64,7 +64,6 @@ def _report(number: int) -> NodeReport:
         used_bytes=number % 100 * GIB,
         free_bytes=900 * GIB,
         shards=0,
-        read_only=False,
     )
 
 

@@ -11,6 +11,8 @@ from coordinator.config import LEAST_NODES
 from coordinator.membership import Membership, Node, NodeState
 from coordinator.metadata import Metadata
 
+TAKE_NOTHING = (NodeState.READ_ONLY, NodeState.DETACHED)  # but can be read
+
 
 class NodeHandlers:
     """The handlers, and the routes that lead to them."""
@@ -37,7 +39,7 @@ class NodeHandlers:
         """PUTs can be durable: the database answers and enough nodes are active."""
         stopped = await self._metadata.deletes_stopped()
         active = self._membership.count(NodeState.ACTIVE)
-        readable = active + self._membership.count(NodeState.READ_ONLY)
+        readable = active + sum(map(self._membership.count, TAKE_NOTHING))
         ready = active >= LEAST_NODES
         body = {
             "ready": ready,
@@ -84,4 +86,5 @@ class NodeHandlers:
             "free_bytes": report.free_bytes if report else None,
             "shards": report.shards if report else None,
             "last_seen_s": None if silent_s is None else round(silent_s, 3),
+            "failure": report.failure if report else None,
         }

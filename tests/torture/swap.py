@@ -68,7 +68,7 @@ class _Test:
     async def alarm(self, *names: str) -> None:
         """Returns when the coordinator gives them nothing any more, and they say so themselves."""
         began_s = time.monotonic()
-        await self.servers.until_state("read-only", names)
+        await self.servers.until_state("detached", names)
         urls = [(await self.servers.nodes())[name]["http_url"] for name in names]
         async with aiohttp.ClientSession() as http:
             for url in urls:
