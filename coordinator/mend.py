@@ -7,7 +7,8 @@ hear of: the node takes the latest record of an address. Whatever fails on the w
 segment as it was, and what was appended in vain goes to the outbox; after a crash the sweep finds
 it.
 
-What only cannot be reached is waited for: a node that restarts must not cost a rebuild.
+What only cannot be reached is waited for: a node that restarts must not cost a rebuild. Before a
+segment is given up, its shards are looked for on all nodes.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from coordinator.metadata.mending import Places
 from coordinator.metadata.rows import NO_NODE
 from coordinator.moves import crowded, destinations, relief
 from coordinator.services import Services
+from coordinator.strays import find_strays
 from coordinator.survey import ShardState, Survey
 
 log = logging.getLogger(__name__)
@@ -89,6 +91,8 @@ class Mender:
         failpoint(Point.MEND_SURVEYED)
         good = survey.good
         if len(good) < stored.k:
+            if await self._adopt(stored, survey):
+                return Mended(_survivors(survey), superseded=True)
             return _too_few(survey, stored.k)
         rebuilt = self._to_rebuild(survey, stored)
         if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
@@ -101,6 +105,17 @@ class Mender:
         failpoint(Point.MEND_WRITTEN)
         asked_at_s = forbidden.asked_at_s
         return await self._conclude(stored, survey, places, written, homeless, asked_at_s)
+
+    async def _adopt(self, stored: StoredSegment, survey: Survey) -> bool:
+        """Before it is given up: let the layout name the shards that lie elsewhere, if any do."""
+        forbidden = await self._mending.forbidden(stored)
+        lacking = sorted(set(range(stored.n)) - set(survey.good))
+        found = await find_strays(self._services, stored, lacking)
+        strays = {i: node for i, node in found.items() if (i, node) not in forbidden.places}
+        if not strays:
+            return False
+        log.warning("segment %s: shards %s were on other nodes", stored.id, sorted(strays))
+        return await self._mending.switch_layout(stored, strays, forbidden.asked_at_s)
 
     def _places(
         self,

@@ -5,6 +5,7 @@ after, so that whatever was committed meanwhile counts. What nothing refers to i
 quarantine when a listing a grace period later finds it still so. It never takes shards of a live
 session, and stops all deletes when a node has implausibly many orphans. What a layout names and the
 listing lacks is asked for by address: only the node's own word that it has no such shard counts.
+That goes on while deletes are stopped: in a restored database, layouts may name places of long ago.
 
 To find what is missing, every segment's row is read once for each node: with hundreds of nodes that
 is the larger part of the work.
@@ -59,8 +60,6 @@ class SweepWorker:
 
     async def step(self) -> bool:
         if not self._cluster.membership.all_have_reported():
-            return False
-        if await self._metadata.deletes_stopped():
             return False
         states = await self._metadata.job_states()
         known = states.get(self.name)
@@ -133,7 +132,10 @@ class SweepWorker:
         return found
 
     async def _note(self, listing: Listing) -> int:
-        """How many orphans there are in this stretch."""
+        """How many orphans there are in this stretch. While deletes are stopped nothing is noted:
+        the grace period shall not begin before an operator has looked."""
+        if await self._metadata.deletes_stopped():
+            return 0
         judgement = await self._metadata.sweeping.judge(listing)
         if not judgement.news:
             return len(judgement.orphans)
@@ -144,6 +146,8 @@ class SweepWorker:
     async def _finish(self, progress: Progress) -> Progress:
         """All of the node was listed: what is noted of it was seen just now."""
         node, sweeping = progress.node, self._metadata.sweeping
+        if await self._metadata.deletes_stopped():
+            return self._next_node(progress)
         await sweeping.look_at_share(node, progress.listed)
         condemned = 0
         while count := await sweeping.condemn(node, CONDEMNED_AT_ONCE):

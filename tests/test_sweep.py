@@ -92,11 +92,11 @@ async def test_an_orphan_that_is_referred_to_in_between_is_forgotten(
     (stored,) = (await ends[1].find(id_)).segments
     await nodes.stores[1].append([nodes.stores[stored.layout[3]].records[stored.address(3)]])
     await sweeper.later()
-    nodes.stores[1].records.pop(stored.address(stored.layout.index(1)))  # else it lies there twice
     moved = list(stored.layout)
     moved[3], moved[stored.layout.index(1)] = 1, stored.layout[3]
     await sweeper.run()
     assert await sweeper.orphans_noted() == 1
+    nodes.stores[1].records.pop(stored.address(stored.layout.index(1)))  # else it lies there twice
     await metadata._write(
         lambda sql: sql.run(
             "UPDATE layout SET nodes = ?", b"".join(n.to_bytes(2, "big") for n in moved)

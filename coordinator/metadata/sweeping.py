@@ -2,7 +2,8 @@
 and does the node have all that the layouts say? The rules for transactions are those of `writes`.
 
 A shard is referred to by the layout of its segment's row, if the generation is the same, and by the
-outbox, which deletes it soon. A shard of a live session may be referred to in a moment.
+outbox, which deletes it soon. A shard of a live session may be referred to in a moment. And while a
+segment waits for repair, any shard of it is kept, wherever it lies: repair may come to look for it.
 """
 
 from collections import defaultdict
@@ -84,12 +85,14 @@ def judge(sql: Sql, listing: Listing) -> Judgement:
 def _unreferenced(sql: Sql, node: int, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
     if not addresses:
         return []
-    live = live_sessions(sql)
-    referenced = _referenced(sql, node, {address.segment for address in addresses})
+    live, segments = live_sessions(sql), {address.segment for address in addresses}
+    referenced, needy = _referenced(sql, node, segments), _in_repair(sql, segments)
     return [
         address
         for address in addresses
-        if address.generation >> GENERATION_COUNTER_BITS not in live and address not in referenced
+        if address.generation >> GENERATION_COUNTER_BITS not in live
+        and address not in referenced
+        and (address.segment, address.generation) not in needy
     ]
 
 
@@ -105,6 +108,14 @@ def _referenced(sql: Sql, node: int, segments: set[SegmentId]) -> set[ShardAddre
         for id_, generation, indexes in doomed
         for index in indexes
     }
+
+
+def _in_repair(sql: Sql, segments: set[SegmentId]) -> set[tuple[SegmentId, int]]:
+    """Of these segments, the writes that wait for repair."""
+    rows = sql.rows_in(
+        "SELECT segment, generation FROM repair_queue WHERE segment IN ({keys})", segments
+    )
+    return {(SegmentId(id_), generation) for id_, generation in rows}
 
 
 def _placed(sql: Sql, node: int, segments: set[SegmentId]) -> list[ShardAddress]:
