@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import Unreadable
-from coordinator.metadata import StoredSegment
-from tests.torture.one_process import GRACE_S, Front, Store
+from tests.torture.one_process import GRACE_S, Store
 
 DATA = random.Random(1).randbytes(50_000)
 MOVED = (1, 2, 3, 4)
@@ -52,15 +51,6 @@ async def restore(store: Store, backup: Path) -> None:
         await front.start()
     for number in store.up:
         await store._report(number)
-
-
-async def segment_of(front: Front) -> StoredSegment:
-    (segment,) = (await front.reads.find((await front.put(DATA)).id)).segments
-    return segment
-
-
-async def is_held(store: Store, segment: StoredSegment, index: int, node: int) -> bool:
-    return any(i.address == segment.address(index) for i in await store.nodes[node].shards())
 
 
 @pytest.mark.parametrize("stopped", [True, False])
@@ -109,5 +99,7 @@ async def test_what_has_moved_is_missed_by_the_sweep_and_outlives_it(
         await front.metadata._begin_session()
     await front.work("repair")
     assert await front.get(id_) == DATA
+    await front.work("outbox")
+    await store.pass_time(200)  # a place where something was deleted rests
     await front.work("repair")
     assert (await front.metadata.counts())["repair_queue"] == 0
