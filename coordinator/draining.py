@@ -1,7 +1,9 @@
 """Taking nodes out of the cluster: drain, undrain, remove.
 
 A drained node gets no new shards, and repair moves those that it has. It can be removed when no
-layout names it any more; one that is lost, when its shards have been rebuilt on others.
+layout names it any more and it reports no shards; one that is lost, when its shards have been
+rebuilt on others. What an upload that ends after that has stored there does not count (see
+metadata/gone.py).
 """
 
 from dataclasses import asdict, dataclass
@@ -94,8 +96,9 @@ class Draining:
         await self._wish(node, Wish.ACTIVE)
         return {"node": node.row.name, "state": self._members.state(node).value}
 
-    async def remove(self, name: str) -> dict[str, Any]:
-        """For good. Raises Conflict unless it is drained or lost, and no segment needs it."""
+    async def remove(self, name: str, force: bool = False) -> dict[str, Any]:
+        """For good. Raises Conflict unless it is drained or lost, and no segment needs it; and
+        while it says itself that it has shards, unless `force`."""
         node = self._members.find(name)
         state = self._members.state(node)
         if state is not NodeState.REMOVED:
@@ -105,8 +108,20 @@ class Draining:
             plan = await self.plan(node)
             if plan.segments:
                 raise Conflict(f"{plan.segments} segments still have shards on {node.row.name}")
+            if not force:
+                self._refuse_unless_empty(node)
             await self._wish(node, Wish.REMOVED)
         return {"node": node.row.name, "state": NodeState.REMOVED.value}
+
+    @staticmethod
+    def _refuse_unless_empty(node: Node) -> None:
+        """An upload that has begun before the drain may still come to name what lies there."""
+        if node.reachable and node.report and node.report.shards:
+            raise Conflict(
+                f"{node.row.name} still has {node.report.shards} shards: they are about to be "
+                "deleted, or of an upload that goes on. Wait until it is drained; what such an "
+                "upload has stored there is given up with --force"
+            )
 
     async def _wish(self, node: Node, wish: Wish) -> None:
         await self._metadata.set_wish(node.number, wish)

@@ -6,7 +6,7 @@ their shards in ring order, which spreads the reading of data shards.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -125,3 +125,9 @@ def survives(layout: tuple[int, ...], k: int) -> int:
             return lost - 1
         left -= shards
     return len(per_node) - 1
+
+
+def is_quorum(layout: Iterable[int], n: int, k: int) -> bool:
+    """Whether these nodes, one per durable shard, make a segment durable enough."""
+    nodes = tuple(layout)
+    return len(nodes) >= n - 1 and survives(nodes, k) >= 1

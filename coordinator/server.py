@@ -81,7 +81,11 @@ class Coordinator:
         """What starts first ends last."""
         config, on_exit = self._config, self._stack.push_async_callback
         self.metadata = open_metadata(
-            Path(config.data), config.database, config.grace_s, cluster_id=config.adopt_cluster
+            Path(config.data),
+            config.database,
+            config.grace_s,
+            cluster_id=config.adopt_cluster,
+            lost_after_s=config.lost_after_s,
         )
         on_exit(self.metadata.close)
         await self.metadata.start()

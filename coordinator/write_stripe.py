@@ -9,7 +9,7 @@ whoever called sees to it that it is deleted.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from common.shards import ShardRecord
 from coordinator.cluster import Cluster
 from coordinator.metadata import ShardsOnNode
 from coordinator.metadata.rows import NO_NODE
-from coordinator.placement import Placement, survives
+from coordinator.placement import Placement, is_quorum
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +175,3 @@ class StripeWrite:
 
     def _note_unconfirmed(self, index: int, node: int) -> None:
         self._unconfirmed.append(ShardsOnNode(node, (self._records[index].address,)))
-
-
-def is_quorum(layout: Iterable[int], n: int, k: int) -> bool:
-    """Whether these nodes, one per durable shard, make a segment durable enough."""
-    nodes = tuple(layout)
-    return len(nodes) >= n - 1 and survives(nodes, k) >= 1

@@ -16,6 +16,7 @@ from common.errors import (
     SegmentGone,
     SessionLost,
     TooLarge,
+    Undurable,
 )
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
@@ -233,7 +234,7 @@ class Upload:
         writes, self._done.writes = self._done.writes, []
         try:
             was_new = await self.services.metadata.commit_content(new)
-        except (NotOurTurn, SessionLost, SegmentGone):
+        except (NotOurTurn, SessionLost, SegmentGone, Undurable):
             self._done.writes = writes  # refused: not a trace of it is in the database
             raise
         return Stored(

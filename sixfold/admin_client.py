@@ -47,9 +47,10 @@ class AdminClient(ABC):
         """Take a node back into service."""
         return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/undrain")
 
-    async def remove(self, node: str) -> dict[str, Any]:
-        """Forget a node for good."""
-        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/remove")
+    async def remove(self, node: str, force: bool = False) -> dict[str, Any]:
+        """Forget a node for good; `force` also if it has shards that no segment names."""
+        path = f"/-/admin/nodes/{quote(node, safe='')}/remove"
+        return await self._asked("POST", f"{path}?force={int(force)}")
 
     async def stop_deletes(self, reason: str) -> dict[str, Any]:
         """Delete nothing on nodes any more; the reason that stands."""

@@ -21,6 +21,7 @@ WATCH_S = 2.0
 Name = Annotated[str, typer.Argument(metavar="NODE", help="Its name, number or id")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what it would mean")]
 Force = Annotated[bool, typer.Option("--force", help="Even if shards must share nodes then")]
+GiveUp = Annotated[bool, typer.Option("--force", help="Even if it has shards of no segment")]
 Wait = Annotated[bool, typer.Option("--wait", help="Until nothing is left on the node")]
 
 
@@ -132,12 +133,18 @@ def undrain(context: typer.Context, node: Name, url: Url = None, as_json: Json =
 
 
 @nodes_app.command()
-def remove(context: typer.Context, node: Name, url: Url = None, as_json: Json = False) -> int:
+def remove(
+    context: typer.Context,
+    node: Name,
+    force: GiveUp = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> int:
     """Forget a node for good: it must be drained, or lost and made up for by repair."""
     console = globals_of(context).console(as_json)
 
     async def remove_it(client: "Client") -> int:
-        said = await client.remove(node)
+        said = await client.remove(node, force)
         console.result(said, f"{said['node']} is {said['state']}")
         return 0
 

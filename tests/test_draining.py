@@ -1,18 +1,21 @@
 """Drain and remove, where things go otherwise than planned: nodes that are away, full, or forgotten
 by another process."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.errors import Conflict
+from common.errors import Conflict, Undurable
 from coordinator.membership import NodeState
 from coordinator.metadata import Wish
 from coordinator.repair import SEARCH_AGAIN_DRAINING_S
+from coordinator.write_upload import Stored
 from tests.test_repair import check, filled
-from tests.torture.one_process import Front, Store
+from tests.torture.one_process import SEGMENT_BYTES, Front, Store
 
 
 @pytest.fixture
@@ -96,6 +99,8 @@ async def test_what_is_stored_on_a_drained_node_by_who_did_not_know_is_moved_too
     await store.pass_time(int(SEARCH_AGAIN_DRAINING_S))
     await first.work("repair")
     await check(store, contents, survives=2)
+    await first.work("outbox")
+    await store.pass_time(2)
     await first.draining.remove("3")
 
 
@@ -112,3 +117,60 @@ async def test_repair_does_not_wait_once_a_node_is_back(store: Store) -> None:
         await store.restart(number)
     await front.work("repair")
     await check(store, contents)
+
+
+THREE_SEGMENTS = random.Random(2).randbytes(3 * SEGMENT_BYTES)
+
+
+async def slow_upload(front: Front) -> tuple[Callable[[], None], "asyncio.Task[Stored]"]:
+    """An upload of THREE_SEGMENTS, of which all nodes have shards by now: what lets it go on, and
+    its end."""
+    go_on = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield THREE_SEGMENTS[: 2 * SEGMENT_BYTES]
+        await go_on.wait()
+        yield THREE_SEGMENTS[2 * SEGMENT_BYTES :]
+
+    task = asyncio.create_task(front.writes.store(body(), len(THREE_SEGMENTS)))
+    nodes = front.cluster.reached.values()
+    while not all([await node.shards() for node in nodes]):
+        await asyncio.sleep(0.01)
+    return go_on.set, task
+
+
+async def take_away(store: Store, number: int) -> None:
+    """As an operator does who takes no refusal."""
+    draining = store.fronts[0].draining
+    await draining.drain(str(number), force=True, dry_run=False)
+    await store.fronts[0].work("repair")
+    await store.pass_time(2)
+    with pytest.raises(Conflict, match="still has 1 shards"):
+        await draining.remove(str(number))
+    await draining.remove(str(number), force=True)
+    await store.kill(number)
+
+
+async def test_an_upload_outlasts_a_node_that_has_shards_of_it(store: Store) -> None:
+    front = store.fronts[0]
+    go_on, upload = await slow_upload(front)
+    await take_away(store, 3)
+    go_on()
+    stored = await upload
+    assert str(stored.durability) == "8/9; survives=2"
+    await front.work("repair")
+    await check(store, {stored.id: THREE_SEGMENTS}, survives=2)
+
+
+async def test_an_upload_is_refused_whose_nodes_are_taken_away(store: Store) -> None:
+    front = store.fronts[0]
+    go_on, upload = await slow_upload(front)
+    for number in (1, 2, 3, 4):
+        await take_away(store, number)
+    go_on()
+    with pytest.raises(Undurable, match="nodes were removed"):
+        await upload
+    await front.settle()
+    assert (await front.metadata.counts())["segment"] == 0
+    await front.work("outbox")
+    assert not any([await store.nodes[number].shards() for number in store.up])

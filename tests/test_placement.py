@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from common.hashing import blake3_digest
 from common.ids import SegmentId
-from coordinator.placement import Placement, Target, candidates, place, survives
+from coordinator.placement import Placement, Target, candidates, is_quorum, place, survives
 from coordinator.ring import VNODES, Ring, RingNode, vnode_count
-from coordinator.write_stripe import is_quorum
 
 K, N = 6, 9
 

@@ -31,8 +31,10 @@ class DrainHandlers:
         return web.json_response(await self._draining.undrain(request.match_info["node"]))
 
     async def remove(self, request: web.Request) -> web.Response:
-        """Forget the node for good: it must be drained, or lost and made up for."""
-        return web.json_response(await self._draining.remove(request.match_info["node"]))
+        """Forget the node for good: it must be drained, or lost and made up for; `?force=1` also if
+        it has shards that no segment names."""
+        force = _flag(request, "force")
+        return web.json_response(await self._draining.remove(request.match_info["node"], force))
 
 
 def _flag(request: web.Request, name: str) -> bool:

@@ -5,12 +5,14 @@ inserted together, a statement per table, in less than half the time; all others
 find a row of theirs taken, go through `commit_content`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from common.errors import SessionLost, SixfoldError
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
+from coordinator.metadata.gone import gone_nodes, without_gone
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     NO_NODE,
@@ -43,26 +45,32 @@ _PINS = (
 
 
 def commit_contents(
-    sql: Sql, layouts: Layouts, session: int, uploads: Sequence[NewContent]
+    sql: Sql,
+    layouts: Layouts,
+    session: int,
+    uploads: Sequence[NewContent],
+    lost_after_s: float = math.inf,
 ) -> list[Outcome]:
     """For each what `commit_content` gives, or the error that it raises; as if they had been
-    committed one after another."""
+    committed one after another. What lies on nodes that were removed, or have been silent for
+    `lost_after_s`, does not count (see `gone`)."""
     if not uploads:
         return []
     try:
         check_session(sql, session)
     except SessionLost as error:
         return [SessionLost(str(error)) for _ in uploads]
-    alike = _alike(uploads, session)
+    gone = gone_nodes(sql, lost_after_s)
+    alike = _alike(uploads, session, gone)
     done = _insert(sql, layouts, [new for new in uploads if id(new) in alike])
-    return [id(new) in done or _alone(sql, layouts, session, new) for new in uploads]
+    return [id(new) in done or _alone(sql, layouts, session, new, gone) for new in uploads]
 
 
-def _alike(uploads: Sequence[NewContent], session: int) -> set[int]:
+def _alike(uploads: Sequence[NewContent], session: int, gone: frozenset[int]) -> set[int]:
     """Those to insert together, by Python's `id`: of equal contents the first only."""
     first: dict[ContentId, NewContent] = {}
     for new in uploads:
-        if _is_plain(new, session):
+        if _is_plain(new, session) and gone.isdisjoint(new.segments[0].layout):
             first.setdefault(new.id, new)
     return {id(new) for new in first.values()}
 
@@ -126,8 +134,10 @@ def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
         at += length
 
 
-def _alone(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> Outcome:
+def _alone(
+    sql: Sql, layouts: Layouts, session: int, new: NewContent, gone: frozenset[int]
+) -> Outcome:
     try:
-        return commit_content(sql, layouts, session, new)
+        return commit_content(sql, layouts, session, without_gone(sql, new, gone))
     except SixfoldError as error:
         return error

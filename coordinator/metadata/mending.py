@@ -7,6 +7,7 @@ there. And what a mender has put on nodes in vain goes to the outbox only where 
 then, does not name it: another may have put the same shard on the same node, and won.
 """
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
 from coordinator.metadata import repair_queue
 from coordinator.metadata.database import Sql
+from coordinator.metadata.gone import gone_nodes
 from coordinator.metadata.repair_queue import Backlog, Repair
 from coordinator.metadata.rows import NO_NODE, DeleteReason, ShardsOnNode, StoredSegment
 from coordinator.metadata.writes import (
@@ -79,11 +81,13 @@ def switch_layout(
     """Shard i of `stored`, whose checksums are known by now, lies on node moved[i] too: let the
     layout say so, and retire what it named before. False if the segment is not any more as `stored`
     says, one of these places is about to be deleted, or it is too long ago that this was asked:
-    they may have been, and that be forgotten. Then what was put there in vain is deleted."""
+    they may have been, and that be forgotten; or a node was removed. Then what was put there in
+    vain is deleted."""
     now = _layout_now(sql, stored)
     places = Places(moved.items())
     late = _now_s(sql) - asked_at_s >= UNUSED_S
-    if late or now != stored.layout or places & pending_deletes(sql, stored):
+    removed = gone_nodes(sql, math.inf) & set(moved.values())
+    if late or removed or now != stored.layout or places & pending_deletes(sql, stored):
         in_vain = [(i, node) for i, node in places if now is None or now[i] != node]
         add_deletes(sql, _on_nodes(stored, in_vain), DeleteReason.LEFTOVER)
         return False

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -56,10 +57,10 @@ class Metadata(Inspecting):
     Holds this process's session, which every commit checks, and makes generations from it.
     """
 
-    def __init__(self, sql: Sql, grace_s: int) -> None:
+    def __init__(self, sql: Sql, grace_s: int, lost_after_s: float) -> None:
         self._sql, self._grace_s = sql, grace_s
         self._layouts = writes.Layouts(sql)
-        self._threads = Threads(sql, grace_s, self._layouts, lambda: self.session)
+        self._threads = Threads(sql, grace_s, lost_after_s, self._layouts, lambda: self.session)
         self.mending = Mending(self._read, self._write, self._layouts)
         self.sweeping = Sweeping(self._read, self._write, grace_s)
         self.session = 0
@@ -195,7 +196,8 @@ class Metadata(Inspecting):
         await self._write(partial(jobs.save_job_state, name=name, state=state))
 
     async def set_wish(self, node: int, wish: Wish) -> None:
-        """What the operator wants of a node from now on. Raises Conflict if it was removed."""
+        """What the operator wants of a node from now on. Raises Conflict if it was removed, or is
+        to be and a segment names it."""
         await self._write(partial(writes.set_wish, node=node, wish=wish))
 
     # Whether anything may be deleted on nodes
@@ -270,11 +272,17 @@ class Metadata(Inspecting):
 
 
 def open_metadata(
-    data: Path, url: str, grace_s: int, clock: Clock | None = None, cluster_id: str = ""
+    data: Path,
+    url: str,
+    grace_s: int,
+    clock: Clock | None = None,
+    cluster_id: str = "",
+    lost_after_s: float = math.inf,
 ) -> Metadata:
     """`url` may be empty: then the database is `metadata.db` in `data`. With `cluster_id`, a new
-    database belongs to that cluster, and an old one must. Raises BadSetting if the directory or
-    the database cannot be used."""
+    database belongs to that cluster, and an old one must. No upload is committed on nodes that have
+    not reported for `lost_after_s`. Raises BadSetting if the directory or the database cannot be
+    used."""
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -286,4 +294,4 @@ def open_metadata(
         raise BadSetting(f"database {url}: {error}") from None
     except OSError as error:
         raise BadSetting(f"database {url}: unable to open: {error.strerror}") from None
-    return Metadata(sql, grace_s)
+    return Metadata(sql, grace_s, lost_after_s)

@@ -14,7 +14,7 @@ from common.ids import Blake3Id, ContentId, SegmentId
 from coordinator.metadata import reads
 from coordinator.metadata.batching import BatchThread, own_copy
 from coordinator.metadata.checkpoints import Checkpointer
-from coordinator.metadata.commits import commit_contents
+from coordinator.metadata.commits import Outcome, commit_contents
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NewContent
 from coordinator.metadata.writes import Layouts
@@ -27,12 +27,19 @@ Change = Callable[[Sql], Any] | NewContent
 
 class Threads:
     """`reader` takes the ids of segments and contents, and queries; `writer` new contents, and
-    changes. `session` tells the number of this process's session, which commits check."""
+    changes. `session` tells the number of this process's session, which commits check, as they
+    check that no node has been silent for `lost_after_s`."""
 
     def __init__(
-        self, sql: Sql, grace_s: int, layouts: Layouts, session: Callable[[], int]
+        self,
+        sql: Sql,
+        grace_s: int,
+        lost_after_s: float,
+        layouts: Layouts,
+        session: Callable[[], int],
     ) -> None:
-        self._sql, self._grace_s, self._layouts, self._session = sql, grace_s, layouts, session
+        self._sql, self._grace_s, self._lost_after_s = sql, grace_s, lost_after_s
+        self._layouts, self._session = layouts, session
         self._checkpoints = Checkpointer(sql)
         self.writer = BatchThread[Change, Any]("metadata-writer", self.commit)
         self.reader = BatchThread[Query, Any]("metadata-reader", self.query)
@@ -94,7 +101,7 @@ class Threads:
         """First the new contents, with few statements; then all else, one after another."""
         uploads = [change for change in batch if isinstance(change, NewContent)]
         with self._sql.transaction():
-            outcomes = iter(commit_contents(self._sql, self._layouts, self._session(), uploads))
+            outcomes = iter(self._commit_contents(uploads))
             answers = [
                 next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
                 for change in batch
@@ -105,6 +112,11 @@ class Threads:
             failpoint(Point.UPLOAD_COMMITTED)
         self._checkpoints.committed(self._sql.rows_changed)
         return answers
+
+    def _commit_contents(self, uploads: list[NewContent]) -> list[Outcome]:
+        return commit_contents(
+            self._sql, self._layouts, self._session(), uploads, self._lost_after_s
+        )
 
     def _refusable(self, change: Callable[[Sql], Any]) -> Any:
         try:

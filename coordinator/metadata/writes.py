@@ -94,11 +94,24 @@ def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
 
 
 def set_wish(sql: Sql, node: int, wish: Wish) -> None:
-    """Raises Conflict for a node that was removed: its number is never used again."""
+    """Raises Conflict for a node that was removed, whose number is never used again, and for one
+    that is to be removed while a segment names it."""
     known = sql.row("SELECT name, wish FROM node WHERE number = ?", node)
     if known and known[1] == Wish.REMOVED and wish is not Wish.REMOVED:
         raise Conflict(f"{known[0]} was removed for good")
+    if known and wish is Wish.REMOVED and _is_named(sql, node):
+        raise Conflict(f"segments still have shards on {known[0]}")
     sql.run("UPDATE node SET wish = ? WHERE number = ?", wish.value, node)
+
+
+def _is_named(sql: Sql, node: int) -> bool:
+    """Whether a segment's layout names it. It goes through all layouts."""
+    rows = sql.rows(
+        "SELECT l.nodes FROM layout l WHERE instr(l.nodes, ?) > 0 "
+        "AND EXISTS (SELECT 1 FROM segment s WHERE s.layout = l.id)",
+        pack_layout([node]),
+    )
+    return any(node in unpack_layout(nodes) for (nodes,) in rows)
 
 
 def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> bool:

@@ -96,7 +96,9 @@ class Front:
 
     async def start(self) -> None:
         config = self._config
-        self.metadata = open_metadata(Path(config.data), "", config.grace_s, self._clock)
+        self.metadata = open_metadata(
+            Path(config.data), "", config.grace_s, self._clock, lost_after_s=config.lost_after_s
+        )
         self._stack.push_async_callback(self.metadata.close)
         await self.metadata.start()
         http = await self._stack.enter_async_context(aiohttp.ClientSession())

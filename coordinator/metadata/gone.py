@@ -1,0 +1,82 @@
+"""Uploads that outlast nodes: what they have stored on nodes that are gone by now does not count.
+
+The transaction that commits them must look. Before it, repair could not see their layouts, and an
+operator was told that nothing lay on those nodes; after it, the client has its answer.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from common.errors import SegmentGone, SixfoldError, Undurable
+from common.ids import SegmentId
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import NO_NODE, NewContent, RepairNotice, StoredSegment, Wish
+from coordinator.metadata.writes import queue_repair, shards_of, unpack_layout
+from coordinator.placement import is_quorum
+
+ROUNDING_S = 1  # times are whole seconds: rather before repair takes a node to be lost than after
+
+
+def gone_nodes(sql: Sql, lost_after_s: float) -> frozenset[int]:
+    """Those that were removed, and those that have not reported for so long that they are lost."""
+    found = sql.row(  # one row: each costs a turn of the GIL
+        "SELECT group_concat(number) FROM (SELECT number FROM node WHERE wish = ? "
+        "UNION ALL SELECT node FROM node_report WHERE reported_at <= {now} - ?)",
+        Wish.REMOVED.value, lost_after_s - ROUNDING_S,
+    )  # fmt: skip
+    return frozenset(map(int, found[0].split(","))) if found and found[0] else frozenset()
+
+
+def without_gone(sql: Sql, new: NewContent, gone: frozenset[int]) -> NewContent:
+    """The upload as if its shards on these nodes had never been confirmed.
+
+    Raises Undurable if what is left of a segment that it wrote is no quorum, SegmentGone if fewer
+    than k shards are left of one that it found there.
+    """
+    written = {segment.id: segment for segment in new.written}
+    doubtful = written.keys() | {s.id for s in new.segments if not gone.isdisjoint(s.layout)}
+    if not gone or not doubtful:
+        return new
+    left = [_without(segment, gone) for segment in new.written]
+    if error := next(filter(None, map(_shortfall, left)), None):
+        raise error
+    _look_at_stored(sql, doubtful, written, gone)
+    lost = [s for segment in new.written for s in shards_of(segment) if s.node in gone]
+    return replace(new, written=left, unconfirmed=[*new.unconfirmed, *lost])
+
+
+def _without(segment: StoredSegment, gone: frozenset[int]) -> StoredSegment:
+    layout = tuple(NO_NODE if node in gone else node for node in segment.layout)
+    return segment if layout == segment.layout else replace(segment, layout=layout)
+
+
+def _shortfall(segment: StoredSegment) -> SixfoldError | None:
+    nodes = [node for node in segment.layout if node != NO_NODE]
+    if is_quorum(nodes, segment.n, segment.k):
+        return None
+    return Undurable(
+        f"only {len(nodes)} of {segment.n} shards are left: nodes were removed or lost while the "
+        "upload ran; try again"
+    )
+
+
+def _look_at_stored(
+    sql: Sql, ids: Collection[SegmentId], written: Collection[SegmentId], gone: frozenset[int]
+) -> None:
+    """What is in the database already of these segments, of which too little may be left. If the
+    upload has the bytes, they take its place."""
+    rows = sql.rows_in(
+        "SELECT s.id, s.generation, s.k, l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
+        "WHERE s.id IN ({keys})",
+        ids,
+    )
+    unreadable = []
+    for id_, generation, k, nodes in rows:
+        left = sum(node != NO_NODE and node not in gone for node in unpack_layout(nodes))
+        if left < k:
+            reason = "shards on nodes that are gone"
+            unreadable.append(RepairNotice(SegmentId(id_), generation, left, reason))
+    if any(notice.segment not in written for notice in unreadable):
+        raise SegmentGone("the nodes of a segment were lost while it was uploaded again; try again")
+    for notice in unreadable:
+        queue_repair(sql, notice)
