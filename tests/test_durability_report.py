@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from common.units import MIB
-from coordinator.metadata import RepairNotice
 from coordinator.metadata.rows import NO_NODE
 from coordinator.risk import Assumed, yearly_loss
 from coordinator.risk_report import FRESH_S
@@ -15,6 +14,7 @@ from coordinator.standing import Kind, Standing, Surroundings
 from sixfold.care_words import durability_lines, job_lines
 from sixfold.client import Client
 from tests.blobs import content, put
+from tests.metadata_parts import notice
 from tests.reports import report_of
 from tests.whole_path import Bed, memory_bed
 
@@ -117,8 +117,7 @@ async def test_nodes_that_are_away_count_and_are_counted_apart(bed: Bed) -> None
 async def test_what_waits_for_repair_counts(bed: Bed) -> None:
     id_ = await put(bed.http, content(1000, "queued"))
     (segment,) = await bed.segments(id_)
-    notice = RepairNotice(segment.id, segment.generation, 7, "two are rotten")
-    await bed.coordinator.metadata.queue_repair(notice)
+    await bed.coordinator.metadata.queue_repair(notice(segment, 0, 5))
     said = await report(bed)
     assert said["may_fail_now"]["nodes"] == 1
     assert (said["short"]["queued"], said["short"]["fewest_survivors"]) == (1, 7)

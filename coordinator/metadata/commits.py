@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from common.errors import SessionLost, SixfoldError
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
+from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     NO_NODE,
@@ -22,7 +23,6 @@ from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
     Layouts,
     commit_content,
-    signed,
 )
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import TypeVar
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
 from coordinator.metadata.explaining import Explained, explained
+from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import StoredSegment
 from coordinator.metadata.verifying import now_s, segments_after, set_verified
-from coordinator.metadata.writes import unpack_layout
 
 T = TypeVar("T")
 
