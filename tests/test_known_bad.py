@@ -80,6 +80,17 @@ async def test_a_head_leaves_out_what_is_known_to_be_bad(bed: Bed, rotten: int, 
     assert await head(bed, id_) == said
 
 
+async def test_explain_leaves_it_out(bed: Bed) -> None:
+    id_, stored = await with_rot(bed, 2)
+    bed.away(stored.layout[8])
+    async with bed.http.get(f"/v1/blobs/{id_}/explain") as answer:
+        (said,) = (await answer.json())["segments"]
+    states = [shard["state"] for shard in said["shards"]]
+    assert states == [*["bad"] * 2, *["present"] * 6, "unreachable"]
+    assert said["may_fail"]["nodes"] == 0
+    assert len(said["may_fail"]["of_nodes"]) == 6
+
+
 async def test_an_upload_of_known_bytes_leaves_it_out_too(bed: Bed) -> None:
     await with_rot(bed, 3)
     assert await put_again(bed) == "6/9; survives=0"
