@@ -13,15 +13,15 @@ segment is given up, its shards are looked for on all nodes.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.shards import ShardInfo, ShardRecord
 from coordinator.metadata import StoredSegment
-from coordinator.metadata.mending import Places
-from coordinator.metadata.rows import NO_NODE
+from coordinator.metadata.packing import mask_of
+from coordinator.metadata.rows import NO_NODE, Places, Seen
 from coordinator.moves import crowded, destinations, relief
 from coordinator.services import Services
 from coordinator.strays import find_strays
@@ -35,12 +35,13 @@ _TO_REBUILD = (ShardState.BAD, ShardState.MISSING, ShardState.LOST, ShardState.A
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """How it went. `survivors` were good before, or could not be reached, so that nothing is known
-    of them. `unreachable` and `homeless` shards remain, the latter for want of a node;
-    `written_bytes` went to nodes. `superseded` says that the segment has changed meanwhile, and
-    that nothing of this counts."""
+    """How it went. `survivors` were good before, or could not be reached and are not known to be
+    bad. `seen` is how the shards are now, as far as that is known. `unreachable` and `homeless`
+    shards remain, the latter for want of a node; `written_bytes` went to nodes. `superseded` says
+    that the segment has changed meanwhile, and that nothing of this counts."""
 
     survivors: int
+    seen: Seen
     unreachable: int = 0
     homeless: int = 0
     written_bytes: int = 0
@@ -92,12 +93,12 @@ class Mender:
         good = survey.good
         if len(good) < stored.k:
             if await self._adopt(stored, survey):
-                return Mended(_survivors(survey), superseded=True)
-            return _too_few(survey, stored.k)
+                return Mended(_survivors(survey, stored), _seen(survey), superseded=True)
+            return _too_few(survey, stored)
         rebuilt = self._to_rebuild(survey, stored)
         if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
             log.error("segment %s: its shards do not belong together", stored.id)
-            return Mended(0, disagrees=True)
+            return Mended(0, Seen(bad=mask_of(range(stored.n))), disagrees=True)
         stored = replace(stored, checksums=bytes(survey.checksums))
         forbidden = await self._mending.forbidden(stored)
         places, homeless = self._places(stored, survey, rebuilt, relieved, forbidden.places)
@@ -199,7 +200,8 @@ class Mender:
         )
         failpoint(Point.MEND_SWITCHED)
         return Mended(
-            survivors=_survivors(survey),
+            survivors=_survivors(survey, stored),
+            seen=_seen(survey, written),
             unreachable=len(survey.having(ShardState.UNREACHABLE)),
             homeless=homeless + len(failed),
             written_bytes=len(written) * stored.shard_bytes,
@@ -208,14 +210,23 @@ class Mender:
         )
 
 
-def _survivors(survey: Survey) -> int:
-    return len(survey.having(ShardState.GOOD, ShardState.UNREACHABLE))
+def _survivors(survey: Survey, stored: StoredSegment) -> int:
+    unreachable = mask_of(survey.having(ShardState.UNREACHABLE)) & ~stored.known_bad
+    return len(survey.good) + unreachable.bit_count()
 
 
-def _too_few(survey: Survey, k: int) -> Mended:
+def _seen(survey: Survey, written: Collection[int] = ()) -> Seen:
+    """The survey, and what was written since."""
+    good = mask_of([*survey.good, *written])
+    bad = mask_of(survey.having(ShardState.BAD, ShardState.MISSING))
+    gone = mask_of(survey.having(ShardState.LOST, ShardState.ABSENT))
+    return Seen(good, bad & ~good, gone & ~good)
+
+
+def _too_few(survey: Survey, stored: StoredSegment) -> Mended:
     """Good shards that can be read. If nodes that are away may have enough, they are waited for."""
-    unreachable = len(survey.having(ShardState.UNREACHABLE))
-    return Mended(_survivors(survey), unreachable, hopeless=_survivors(survey) < k)
+    survivors, unreachable = _survivors(survey, stored), survey.having(ShardState.UNREACHABLE)
+    return Mended(survivors, _seen(survey), len(unreachable), hopeless=survivors < stored.k)
 
 
 def _changed(layout: Sequence[int], places: Mapping[int, int]) -> tuple[int, ...]:

@@ -19,8 +19,9 @@ from coordinator.jobs import LEASE_S
 from coordinator.membership import NodeState
 from coordinator.mend import Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE
+from coordinator.metadata.packing import mask_of
 from coordinator.metadata.repair_queue import Repair
-from coordinator.metadata.rows import NO_NODE
+from coordinator.metadata.rows import NO_NODE, Seen
 from coordinator.moves import crowded
 from coordinator.placement import Target
 from coordinator.services import Services
@@ -139,16 +140,21 @@ class RepairWorker:
     def _trouble(
         self, layout: tuple[int, ...], targets: Sequence[Target]
     ) -> tuple[int, str] | None:
-        """How many shards a segment with this layout has, and what is wrong, if anything is."""
+        """Which shards of a segment with this layout are on no node, as a mask, and what is wrong,
+        if anything is."""
         members = self._services.cluster.membership
-        there = [number != NO_NODE and not is_gone(self._services, number) for number in layout]
-        if not all(there):
-            return sum(there), "shards on nodes that are lost"
+        gone = mask_of(
+            index
+            for index, number in enumerate(layout)
+            if number == NO_NODE or is_gone(self._services, number)
+        )
+        if gone:
+            return gone, "shards on nodes that are lost"
         if any(map(members.is_leaving, layout)):
-            return len(layout), "shards on a node that is drained"
+            return 0, "shards on a node that is drained"
         tolerated = len(layout) - self._services.codec.k
         if crowded(layout, members.zone_of, targets, tolerated):
-            return len(layout), "shards that could be spread better"
+            return 0, "shards that could be spread better"
         return None
 
     # Mending
@@ -188,7 +194,7 @@ class RepairWorker:
             mended = await self._mender.mend(stored)
         except SixfoldError as error:
             log.warning("segment %s could not be mended: %s", stored.id, error)
-            await self._postpone(repair, repair.survivors, str(error))
+            await self._postpone(repair, None, str(error))
             return False
         if mended.superseded:
             return False  # the next step sees it as it is then
@@ -198,12 +204,12 @@ class RepairWorker:
             return True
         if mended.hopeless and repair.survivors >= stored.k:
             log.error("segment %s: %s", stored.id, mended.reason)
-        await self._postpone(repair, mended.survivors, mended.reason)
+        await self._postpone(repair, mended.seen, mended.reason)
         return False
 
-    async def _postpone(self, repair: Repair, survivors: int, reason: str) -> None:
+    async def _postpone(self, repair: Repair, seen: Seen | None, reason: str) -> None:
         delay_s = min(LAST_DELAY_S, FIRST_DELAY_S << min(repair.attempts, 10))
-        await self._mending.postpone(repair.stored, survivors, reason, delay_s)
+        await self._mending.postpone(repair.stored, seen, reason, delay_s)
 
     # Telling
 

@@ -13,6 +13,7 @@ from common.errors import SessionLost, SixfoldError
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
 from coordinator.metadata.gone import gone_nodes, without_gone
+from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     NO_NODE,
@@ -24,7 +25,6 @@ from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
     Layouts,
     commit_content,
-    signed,
 )
 
 T = TypeVar("T")

@@ -10,8 +10,10 @@ from dataclasses import replace
 from common.errors import SegmentGone, SixfoldError, Undurable
 from common.ids import SegmentId
 from coordinator.metadata.database import Sql
+from coordinator.metadata.notices import queue_repair
+from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import NO_NODE, NewContent, RepairNotice, StoredSegment, Wish
-from coordinator.metadata.writes import queue_repair, shards_of, unpack_layout
+from coordinator.metadata.writes import shards_of
 from coordinator.placement import is_quorum
 
 ROUNDING_S = 1  # times are whole seconds: rather before repair takes a node to be lost than after
@@ -72,10 +74,11 @@ def _look_at_stored(
     )
     unreadable = []
     for id_, generation, k, nodes in rows:
-        left = sum(node != NO_NODE and node not in gone for node in unpack_layout(nodes))
-        if left < k:
+        layout = unpack_layout(nodes)
+        lost = frozenset((i, node) for i, node in enumerate(layout) if node in gone)
+        if len(layout) - layout.count(NO_NODE) - len(lost) < k:
             reason = "shards on nodes that are gone"
-            unreadable.append(RepairNotice(SegmentId(id_), generation, left, reason))
+            unreadable.append(RepairNotice(SegmentId(id_), generation, reason, gone=lost))
     if any(notice.segment not in written for notice in unreadable):
         raise SegmentGone("the nodes of a segment were lost while it was uploaded again; try again")
     for notice in unreadable:

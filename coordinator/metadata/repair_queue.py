@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from common.ids import ShardAddress
 from coordinator.metadata import reads
 from coordinator.metadata.database import Sql
-from coordinator.metadata.rows import StoredSegment
-from coordinator.metadata.writes import signed, unpack_layout
+from coordinator.metadata.notices import queue_repair, survivors_of
+from coordinator.metadata.packing import signed, unpack_layout
+from coordinator.metadata.rows import Places, RepairNotice, Seen, StoredSegment
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,25 @@ def backlog(sql: Sql, k: int) -> Backlog:
     return Backlog(counts[0], counts[1], bool(counts[2]))
 
 
-def postpone(sql: Sql, stored: StoredSegment, survivors: int, reason: str, delay_s: int) -> None:
-    """Nothing more can be done for it now."""
+def postpone(sql: Sql, stored: StoredSegment, seen: Seen | None, reason: str, delay_s: int) -> None:
+    """Nothing more can be done for it now. What was found when all its shards were looked at holds
+    from now on, but for what was found to be bad since `stored` was read; None: nothing was."""
+    key = (stored.id, signed(stored.generation))
+    found = sql.row(
+        "SELECT l.nodes, r.bad, r.survivors FROM repair_queue r JOIN segment s ON s.id = r.segment "
+        "JOIN layout l ON l.id = s.layout WHERE r.segment = ? AND r.generation = ?",
+        *key,
+    )
+    if found is None:
+        return
+    layout, bad, survivors = unpack_layout(found[0]), found[1], found[2]
+    if seen is not None:
+        bad = bad & ~(stored.known_bad & seen.good) | seen.bad
+        survivors = survivors_of(layout, bad | seen.gone)
     sql.run(
-        "UPDATE repair_queue SET survivors = ?, reason = ?, not_before = {now} + ?, "
+        "UPDATE repair_queue SET survivors = ?, bad = ?, reason = ?, not_before = {now} + ?, "
         "attempts = attempts + 1 WHERE segment = ? AND generation = ?",
-        survivors, reason, delay_s, stored.id, signed(stored.generation),
+        survivors, bad, reason, delay_s, *key,
     )  # fmt: skip
 
 
@@ -74,14 +88,15 @@ def try_again_now(sql: Sql, limit: int) -> None:
 
 
 def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
-    """All segments of these layouts go into the queue: (layout id, survivors, reason) each."""
-    for layout, survivors, reason in found:
+    """All segments of these layouts go into the queue: (layout id, mask of the shards that are on
+    no node, reason) each."""
+    for layout, gone, reason in found:
         sql.run(
             "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-            "SELECT id, generation, ?, ?, {now} FROM segment WHERE layout = ? "
+            "SELECT id, generation, n - sixfold_bits(?), ?, {now} FROM segment WHERE layout = ? "
             "ON CONFLICT (segment) DO UPDATE SET not_before = 0, "
-            "survivors = min(survivors, excluded.survivors)",
-            survivors, reason, layout,
+            "survivors = excluded.survivors - sixfold_bits(bad & ~?)",
+            gone, reason, layout, gone,
         )  # fmt: skip
 
 
@@ -91,18 +106,14 @@ def queue_rotten(sql: Sql, node: int, rotten: Sequence[ShardAddress]) -> list[Sh
     needless = []
     for address in rotten:
         row = sql.row(
-            "SELECT l.nodes, s.n FROM segment s JOIN layout l ON l.id = s.layout "
+            "SELECT l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
             "WHERE s.id = ? AND s.generation = ?",
             address.segment, signed(address.generation),
         )  # fmt: skip
         layout = unpack_layout(row[0]) if row else ()
-        if row is None or address.index >= len(layout) or layout[address.index] != node:
+        if layout[address.index : address.index + 1] != (node,):
             needless.append(address)
             continue
-        sql.run(
-            "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-            "VALUES (?, ?, ?, ?, {now}) ON CONFLICT (segment) DO NOTHING",
-            address.segment, signed(address.generation), row[1] - 1,
-            f"shard {address.index} is rotten",
-        )  # fmt: skip
+        bad, reason = Places({(address.index, node)}), f"shard {address.index} is rotten"
+        queue_repair(sql, RepairNotice(address.segment, address.generation, reason, bad))
     return needless
