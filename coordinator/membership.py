@@ -15,6 +15,7 @@ from common.membership import NodeReport, ReportAnswer
 from coordinator.metadata import IncomingReport, Metadata, NodeRow, SharedReport, Wish
 from coordinator.placement import Target
 from coordinator.ring import Ring, RingNode
+from coordinator.wanted import SWEEP, want_pass
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,9 @@ class Membership:
             )
         taken = await self.metadata.save_report(self._incoming(report, nonce))
         node = self._heard(taken.node, taken.version, report, 0)
+        if taken.outdated:
+            log.warning("%s may lack shards: its directory seems to be an old one", report.name)
+            await want_pass(self.metadata, SWEEP)
         self.on_report(node)
         cluster_id = self.metadata.cluster_id
         return ReportAnswer(cluster_id, node.number, taken.epoch, taken.may_delete)

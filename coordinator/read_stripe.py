@@ -83,7 +83,7 @@ class StripeRead:
             if node == NO_NODE:
                 self._failed[index] = "was never stored"
             elif not membership.is_readable(node):
-                self._failed[index] = f"{self._cluster.node_name(node)} cannot be reached"
+                self._failed[index] = f"on {self._cluster.node_name(node)} cannot be reached"
             elif wants_all and node in slow_nodes:
                 slow.append(index)
             else:
@@ -124,9 +124,9 @@ class StripeRead:
             return
         error = future.exception()
         if isinstance(error, SixfoldError):
-            self._give_up_on(index, str(error), bad=isinstance(error, Corrupt))
+            self._give_up_on(index, f"gives {error}", bad=isinstance(error, Corrupt))
         elif error is not None:  # a defect: it must end the read, and be seen
-            self._give_up_on(index, repr(error), bad=False)
+            self._give_up_on(index, f"gives {error!r}", bad=False)
             if not self._wake.done():
                 self._wake.set_exception(error)
         else:
@@ -149,7 +149,8 @@ class StripeRead:
             self._arrived.add(index)
 
     def _give_up_on(self, index: int, reason: str, bad: bool) -> None:
-        self._failed[index] = f"{self._cluster.node_name(self._segment.layout[index])}: {reason}"
+        name = self._cluster.node_name(self._segment.layout[index])
+        self._failed[index] = f"on {name} {reason}"
         if bad:
             self.bad[index] = reason
 
@@ -219,7 +220,7 @@ class StripeRead:
 
     def _unreadable(self) -> Unreadable:
         segment, lost = self._segment, len(self._failed)
-        why = "; ".join(f"shard {index}: {reason}" for index, reason in self._failed.items())
+        why = "; ".join(f"shard {index} {reason}" for index, reason in self._failed.items())
         return Unreadable(
             f"{lost} of {segment.n} shards of segment {segment.id} are missing, "
             f"{segment.k} are needed ({why})"

@@ -86,7 +86,9 @@ class Rebuild:
         segment = segment_from_shards(group)
         survivors = segment.n - segment.layout.count(NO_NODE)
         self.report.segments += 1
-        self.report.unreadable += survivors < segment.k
+        if survivors < segment.k:
+            log.error("segment %s: %d of its shards were found", segment.id, survivors)
+            self.report.unreadable += 1
         if segment.encoding & Encoding.SEGMENT_LIST:
             self._lists.append(segment)
         self._batch.append(segment)

@@ -12,11 +12,11 @@ from coordinator.check import StripeCheck
 from coordinator.metadata import Metadata, StoredSegment
 from coordinator.services import Services
 from coordinator.throttle import Throttle
+from coordinator.wanted import SCRUB, wanted_passes
 
 log = logging.getLogger(__name__)
 
 SEGMENTS_AT_ONCE = 16
-WANTED = "scrub-wanted"  # no job: where any process says that a pass should begin
 
 
 @dataclass(slots=True)
@@ -46,23 +46,10 @@ async def progress_of(metadata: Metadata) -> Progress:
     return Progress(**{name: state[name] for name in Progress.__slots__ if name in state})
 
 
-async def wanted_passes(metadata: Metadata) -> int:
-    """How often a pass was asked for."""
-    states = await metadata.job_states()
-    return int(states[WANTED].state["passes"]) if WANTED in states else 0
-
-
-async def want_pass(metadata: Metadata) -> int:
-    """Ask for a pass now, or after the one that runs. Answered once `served` is the result."""
-    wanted = await wanted_passes(metadata) + 1
-    await metadata.save_job_state(WANTED, {"passes": wanted})
-    return wanted
-
-
 class ScrubWorker:
     """The job. A pass begins `interval_s` after the last one began, or when one is wanted."""
 
-    name = "scrub"
+    name = SCRUB
     rest_s = 2.0
 
     def __init__(self, services: Services, throttle: Throttle, interval_s: float) -> None:
@@ -92,7 +79,7 @@ class ScrubWorker:
 
     async def _begin(self, progress: Progress) -> bool:
         """Begin a pass if it is time for one."""
-        now_s, wanted = await self._metadata.now_s(), await wanted_passes(self._metadata)
+        now_s, wanted = await self._metadata.now_s(), await wanted_passes(self._metadata, self.name)
         if wanted <= progress.served and now_s < progress.began_at_s + self._interval_s:
             return False
         progress.running, progress.began_at_s, progress.served = True, now_s, wanted

@@ -27,6 +27,7 @@ from coordinator.cluster import Cluster
 from coordinator.metadata import Metadata
 from coordinator.metadata.sweeping import Listing
 from coordinator.remote_store import RemoteStore
+from coordinator.wanted import SWEEP, wanted_passes
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ PAGE_REST_S = 0.02
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where the sweep stands, as it is kept in the database. `node` is 0 between two passes;
-    `after` the text of an address, empty at the beginning; the counts are of the node."""
+    `after` the text of an address, empty at the beginning; the counts are of the node. `served` is
+    the last request for a pass that this or an earlier pass answers."""
 
     node: int = 0
     after: str = ""
@@ -47,12 +49,13 @@ class Progress:
     missing: int = 0
     orphans: int = 0
     passes: int = 0
+    served: int = 0
 
 
 class SweepWorker:
     """One step is a page of one node."""
 
-    name = "sweep"
+    name = SWEEP
     rest_s = 5.0
 
     def __init__(self, metadata: Metadata, cluster: Cluster, every_s: float) -> None:
@@ -65,9 +68,10 @@ class SweepWorker:
         known = states.get(self.name)
         progress = Progress(**known.state) if known else Progress()
         if not progress.node:
-            if known and known.age_s < self._every_s:
+            wanted = await wanted_passes(self._metadata, self.name)
+            if known and known.age_s < self._every_s and wanted <= progress.served:
                 return False
-            progress = self._next_node(progress)
+            progress = self._next_node(replace(progress, served=wanted))
         progress = await self._go_on(progress)
         await self._metadata.save_job_state(self.name, asdict(progress))
         await asyncio.sleep(PAGE_REST_S)
@@ -78,7 +82,7 @@ class SweepWorker:
         members = self._cluster.membership
         later = [n for n in members.nodes if n > progress.node and members.is_readable(n)]
         passes = progress.passes + (not later)
-        return Progress(node=min(later, default=0), passes=passes)
+        return Progress(node=min(later, default=0), passes=passes, served=progress.served)
 
     async def _go_on(self, progress: Progress) -> Progress:
         """A node that fails is left for the next pass: half a listing says nothing."""

@@ -39,7 +39,7 @@ def _may(count: int | None, what: str) -> str:
     if count is None:
         return f"no {what} matters yet"
     if count < 0:
-        return f"too many {what}s have failed"
+        return "none: some segments cannot be read now"
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -209,7 +209,7 @@ def shardd(context: typer.Context) -> None:
 
 @admin_app.command("rebuild-metadata")
 def rebuild_metadata(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
-    """Fill an empty metadata database from what the nodes hold (docs/architecture.md)."""
+    """Add to the metadata what the nodes hold and it does not know (docs/architecture.md)."""
     console = globals_of(context).console(as_json)
 
     async def rebuild(client: "Client") -> int:

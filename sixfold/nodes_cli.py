@@ -40,7 +40,7 @@ def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int
             rows = [_node_row(node) for node in in_order]
             cluster_line = f"cluster {cluster.cluster_id}, codec {cluster.codec}"
             stopped = cluster.deletes_stopped
-            alarm = [f"deletes are stopped: {stopped}"] if stopped else []
+            alarm = [f"deletes are stopped: {stopped}", WHAT_TO_DO] if stopped else []
             there = [node for node in in_order if node.state != "removed"]
             alarm += [f"{node.name}: {node.failure}" for node in there if node.failure]
             console.result({}, cluster_line, *alarm, *aligned([NODE_COLUMNS, *rows]))
@@ -49,6 +49,10 @@ def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int
     return with_client(context, url, list_nodes)
 
 
+WHAT_TO_DO = (
+    "  once it is clear why: sixfold admin allow-deletes "
+    "(if a backup was restored, sixfold admin rebuild-metadata before)"
+)
 NODE_COLUMNS = ("NODE", "ZONE", "STATE", "USED", "CAPACITY", "FULL", "SHARDS", "SEEN", "URL")
 
 

@@ -128,3 +128,14 @@ async def test_the_first_reason_stays(metadata: Metadata) -> None:
     await metadata.stop_deletes("by hand")
     assert (await report(metadata, 1, 1000)).restored
     assert await metadata.deletes_stopped() == "by hand"
+
+
+async def test_a_node_that_begins_without_what_it_was_told_is_outdated(metadata: Metadata) -> None:
+    """Its directory was put back from a copy. One that has only missed the last answer is not."""
+    told = (await metadata.save_report(incoming(1))).epoch
+    assert not (await metadata.save_report(incoming(1))).outdated
+    one, two, three = (f"{instance:032x}" for instance in (1, 2, 3))
+    old = incoming(1, gone=one, instance=two, epoch=told - 1)
+    assert (await metadata.save_report(old)).outdated
+    late = incoming(1, gone=two, instance=three, epoch=told)
+    assert not (await metadata.save_report(late)).outdated

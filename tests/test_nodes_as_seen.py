@@ -16,7 +16,8 @@ from common.membership import NodeReport, ReportAnswer
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.membership import Membership, NodeState
-from coordinator.metadata import Metadata, open_metadata
+from coordinator.metadata import Metadata, open_metadata, sessions
+from coordinator.wanted import wanted_passes
 from tests.lane_peer import SECRET
 from tests.reports import report_of
 
@@ -120,6 +121,15 @@ async def test_what_lies_on_a_detached_node_is_lost_in_time(
     assert not membership.is_lasting(node.number)
     assert await beat(detached=False) is NodeState.ACTIVE
     assert await beat(detached=True) is NodeState.DETACHED
+
+
+async def test_a_node_with_an_old_directory_is_swept_soon(membership: Membership) -> None:
+    number = await join(membership, 1)
+    told = await membership.metadata._read(sessions.epoch)
+    assert await wanted_passes(membership.metadata, "sweep") == 0
+    membership.nodes[number].reachable = False  # it was restarted
+    await join(membership, 1, instance=f"{2:032x}", epoch=told - 1)
+    assert await wanted_passes(membership.metadata, "sweep") == 1
 
 
 async def test_nodes_known_from_before_are_lost_only_after_a_full_wait(

@@ -8,6 +8,8 @@ import pytest
 from coordinator import sweep
 from coordinator.metadata import DeleteReason, Metadata, ShardsOnNode, sweeping
 from coordinator.read_path import ReadPath
+from coordinator.sweep import SweepWorker
+from coordinator.wanted import want_pass
 from coordinator.write_path import WritePath
 from tests.memory_cluster import MemoryCluster, Sweeper, get, leave_orphans, paths, put
 from tests.metadata_parts import GRACE_S, Clock, due_deletes
@@ -179,3 +181,18 @@ async def test_what_turns_out_to_be_referred_to_comes_back_from_quarantine(
     assert len(nodes.stores[1].kept) == 1  # nothing refers to that one
     assert (await metadata.counts())["repair_queue"] == 0
     assert await get(ends[1], id_)
+
+
+async def test_a_pass_may_be_asked_for(metadata: Metadata, nodes: MemoryCluster) -> None:
+    rarely = SweepWorker(metadata, nodes.cluster, every_s=1_000_000)
+
+    async def passes() -> int:
+        while await rarely.step():
+            pass
+        return int((await metadata.job_states())["sweep"].state["passes"])
+
+    assert await passes() == 1
+    assert await passes() == 1
+    await want_pass(metadata, "sweep")
+    assert await passes() == 2
+    assert await passes() == 2

@@ -89,7 +89,7 @@ async def test_too_many_orphans_stop_all_deletion(
     await sweeper.later()
     before = nodes.shards()
     await sweeper.run()
-    assert "nothing refers to 101 of the 102 shards of node 1" in await metadata.deletes_stopped()
+    assert "nothing refers to 101 of the 102 shards of node-1" in await metadata.deletes_stopped()
     for _ in range(2):
         await sweeper.later()
         await sweeper.run()

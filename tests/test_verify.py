@@ -11,8 +11,9 @@ from common.hashing import blake3_digest
 from common.ids import ContentId
 from common.shards import ShardRecord
 from coordinator.repair import RepairWorker
-from coordinator.scrub import ScrubWorker, progress_of, want_pass
+from coordinator.scrub import ScrubWorker, progress_of
 from coordinator.throttle import Throttle
+from coordinator.wanted import want_pass
 from sixfold.care_words import scrub_lines, verify_lines
 from sixfold.client import Client
 from tests.blobs import UNKNOWN, content, get, put
@@ -223,7 +224,7 @@ async def test_a_pass_can_be_asked_for(bed: Bed) -> None:
     lines = scrub_lines(said)
     assert "no pass runs" in lines[0]
     assert lines[-1].split()[:4] == ["node-9", "node", "9", "is"]
-    assert await want_pass(bed.coordinator.metadata) == 2
+    assert await want_pass(bed.coordinator.metadata, ScrubWorker.name) == 2
 
 
 async def test_a_pass_keeps_to_its_rate(bed: Bed) -> None:

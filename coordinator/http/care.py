@@ -9,9 +9,11 @@ from common.ids import ContentId
 from coordinator.explain import SEGMENTS_AT_ONCE, Explain
 from coordinator.node_scrubs import NodeScrubs
 from coordinator.risk_report import AFR, ROT_PER_SHARD_YEAR, RiskReport
-from coordinator.scrub import progress_of, want_pass, wanted_passes
+from coordinator.scrub import progress_of
 from coordinator.services import Services
 from coordinator.verify import Verify
+from coordinator.wanted import SCRUB, want_pass, wanted_passes
+from coordinator.wanted import SUFFIX as NO_JOB
 
 MAX_DIGITS = 12
 
@@ -53,6 +55,7 @@ class CareHandlers:
                 "state": dict(states[name].state) if name in states else {},
             }
             for name in sorted(leases.keys() | states.keys())
+            if not name.endswith(NO_JOB)
         ]
         return web.json_response({"jobs": jobs})
 
@@ -70,13 +73,15 @@ class CareHandlers:
     async def scrub_status(self, request: web.Request) -> web.Response:
         """How far the scrub of stripes is, and that of each node."""
         progress = await progress_of(self._metadata)
-        wanted, nodes = await wanted_passes(self._metadata), await self._scrubs.states()
+        wanted = await wanted_passes(self._metadata, SCRUB)
+        nodes = await self._scrubs.states()
         return web.json_response({"stripes": asdict(progress), "wanted": wanted, "nodes": nodes})
 
     async def start_scrub(self, request: web.Request) -> web.Response:
         """Begin passes now, over the stripes after the one that runs: `served` of the status will
         reach `wanted`, and the `passes` of each node will be more than here."""
-        nodes, wanted = await self._scrubs.start(), await want_pass(self._metadata)
+        nodes = await self._scrubs.start()
+        wanted = await want_pass(self._metadata, SCRUB)
         return web.json_response({"wanted": wanted, "nodes": nodes}, status=202)
 
 

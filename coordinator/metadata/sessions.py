@@ -83,13 +83,19 @@ def tell_epoch(sql: Sql, node: int, known: int, told: int) -> tuple[int, bool]:
         sql.run("UPDATE cluster SET sessions = ? WHERE sessions <= ?", known + 1, known)
         stop_deletes(
             sql,
-            f"node {node} has seen epoch {known}, but this database told it {told} at most: "
-            "the database is older than the nodes, as after restoring a backup",
+            f"{name_of(sql, node)} has seen epoch {known}, but this database told it {told} at "
+            "most: the database is older than the nodes, as after restoring a backup",
         )
     now = epoch(sql)
     if now > told:
         sql.run("UPDATE node SET told_epoch = ? WHERE number = ?", now, node)
     return now, older
+
+
+def name_of(sql: Sql, node: int) -> str:
+    """For messages: operators know nodes by their names, which are not their numbers."""
+    found = sql.row("SELECT name FROM node WHERE number = ?", node)
+    return str(found[0]) if found else f"node number {node}"
 
 
 def stop_deletes(sql: Sql, reason: str) -> None:

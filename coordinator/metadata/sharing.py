@@ -33,13 +33,15 @@ class IncomingReport:
 @dataclass(frozen=True, slots=True)
 class TakenReport:
     """`version` is that of the report, `epoch` and `may_delete` what the node is told. `restored`
-    says that the node has seen a younger database than this one (see `sessions`)."""
+    says that the node has seen a younger database than this one (see `sessions`); `outdated`, that
+    it began without what it had been told: its directory may be an old one."""
 
     node: NodeRow
     version: int
     epoch: int
     restored: bool
     may_delete: bool
+    outdated: bool
 
 
 def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
@@ -72,8 +74,11 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
         raise Conflict(f"node numbers are used up: {row.number}")
     version = 1 + ((found[5] if found else None) or 0)
     _store(sql, row.number, version, report)
-    told, restored = tell_epoch(sql, row.number, report.epoch, found[8] if found else 0)
-    return TakenReport(row, version, told, restored, not deletes_stopped(sql))
+    told_before = found[8] if found else 0
+    told, restored = tell_epoch(sql, row.number, report.epoch, told_before)
+    began = found is not None and found[6] != report.instance
+    outdated = began and report.epoch < told_before
+    return TakenReport(row, version, told, restored, not deletes_stopped(sql), outdated)
 
 
 def _check_name(sql: Sql, report: NodeReport) -> None:

@@ -23,7 +23,13 @@ from coordinator.metadata.rows import (
     RepairNotice,
     ShardsOnNode,
 )
-from coordinator.metadata.sessions import deletes_stopped, epoch, live_sessions, stop_deletes
+from coordinator.metadata.sessions import (
+    deletes_stopped,
+    epoch,
+    live_sessions,
+    name_of,
+    stop_deletes,
+)
 from coordinator.metadata.writes import add_deletes
 
 T = TypeVar("T")
@@ -167,8 +173,8 @@ def note_orphans(sql: Sql, listing: Listing) -> int:
         if address.generation >> GENERATION_COUNTER_BITS > highest:
             stop_deletes(
                 sql,
-                f"node {listing.node} holds {address}, of a session above the epoch {highest}: "
-                "the database is older than the nodes, as after restoring a backup",
+                f"{name_of(sql, listing.node)} holds {address}, of a session above the epoch "
+                f"{highest}: the database is older than the nodes, as after restoring a backup",
             )
             return 0
     for address in set(_noted(sql, listing)) - set(orphans):
@@ -199,7 +205,7 @@ def look_at_share(sql: Sql, node: int, listed: int) -> int:
     if count > FEW_ORPHANS and count * 100 > listed * ORPHANS_PERCENT:
         stop_deletes(
             sql,
-            f"nothing refers to {count} of the {listed} shards of node {node}: more than "
+            f"nothing refers to {count} of the {listed} shards of {name_of(sql, node)}: more than "
             f"{ORPHANS_PERCENT} %",
         )
     return count
