@@ -37,13 +37,15 @@ _TO_REBUILD = (ShardState.BAD, ShardState.MISSING, ShardState.LOST, ShardState.A
 class Mended:
     """How it went. `survivors` were good before, or could not be reached and are not known to be
     bad. `seen` is how the shards are now, as far as that is known. `unreachable` and `homeless`
-    shards remain, the latter for want of a node; `written_bytes` went to nodes. `superseded` says
+    shards remain, the latter for want of a node; `read_bytes` came from nodes, `written_bytes` went
+    there. `superseded` says
     that the segment has changed meanwhile, and that nothing of this counts."""
 
     survivors: int
     seen: Seen
     unreachable: int = 0
     homeless: int = 0
+    read_bytes: int = 0
     written_bytes: int = 0
     hopeless: bool = False
     superseded: bool = False
@@ -98,7 +100,8 @@ class Mender:
         rebuilt = self._to_rebuild(survey, stored)
         if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
             log.error("segment %s: its shards do not belong together", stored.id)
-            return Mended(0, Seen(bad=mask_of(range(stored.n))), disagrees=True)
+            all_bad = Seen(bad=mask_of(range(stored.n)))
+            return Mended(0, all_bad, read_bytes=_read_bytes(survey, stored), disagrees=True)
         stored = replace(stored, checksums=bytes(survey.checksums))
         forbidden = await self._mending.forbidden(stored)
         places, homeless = self._places(stored, survey, rebuilt, relieved, forbidden.places)
@@ -204,6 +207,7 @@ class Mender:
             seen=_seen(survey, written),
             unreachable=len(survey.having(ShardState.UNREACHABLE)),
             homeless=homeless + len(failed),
+            read_bytes=_read_bytes(survey, stored),
             written_bytes=len(written) * stored.shard_bytes,
             superseded=superseded,
             layout=stored.layout if superseded else _changed(stored.layout, moved),
@@ -226,7 +230,17 @@ def _seen(survey: Survey, written: Collection[int] = ()) -> Seen:
 def _too_few(survey: Survey, stored: StoredSegment) -> Mended:
     """Good shards that can be read. If nodes that are away may have enough, they are waited for."""
     survivors, unreachable = _survivors(survey, stored), survey.having(ShardState.UNREACHABLE)
-    return Mended(survivors, _seen(survey), len(unreachable), hopeless=survivors < stored.k)
+    return Mended(
+        survivors=survivors,
+        seen=_seen(survey),
+        unreachable=len(unreachable),
+        read_bytes=_read_bytes(survey, stored),
+        hopeless=survivors < stored.k,
+    )
+
+
+def _read_bytes(survey: Survey, stored: StoredSegment) -> int:
+    return len(survey.having(ShardState.GOOD, ShardState.BAD)) * stored.shard_bytes
 
 
 def _changed(layout: Sequence[int], places: Mapping[int, int]) -> tuple[int, ...]:

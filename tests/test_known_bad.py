@@ -177,7 +177,7 @@ async def test_what_is_found_during_a_repair_outlasts_it(metadata: Metadata) -> 
     stored = segment(metadata)
     await metadata.commit_content(single(stored))
     await metadata.queue_repair(notice(stored, 0))
-    (repair,) = await metadata.mending.due_repairs(1)
+    (repair,) = await metadata.mending.due_repairs(range(10), 1)
     await metadata.queue_repair(notice(stored, 5))
     await metadata.mending.set_whole(repair.stored, verified=True)
     assert await known_bad(metadata, stored) == mask_of([0, 5])

@@ -112,7 +112,7 @@ async def test_what_a_database_of_version_7_knew_to_be_lost_is_still_taken_for_l
     await opened.start()
     found = [await opened.find_content(ContentId(id_)) for id_ in ids]
     assert [f and f.segments[0].known_bad for f in found] == [0b111111111, 0]
-    assert len(await opened.mending.due_repairs(10)) == 2  # to see which it is
+    assert len(await opened.mending.due_repairs(range(10), 10)) == 2  # to see which it is
     await opened.close()
 
 

@@ -248,6 +248,13 @@ def _remember_what_is_bad(sql: Sql, cluster_id: str) -> None:
         sql.run(statement)
 
 
+def _find_due_repairs_by_survivors(sql: Sql, cluster_id: str) -> None:
+    """Those that are due, without reading those that are not."""
+    sql.run("CREATE INDEX repair_queue_turns ON repair_queue (survivors, not_before, queued_at)")
+    for needless in ("repair_queue_order", "repair_queue_due"):
+        sql.run(f"DROP INDEX {needless}")
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -258,6 +265,7 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _order_the_repair_queue,
     _remember_deleted_places,
     _remember_what_is_bad,
+    _find_due_repairs_by_survivors,
 )
 
 

@@ -175,11 +175,12 @@ class Mending:
     def __init__(self, read: Read, write: Write, layouts: Layouts) -> None:
         self._read, self._write, self._layouts = read, write, layouts
 
-    async def due_repairs(self, limit: int) -> list[Repair]:
-        return await self._read(partial(repair_queue.due_repairs, limit=limit))
+    async def due_repairs(self, survivors: Iterable[int], limit: int) -> list[Repair]:
+        query = partial(repair_queue.due_repairs, survivors=survivors, limit=limit)
+        return await self._read(query)
 
-    async def backlog(self, k: int) -> Backlog:
-        return await self._read(partial(repair_queue.backlog, k=k))
+    async def backlog(self, k: int, n: int) -> Backlog:
+        return await self._read(partial(repair_queue.backlog, k=k, n=n))
 
     async def queue_rotten(self, node: int, rotten: Sequence[ShardAddress]) -> list[ShardAddress]:
         return await self._write(partial(repair_queue.queue_rotten, node=node, rotten=rotten))
@@ -214,8 +215,8 @@ class Mending:
         )
         await self._write(change)
 
-    async def try_again_now(self, limit: int) -> None:
-        await self._write(partial(repair_queue.try_again_now, limit=limit))
+    async def try_again_now(self, k: int, limit: int) -> None:
+        await self._write(partial(repair_queue.try_again_now, k=k, limit=limit))
 
     async def queue_layouts(self, found: Sequence[tuple[int, int, str]]) -> None:
         await self._write(partial(repair_queue.queue_layouts, found=found))

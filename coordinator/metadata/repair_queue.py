@@ -3,6 +3,7 @@ transactions are those of `writes`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 from common.ids import ShardAddress
 from coordinator.metadata import reads
@@ -14,46 +15,61 @@ from coordinator.metadata.rows import Places, RepairNotice, Seen, StoredSegment
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A row of the repair queue that is due, with its segment as it is now."""
+    """A row of the repair queue that is due, with its segment as it is now. `due_at_s` is 0 if it
+    was not tried since it was queued."""
 
     stored: StoredSegment
     survivors: int
     reason: str
     attempts: int
+    due_at_s: int
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """The repair queue in figures. `hopeless` segments have fewer than k good shards; `is_due` says
-    whether anything can be done now."""
+    whether any other is due now."""
 
     queued: int
     hopeless: int
     is_due: bool
 
 
-def due_repairs(sql: Sql, limit: int) -> list[Repair]:
-    """Fewest survivors first, then oldest."""
+def due_repairs(sql: Sql, survivors: Iterable[int], limit: int) -> list[Repair]:
+    """Of the segments with so many survivors. Those that were not tried yet, fewest survivors
+    first, and those that were tried in vain, longest due first, come in turns: neither hold up the
+    other."""
+    due = [repair for count in survivors for repair in _due(sql, count, limit)]
+    fresh = [repair for repair in due if not repair.due_at_s]
+    again = sorted((repair for repair in due if repair.due_at_s), key=lambda each: each.due_at_s)
+    in_turns = chain.from_iterable(zip_longest(fresh, again))
+    return [repair for repair in in_turns if repair is not None][:limit]
+
+
+def _due(sql: Sql, survivors: int, limit: int) -> list[Repair]:
+    """Those with exactly so many, longest due first: the first in an index. Whatever asks for more
+    at once reads all that are not due."""
     rows = sql.rows(
-        f"SELECT {reads.SEGMENT_COLUMNS}, r.survivors, r.reason, r.attempts FROM repair_queue r "
-        "JOIN segment s ON s.id = r.segment AND s.generation = r.generation "
-        "JOIN layout l ON l.id = s.layout WHERE r.not_before <= {now} "
-        "ORDER BY r.survivors, r.queued_at LIMIT ?",
-        limit,
-    )
-    return [Repair(reads.segment_of(row[:-3]), *row[-3:]) for row in rows]
+        f"SELECT {reads.SEGMENT_COLUMNS}, r.survivors, r.reason, r.attempts, r.not_before "
+        "FROM repair_queue r JOIN segment s ON s.id = r.segment AND s.generation = r.generation "
+        "JOIN layout l ON l.id = s.layout WHERE r.survivors = ? AND r.not_before <= {now} "
+        "ORDER BY r.not_before, r.queued_at LIMIT ?",
+        survivors, limit,
+    )  # fmt: skip
+    return [Repair(reads.segment_of(row[:-4]), *row[-4:]) for row in rows]
 
 
-def backlog(sql: Sql, k: int) -> Backlog:
+def backlog(sql: Sql, k: int, n: int) -> Backlog:
     """Counts in indexes only: the queue may be long."""
     counts = sql.row(
         "SELECT (SELECT count(*) FROM repair_queue), "
-        "(SELECT count(*) FROM repair_queue WHERE survivors < ?), "
-        "EXISTS (SELECT 1 FROM repair_queue WHERE not_before <= {now})",
+        "(SELECT count(*) FROM repair_queue WHERE survivors < ?)",
         k,
     )
     assert counts is not None
-    return Backlog(counts[0], counts[1], bool(counts[2]))
+    due = "SELECT 1 FROM repair_queue WHERE survivors = ? AND not_before <= {now} LIMIT 1"
+    is_due = any(sql.row(due, count) for count in range(k, n + 1))
+    return Backlog(counts[0], counts[1], is_due)
 
 
 def postpone(sql: Sql, stored: StoredSegment, seen: Seen | None, reason: str, delay_s: int) -> None:
@@ -78,25 +94,32 @@ def postpone(sql: Sql, stored: StoredSegment, seen: Seen | None, reason: str, de
     )  # fmt: skip
 
 
-def try_again_now(sql: Sql, limit: int) -> None:
-    """What waits for its next turn is due, fewest survivors first: a node may have come back."""
-    sql.run(
-        "UPDATE repair_queue SET not_before = 0 WHERE segment IN (SELECT segment FROM repair_queue "
-        "WHERE not_before > {now} ORDER BY survivors LIMIT ?)",
-        limit,
-    )
+def try_again_now(sql: Sql, k: int, limit: int) -> None:
+    """What waits for its next turn is due, fewest survivors first, but what is hopeless last: a
+    node may have come back."""
+    for which in ("survivors >= ?", "survivors < ?"):
+        limit -= sql.run(
+            "UPDATE repair_queue SET not_before = {now} WHERE segment IN "
+            f"(SELECT segment FROM repair_queue WHERE {which} AND not_before > {{now}} "
+            "ORDER BY survivors LIMIT ?)",
+            k, limit,
+        )  # fmt: skip
+
+
+# What a row has if its layout lacks the shards of a mask.
+_LEFT = "excluded.survivors - sixfold_bits(bad & ~?)"
 
 
 def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
     """All segments of these layouts go into the queue: (layout id, mask of the shards that are on
-    no node, reason) each."""
+    no node, reason) each. What has come to have more or fewer survivors is as if it was new."""
     for layout, gone, reason in found:
         sql.run(
             "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
             "SELECT id, generation, n - sixfold_bits(?), ?, {now} FROM segment WHERE layout = ? "
-            "ON CONFLICT (segment) DO UPDATE SET not_before = 0, "
-            "survivors = excluded.survivors - sixfold_bits(bad & ~?)",
-            gone, reason, layout, gone,
+            f"ON CONFLICT (segment) DO UPDATE SET survivors = {_LEFT}, "
+            f"not_before = CASE survivors WHEN {_LEFT} THEN min(not_before, {{now}}) ELSE 0 END",
+            gone, reason, layout, gone, gone,
         )  # fmt: skip
 
 
