@@ -7,7 +7,7 @@ content's segment list. The rules for transactions are those of `writes`.
 from collections.abc import Iterable
 
 from common.failpoints import Point, failpoint
-from common.ids import ContentId
+from common.ids import ContentId, SegmentId
 from coordinator.metadata.database import Sql
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import DeleteReason, StoredSegment
@@ -44,7 +44,8 @@ def _touch_segments(sql: Sql, content: ContentId) -> None:
 
 def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace_s: int) -> bool:
     """Remove a content that nobody pins, and those of its segments that nothing else needs: from
-    now on they are doomed, which is to say that they are in the outbox only.
+    now on they are doomed, which is to say that they are in the outbox only. Of one that is pinned
+    the segment that it was, if it is cut into several by now.
 
     False if deletes are stopped, if another process has removed it, if it was pinned again, or if
     a segment of it is younger than the grace: it waits for that.
@@ -53,10 +54,13 @@ def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace
         "SELECT 1 FROM collect_queue WHERE content = ?", content
     ):
         return False
-    if sql.row("SELECT 1 FROM pin WHERE content = ?", content):
+    pinned = sql.row("SELECT 1 FROM pin WHERE content = ?", content) is not None
+    recut = pinned and sql.row("SELECT 1 FROM content WHERE id = ?", content) is not None
+    needless = [SegmentId(content)] if recut else []
+    segments = {s.id: s for s in behind if not pinned or s.id in needless}
+    if pinned and not segments:
         sql.run("DELETE FROM collect_queue WHERE content = ?", content)
         return False
-    segments = {segment.id: segment for segment in behind}
     young = sql.rows_in(
         "SELECT touched_at FROM segment WHERE id IN ({keys}) "
         f"AND touched_at > {{now}} - {int(grace_s)}",
@@ -67,8 +71,9 @@ def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace
         sql.run("UPDATE collect_queue SET unpinned_at = ? WHERE content = ?", latest, content)
         return False
     sql.run("DELETE FROM collect_queue WHERE content = ?", content)
-    sql.run("DELETE FROM content_segment WHERE content = ?", content)
-    sql.run("DELETE FROM content WHERE id = ?", content)
+    if not pinned:
+        sql.run("DELETE FROM content_segment WHERE content = ?", content)
+        sql.run("DELETE FROM content WHERE id = ?", content)
     for segment in segments.values():
         _remove_unreferenced(sql, segment)
     failpoint(Point.COLLECT_BEGUN)
@@ -76,7 +81,8 @@ def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace
 
 
 _REFERENCED = (
-    "SELECT 1 FROM pin WHERE content = ? "
+    "SELECT 1 FROM pin p WHERE p.content = ? "
+    "AND NOT EXISTS (SELECT 1 FROM content c WHERE c.id = p.content) "
     "UNION ALL SELECT 1 FROM content WHERE segment_list = ? "
     "UNION ALL SELECT 1 FROM content_segment WHERE segment = ? LIMIT 1"
 )

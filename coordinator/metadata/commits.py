@@ -6,13 +6,14 @@ find a row of theirs taken, go through `commit_content`.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence, Set
+from typing import Any, NamedTuple, TypeVar
 
-from common.errors import SessionLost, SixfoldError
+from common.errors import SixfoldError
 from common.ids import ContentId
+from coordinator.metadata.cuts import forget_cut
 from coordinator.metadata.database import Sql
-from coordinator.metadata.gone import gone_nodes, without_gone
+from coordinator.metadata.gone import GONE_NODES, numbers_in, without_gone
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
@@ -20,7 +21,7 @@ from coordinator.metadata.rows import (
     NewContent,
     StoredSegment,
 )
-from coordinator.metadata.sessions import check_session
+from coordinator.metadata.sessions import LIVE_SESSION, session_lost
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
     Layouts,
@@ -56,21 +57,50 @@ def commit_contents(
     `lost_after_s`, does not count (see `gone`)."""
     if not uploads:
         return []
-    try:
-        check_session(sql, session)
-    except SessionLost as error:
-        return [SessionLost(str(error)) for _ in uploads]
-    gone = gone_nodes(sql, lost_after_s)
-    alike = _alike(uploads, session, gone)
+    known = _look(sql, session, lost_after_s, uploads)
+    if not known.session_lives:
+        return [session_lost() for _ in uploads]
+    alike = _alike(uploads, session, known)
     done = _insert(sql, layouts, [new for new in uploads if id(new) in alike])
-    return [id(new) in done or _alone(sql, layouts, session, new, gone) for new in uploads]
+    return [id(new) in done or _alone(sql, layouts, session, new, known) for new in uploads]
 
 
-def _alike(uploads: Sequence[NewContent], session: int, gone: frozenset[int]) -> set[int]:
+class _Known(NamedTuple):
+    """What must be known of the database before. `recut` are the contents of one segment that are
+    cut into several so far, or by another upload of the group."""
+
+    session_lives: bool
+    gone: frozenset[int]
+    recut: Set[bytes]
+
+
+def _look(sql: Sql, session: int, lost_after_s: float, uploads: Sequence[NewContent]) -> _Known:
+    """For the whole group in one statement, which is one of few: the ids are filled up to a power
+    of two."""
+    ids: list[bytes] = [new.id for new in uploads if len(new.segments) == 1] or [b""]
+    several = {new.id for new in uploads if len(new.segments) > 1}.intersection(ids)
+    padded = ids + ids[:1] * ((1 << (len(ids) - 1).bit_length()) - len(ids))
+    marks = ",".join("?" * len(padded))
+    found = sql.row(
+        f"SELECT EXISTS ({LIVE_SESSION}), ({GONE_NODES}), "
+        f"(SELECT group_concat(hex(id)) FROM content WHERE id IN ({marks}))",
+        session, lost_after_s, *padded,
+    )  # fmt: skip
+    assert found is not None
+    lives, gone, recut = found
+    cut = {bytes.fromhex(id_) for id_ in recut.split(",")} if recut else set[bytes]()
+    return _Known(bool(lives), numbers_in(gone), cut | several)
+
+
+def _alike(uploads: Sequence[NewContent], session: int, known: _Known) -> set[int]:
     """Those to insert together, by Python's `id`: of equal contents the first only."""
     first: dict[ContentId, NewContent] = {}
     for new in uploads:
-        if _is_plain(new, session) and gone.isdisjoint(new.segments[0].layout):
+        if (
+            _is_plain(new, session)
+            and known.gone.isdisjoint(new.segments[0].layout)
+            and new.id not in known.recut
+        ):
             first.setdefault(new.id, new)
     return {id(new) for new in first.values()}
 
@@ -134,10 +164,11 @@ def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
         at += length
 
 
-def _alone(
-    sql: Sql, layouts: Layouts, session: int, new: NewContent, gone: frozenset[int]
-) -> Outcome:
+def _alone(sql: Sql, layouts: Layouts, session: int, new: NewContent, known: _Known) -> Outcome:
     try:
-        return commit_content(sql, layouts, session, without_gone(sql, new, gone))
+        visible = commit_content(sql, layouts, session, without_gone(sql, new, known.gone))
     except SixfoldError as error:
         return error
+    if new.id in known.recut and len(new.segments) == 1:
+        forget_cut(sql, new.id)
+    return visible

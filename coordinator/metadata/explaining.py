@@ -98,7 +98,8 @@ def _in_order(sql: Sql, content: ContentId) -> list[Numbered]:
     ids = [SegmentId(id_) for (id_,) in rows]
     if not ids:
         return [(0, segment) for segment in behind.values()]
-    listed = [segment for id_, segment in behind.items() if id_ not in set(ids)]
+    others = behind.keys() - set(ids) - {content}  # as one segment it may be there still
+    listed = [behind[id_] for id_ in others]
     parts: list[Numbered] = [(at, behind[id_]) for at, id_ in enumerate(ids) if id_ in behind]
     return [*parts, *((None, segment) for segment in listed)]
 

@@ -16,17 +16,24 @@ from coordinator.metadata.rows import NO_NODE, NewContent, RepairNotice, StoredS
 from coordinator.metadata.writes import shards_of
 from coordinator.placement import is_quorum
 
-ROUNDING_S = 1  # times are whole seconds: rather before repair takes a node to be lost than after
+# Given after how many seconds of silence a node is lost: those, and the ones that were removed, in
+# one row, since each row costs a turn of the GIL. Times are whole seconds: rather a second before
+# repair takes a node to be lost than after.
+GONE_NODES = (
+    f"SELECT group_concat(number) FROM (SELECT number FROM node WHERE wish = '{Wish.REMOVED}' "
+    "UNION ALL SELECT node FROM node_report WHERE reported_at <= {now} + 1 - ?)"
+)
 
 
 def gone_nodes(sql: Sql, lost_after_s: float) -> frozenset[int]:
     """Those that were removed, and those that have not reported for so long that they are lost."""
-    found = sql.row(  # one row: each costs a turn of the GIL
-        "SELECT group_concat(number) FROM (SELECT number FROM node WHERE wish = ? "
-        "UNION ALL SELECT node FROM node_report WHERE reported_at <= {now} - ?)",
-        Wish.REMOVED.value, lost_after_s - ROUNDING_S,
-    )  # fmt: skip
-    return frozenset(map(int, found[0].split(","))) if found and found[0] else frozenset()
+    found = sql.row(GONE_NODES, lost_after_s)
+    assert found is not None
+    return numbers_in(found[0])
+
+
+def numbers_in(concatenated: str | None) -> frozenset[int]:
+    return frozenset(map(int, concatenated.split(","))) if concatenated else frozenset()
 
 
 def without_gone(sql: Sql, new: NewContent, gone: frozenset[int]) -> NewContent:

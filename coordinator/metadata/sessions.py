@@ -18,6 +18,7 @@ databases could give the same generation only to the same bytes at the same addr
 from common.errors import SessionLost
 from coordinator.metadata.database import Sql
 
+LIVE_SESSION = "SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}"
 MAY_DELETE = "(SELECT deletes_stopped FROM cluster) = ''"  # a condition
 
 
@@ -53,8 +54,12 @@ def tick(sql: Sql) -> None:
 
 def check_session(sql: Sql, session: int) -> None:
     """Raises SessionLost."""
-    if not sql.row("SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}", session):
-        raise SessionLost("this coordinator's lease in the database has run out; try again")
+    if not sql.row(LIVE_SESSION, session):
+        raise session_lost()
+
+
+def session_lost() -> SessionLost:
+    return SessionLost("this coordinator's lease in the database has run out; try again")
 
 
 def live_sessions(sql: Sql) -> set[int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from common.errors import Conflict, SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
+from coordinator.metadata.cuts import set_cut
 from coordinator.metadata.database import Sql
 from coordinator.metadata.notices import queue_repair
 from coordinator.metadata.packing import pack_layout, signed, unpack_layout
@@ -113,31 +114,8 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
         _put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
     if len(new.segments) > 1:
-        _insert_content(sql, new)
+        set_cut(sql, new)
     return pin(sql, new.id)
-
-
-def _insert_content(sql: Sql, new: NewContent) -> None:
-    added = sql.run(
-        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
-        "VALUES (?, ?, ?, ?, {wall}) ON CONFLICT DO NOTHING",
-        new.id, new.size_bytes, len(new.segments), new.segment_list and new.segment_list.id,
-    )  # fmt: skip
-    if added:
-        for position, segment in enumerate(new.segments):
-            sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", new.id, position, segment.id)
-    else:
-        _offer_to_collector(sql, new.written)
-
-
-def _offer_to_collector(sql: Sql, segments: Sequence[StoredSegment]) -> None:
-    """The content was there, perhaps cut into other segments: then nothing needs these."""
-    for segment in segments:
-        sql.run(
-            "INSERT INTO collect_queue (content, unpinned_at) VALUES (?, {now}) "
-            "ON CONFLICT DO NOTHING",
-            segment.id,
-        )
 
 
 def pin(sql: Sql, content: ContentId) -> bool:

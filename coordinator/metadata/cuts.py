@@ -1,0 +1,48 @@
+"""How contents are cut into segments. A content of one segment is its segment; one of several has a
+row of its own, and rows for these.
+
+The latest upload's cut stands: coordinators may cut otherwise than they did, and of its segments,
+which it has just stored or found, more is known than of those of the cut before. Those are offered
+to the collector, which looks whether anything else needs them.
+"""
+
+from common.ids import ContentId
+from coordinator.metadata.database import Sql
+from coordinator.metadata.rows import NewContent
+
+
+def set_cut(sql: Sql, new: NewContent) -> None:
+    """The content, which has several segments, is cut as `new` says."""
+    list_id = new.segment_list and new.segment_list.id
+    found = sql.row("SELECT segment_list FROM content WHERE id = ?", new.id)
+    if found and found[0] == list_id:
+        return  # the list's id stands for all that it says
+    if found:
+        forget_cut(sql, new.id)
+    sql.run(
+        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
+        "VALUES (?, ?, ?, ?, {wall})",
+        new.id, new.size_bytes, len(new.segments), list_id,
+    )  # fmt: skip
+    for position, segment in enumerate(new.segments):
+        sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", new.id, position, segment.id)
+    _offer_to_collector(sql, "SELECT id FROM segment WHERE id = ?", new.id)  # as one segment
+
+
+def forget_cut(sql: Sql, content: ContentId) -> None:
+    """The content is not cut into these several segments any more."""
+    _offer_to_collector(sql, "SELECT segment FROM content_segment WHERE content = ?", content)
+    _offer_to_collector(sql, "SELECT segment_list FROM content WHERE id = ?", content)
+    sql.run("DELETE FROM content_segment WHERE content = ?", content)
+    sql.run("DELETE FROM content WHERE id = ?", content)
+
+
+def _offer_to_collector(sql: Sql, segments: str, content: ContentId) -> None:
+    """Their grace period starts now: reads that have begun go on."""
+    sql.run(f"UPDATE segment SET touched_at = {{now}} WHERE id IN ({segments})", content)
+    sql.run(
+        "INSERT INTO collect_queue (content, unpinned_at) "
+        f"SELECT DISTINCT s.id, {{now}} FROM segment s WHERE s.id IN ({segments}) "
+        "ON CONFLICT DO NOTHING",
+        content,
+    )
