@@ -211,7 +211,7 @@ async def test_a_report_may_arrive_in_pieces(cluster: LocalCluster) -> None:
     node = next(iter(cluster.nodes().values()))
     report = NodeReport(
         node["node_id"], secrets.token_hex(16), "", node["name"], node["zone"], "http://x",
-        "127.0.0.1", 1, 1, 0, 1, 0, False,
+        "127.0.0.1", 1, 1, 0, 1, 0,
     )  # fmt: skip
     body = report.to_json()
     secret = ClusterSecret((cluster.directory / "secret").read_bytes().strip())
