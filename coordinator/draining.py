@@ -6,7 +6,8 @@ rebuilt on others. What an upload that ends after that has stored there does not
 metadata/gone.py).
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.errors import Conflict
@@ -14,7 +15,9 @@ from common.units import format_bytes
 from coordinator.config import LEAST_NODES
 from coordinator.membership import Node, NodeState
 from coordinator.metadata import Wish
-from coordinator.placement import survives
+from coordinator.metadata.rows import NO_NODE
+from coordinator.moves import destinations
+from coordinator.placement import Target, survives
 from coordinator.services import Services
 
 _MAY_BE_LOST_SOON = (NodeState.SUSPECT, NodeState.DETACHED)
@@ -23,7 +26,8 @@ _MAY_BE_LOST_SOON = (NodeState.SUSPECT, NodeState.DETACHED)
 @dataclass(frozen=True, slots=True)
 class DrainPlan:
     """What draining a node means. `others` nodes can take its shards, and have `free_bytes`; a
-    segment spread over them survives the loss of any `survives`. `left_s` is an estimate."""
+    segment spread over them survives the loss of any `survives` of them, or of any
+    `survives_zones` zones. `left_s` is an estimate. `objection` is why it is refused, if it is."""
 
     node: str
     state: str
@@ -33,6 +37,8 @@ class DrainPlan:
     others: int
     free_bytes: int
     survives: int
+    survives_zones: int
+    objection: str = ""
 
 
 class Draining:
@@ -49,45 +55,58 @@ class Draining:
             if count := load.layout.count(node.number):
                 segments += load.segments
                 moved_bytes += count * load.shard_bytes
-        free = {n: self._members.free_bytes(n) for n in self._members.targets(0)}
-        free.pop(node.number, None)
-        others = len(free)
-        codec = self._services.codec
-        layout = tuple(1 + shard % others for shard in range(codec.n)) if others else ()
-        rate = self._services.config.repair_bytes_per_s
+        others = [t for t in self._members.targets(0).values() if t.number != node.number]
+        nodes, zones = self._spread(others)
+        k, rate = self._services.codec.k, self._services.config.repair_bytes_per_s
         return DrainPlan(
             node=node.row.name,
             state=self._members.state(node).value,
             segments=segments,
             bytes=moved_bytes,
-            left_s=round(moved_bytes * codec.k / rate, 1),
-            others=others,
-            free_bytes=sum(free.values()),
-            survives=survives(layout, codec.k),
+            left_s=round(moved_bytes * k / rate, 1),
+            others=len(others),
+            free_bytes=sum(self._members.free_bytes(target.number) for target in others),
+            survives=survives(nodes, k),
+            survives_zones=survives(zones, k),
         )
+
+    def _spread(self, others: Sequence[Target]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """How repair would place a segment on these nodes: the layout, and the same with each
+        node's zone as a number."""
+        codec = self._services.codec
+        zone_of = {target.number: target.zone for target in others}
+        numbers = {zone: at for at, zone in enumerate(sorted(set(zone_of.values())), 1)}
+        nowhere = [NO_NODE] * codec.n
+        found = destinations(
+            nowhere, range(codec.n), zone_of.__getitem__, others, codec.n - codec.k
+        )
+        return tuple(found.values()), tuple(numbers[zone_of[node]] for node in found.values())
 
     async def drain(self, name: str, force: bool, dry_run: bool) -> dict[str, Any]:
         """Begin. Raises Conflict if too few nodes would be left: for any PUT, for what lies on
         this one, or, unless `force`, for each shard to have a node of its own."""
         node = self._members.find(name)
         plan = await self.plan(node)
+        plan = replace(plan, objection=self._objection(plan, force))
         if not dry_run:
-            self._check(plan, force)
+            if plan.objection:
+                raise Conflict(plan.objection)
             self._refuse_removed(node)
             await self._wish(node, Wish.DRAINING)
         return asdict(plan)
 
-    def _check(self, plan: DrainPlan, force: bool) -> None:
+    def _objection(self, plan: DrainPlan, force: bool) -> str:
         if plan.others < LEAST_NODES:
-            raise Conflict(f"{plan.others} other nodes can take shards, {LEAST_NODES} are needed")
+            return f"{plan.others} other nodes can take shards, {LEAST_NODES} are needed"
         if plan.bytes > plan.free_bytes:
             need, have = format_bytes(plan.bytes), format_bytes(plan.free_bytes)
-            raise Conflict(f"no room for {need} on the other nodes: {have} are free")
+            return f"no room for {need} on the other nodes: {have} are free"
         if plan.others < self._services.codec.n and not force:
-            raise Conflict(
+            return (
                 f"on {plan.others} other nodes, segments would survive the loss of "
                 f"{plan.survives} only; drain it all the same with --force"
             )
+        return ""
 
     async def undrain(self, name: str) -> dict[str, Any]:
         """Take it back into service. What has been moved away stays where it is."""

@@ -26,7 +26,12 @@ Wait = Annotated[bool, typer.Option("--wait", help="Until nothing is left on the
 
 
 @nodes_app.command()
-def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
+def nodes(
+    context: typer.Context,
+    all_: Annotated[bool, typer.Option("--all", help="Removed ones too")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> int:
     """List the storage nodes: zone, state, how full they are."""
     console = globals_of(context).console(as_json)
 
@@ -36,13 +41,13 @@ def nodes(context: typer.Context, url: Url = None, as_json: Json = False) -> int
             for node in cluster.nodes:
                 console.result(asdict(node))
         else:
-            in_order = sorted(cluster.nodes, key=lambda node: (len(node.name), node.name))
+            shown = [node for node in cluster.nodes if all_ or node.state != "removed"]
+            in_order = sorted(shown, key=lambda node: (len(node.name), node.name))
             rows = [_node_row(node) for node in in_order]
             cluster_line = f"cluster {cluster.cluster_id}, codec {cluster.codec}"
             stopped = cluster.deletes_stopped
             alarm = [f"deletes are stopped: {stopped}", WHAT_TO_DO] if stopped else []
-            there = [node for node in in_order if node.state != "removed"]
-            alarm += [f"{node.name}: {node.failure}" for node in there if node.failure]
+            alarm += [f"{node.name}: {node.failure}" for node in in_order if node.failure]
             console.result({}, cluster_line, *alarm, *aligned([NODE_COLUMNS, *rows]))
         return 0
 
@@ -118,9 +123,14 @@ def _plan_lines(plan: dict[str, Any]) -> list[str]:
             ("to move", f"{plan['segments']} segments, {format_bytes(plan['bytes'])}"),
             ("takes about", f"{plan['left_s']:.0f} s"),
             ("other nodes", f"{plan['others']}, {format_bytes(plan['free_bytes'])} free"),
-            ("survives then", f"the loss of any {plan['survives']} nodes"),
+            ("survives then", _survives(plan)),
+            *([("refused", plan["objection"])] if plan["objection"] else []),
         ]
     )
+
+
+def _survives(plan: dict[str, Any]) -> str:
+    return f"the loss of any {plan['survives']} nodes, of any {plan['survives_zones']} zones"
 
 
 @nodes_app.command()

@@ -30,6 +30,19 @@ async def segments_on(front: Front, number: int) -> int:
     return (await front.draining.plan(front.cluster.membership.nodes[number])).segments
 
 
+async def test_the_plan_tells_which_zones_may_fail_then(store: Store) -> None:
+    front = store.fronts[0]
+    nodes = front.cluster.membership.nodes
+    for number, node in nodes.items():
+        node.row = replace(node.row, zone=f"rack-{number % 3}")
+    plan = await front.draining.plan(nodes[1])
+    assert (plan.survives, plan.survives_zones) == (2, 1)
+    for number in (4, 7):  # of the same rack
+        nodes[number].reachable = False
+    plan = await front.draining.plan(nodes[1])
+    assert (plan.survives, plan.survives_zones) == (1, 0)
+
+
 async def test_what_a_drained_node_cannot_give_is_rebuilt(store: Store) -> None:
     """Nobody waits for it to come back."""
     contents = await filled(store)

@@ -49,6 +49,7 @@ def test_a_node_leaves_the_cluster_and_nothing_is_lost(five: LocalCluster, tmp_p
     assert plan["bytes"] in (CONTENTS * SIZE_BYTES // 6, 2 * CONTENTS * SIZE_BYTES // 6) or (
         CONTENTS * SIZE_BYTES // 6 < plan["bytes"] < 2 * CONTENTS * SIZE_BYTES // 6
     )
+    assert (plan["survives_zones"], "--force" in plan["objection"]) == (0, True)
     assert five.nodes()["node-2"]["wish"] == "active"
     assert "--force" in refused(five, "drain", "node-2")
     assert "drain it first" in refused(five, "remove", "node-2")
@@ -59,7 +60,8 @@ def test_a_node_leaves_the_cluster_and_nothing_is_lost(five: LocalCluster, tmp_p
     assert asked(five, "remove", "node-2") == {"node": "node-2", "state": "removed"}
     five.kill("node-2")
     assert "removed for good" in refused(five, "undrain", "node-2")
-    assert "removed" in run_sixfold("nodes", "--url", five.url)
+    assert "node-2" not in run_sixfold("nodes", "--url", five.url)
+    assert "removed" in run_sixfold("nodes", "--all", "--url", five.url)
     for number, id_ in enumerate(ids):
         assert asked(five, "verify", id_)["whole"]
         run_sixfold("get", "--url", five.url, id_, "-o", str(tmp_path / "back"))
