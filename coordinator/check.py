@@ -45,6 +45,16 @@ class Finding:
         return [index for index, state in enumerate(self.states) if state in _NEEDS_REPAIR]
 
     @property
+    def notice(self) -> RepairNotice:
+        """If shards do not fit together, nobody knows which are right: none counts."""
+        segment, to_repair = self.segment, set(self.to_repair)
+        gone = {i for i in to_repair if self.states[i] in (ShardState.LOST, ShardState.ABSENT)}
+        bad = range(segment.n) if self.disagrees else to_repair - gone
+        return RepairNotice(
+            segment.id, segment.generation, self.trouble, segment.places(bad), segment.places(gone)
+        )
+
+    @property
     def trouble(self) -> str:
         """In words, empty if the stripe is whole."""
         shards = [f"shard {i} {s}" for i, s in enumerate(self.states) if s is not ShardState.GOOD]
@@ -105,6 +115,4 @@ class StripeCheck:
             await metadata.set_verified([segment])
         elif finding.to_repair or finding.disagrees:
             log.warning("segment %s: %s", segment.id, finding.trouble)
-            survivors = 0 if finding.disagrees else segment.n - len(finding.to_repair)
-            notice = RepairNotice(segment.id, segment.generation, survivors, finding.trouble)
-            await metadata.queue_repair(notice)
+            await metadata.queue_repair(finding.notice)

@@ -29,8 +29,14 @@ def durability_of(segments: Iterable[StoredSegment], is_there: Callable[[int], b
 
 
 def present_layout(segment: StoredSegment, is_there: Callable[[int], bool]) -> tuple[int, ...]:
-    """The layout without the nodes that are not there."""
-    return tuple([node if is_there(node) else NO_NODE for node in segment.layout])
+    """The layout without the nodes that are not there, and without what is known to be bad."""
+    present = tuple([node if is_there(node) else NO_NODE for node in segment.layout])
+    return without(present, segment.known_bad) if segment.known_bad else present
+
+
+def without(layout: tuple[int, ...], bad: int) -> tuple[int, ...]:
+    """The layout without the shards of that mask."""
+    return tuple([NO_NODE if bad >> index & 1 else node for index, node in enumerate(layout)])
 
 
 def _safety(found: Durability) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from common.errors import NotFound, SixfoldError
@@ -19,6 +19,7 @@ ASKED_AT_ONCE = 8  # of each node
 DEADLINE_S = 5.0
 
 PRESENT, MISSING, UNREACHABLE, NEVER_STORED = "present", "missing", "unreachable", "never stored"
+BAD = "bad"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class Explain:
         number = segment.layout[index]
         node = self._cluster.membership.nodes.get(number)
         said = Seen(NEVER_STORED) if number == NO_NODE else seen[segment.address(index)]
+        if said.state == PRESENT and segment.known_bad >> index & 1:
+            said = replace(said, state=BAD, why="it was found so, and waits for repair")
         return {
             "index": index,
             "node": number,

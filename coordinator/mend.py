@@ -12,15 +12,15 @@ What only cannot be reached is waited for: a node that restarts must not cost a 
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.shards import ShardInfo, ShardRecord
 from coordinator.metadata import StoredSegment
-from coordinator.metadata.mending import Places
-from coordinator.metadata.rows import NO_NODE
+from coordinator.metadata.packing import mask_of
+from coordinator.metadata.rows import NO_NODE, Places, Seen
 from coordinator.moves import crowded, destinations, relief
 from coordinator.services import Services
 from coordinator.survey import ShardState, Survey
@@ -33,14 +33,17 @@ _TO_REBUILD = (ShardState.BAD, ShardState.MISSING, ShardState.LOST, ShardState.A
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """How it went. `survivors` were good before, or could not be reached, so that nothing is known
-    of them. `unreachable` and `homeless` shards remain, the latter for want of a node;
-    `written_bytes` went to nodes. `superseded` says that the segment has changed meanwhile, and
-    that nothing of this counts."""
+    """How it went. `survivors` were good before, or could not be reached and are not known to be
+    bad. `seen` is how the shards are now, as far as that is known. `unreachable` and `homeless`
+    shards remain, the latter for want of a node; `read_bytes` came from nodes, `written_bytes` went
+    there. `superseded` says
+    that the segment has changed meanwhile, and that nothing of this counts."""
 
     survivors: int
+    seen: Seen
     unreachable: int = 0
     homeless: int = 0
+    read_bytes: int = 0
     written_bytes: int = 0
     hopeless: bool = False
     superseded: bool = False
@@ -89,11 +92,12 @@ class Mender:
         failpoint(Point.MEND_SURVEYED)
         good = survey.good
         if len(good) < stored.k:
-            return _too_few(survey, stored.k)
+            return _too_few(survey, stored)
         rebuilt = self._to_rebuild(survey, stored)
         if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
             log.error("segment %s: its shards do not belong together", stored.id)
-            return Mended(0, disagrees=True)
+            all_bad = Seen(bad=mask_of(range(stored.n)))
+            return Mended(0, all_bad, read_bytes=_read_bytes(survey, stored), disagrees=True)
         stored = replace(stored, checksums=bytes(survey.checksums))
         forbidden = await self._mending.forbidden(stored)
         places, homeless = self._places(stored, survey, rebuilt, relieved, forbidden.places)
@@ -184,23 +188,44 @@ class Mender:
         )
         failpoint(Point.MEND_SWITCHED)
         return Mended(
-            survivors=_survivors(survey),
+            survivors=_survivors(survey, stored),
+            seen=_seen(survey, written),
             unreachable=len(survey.having(ShardState.UNREACHABLE)),
             homeless=homeless + len(failed),
+            read_bytes=_read_bytes(survey, stored),
             written_bytes=len(written) * stored.shard_bytes,
             superseded=superseded,
             layout=stored.layout if superseded else _changed(stored.layout, moved),
         )
 
 
-def _survivors(survey: Survey) -> int:
-    return len(survey.having(ShardState.GOOD, ShardState.UNREACHABLE))
+def _survivors(survey: Survey, stored: StoredSegment) -> int:
+    unreachable = mask_of(survey.having(ShardState.UNREACHABLE)) & ~stored.known_bad
+    return len(survey.good) + unreachable.bit_count()
 
 
-def _too_few(survey: Survey, k: int) -> Mended:
+def _seen(survey: Survey, written: Collection[int] = ()) -> Seen:
+    """The survey, and what was written since."""
+    good = mask_of([*survey.good, *written])
+    bad = mask_of(survey.having(ShardState.BAD, ShardState.MISSING))
+    gone = mask_of(survey.having(ShardState.LOST, ShardState.ABSENT))
+    return Seen(good, bad & ~good, gone & ~good)
+
+
+def _too_few(survey: Survey, stored: StoredSegment) -> Mended:
     """Good shards that can be read. If nodes that are away may have enough, they are waited for."""
-    unreachable = len(survey.having(ShardState.UNREACHABLE))
-    return Mended(_survivors(survey), unreachable, hopeless=_survivors(survey) < k)
+    survivors, unreachable = _survivors(survey, stored), survey.having(ShardState.UNREACHABLE)
+    return Mended(
+        survivors=survivors,
+        seen=_seen(survey),
+        unreachable=len(unreachable),
+        read_bytes=_read_bytes(survey, stored),
+        hopeless=survivors < stored.k,
+    )
+
+
+def _read_bytes(survey: Survey, stored: StoredSegment) -> int:
+    return len(survey.having(ShardState.GOOD, ShardState.BAD)) * stored.shard_bytes
 
 
 def _changed(layout: Sequence[int], places: Mapping[int, int]) -> tuple[int, ...]:

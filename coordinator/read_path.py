@@ -20,7 +20,6 @@ from coordinator.durability import Durability, durability_of
 from coordinator.latency import HedgePolicy
 from coordinator.letting_go import let_go
 from coordinator.metadata import Manifest, RepairNotice, StoredSegment
-from coordinator.metadata.rows import NO_NODE
 from coordinator.offload import INLINE_BYTES
 from coordinator.read_stripe import StripeRead
 from coordinator.services import Services
@@ -195,9 +194,8 @@ class ReadPath:
     def _notice(self, segment: StoredSegment, bad: dict[int, str]) -> None:
         """Put the segment in the repair queue, behind the reader's back."""
         reasons = ", ".join(f"shard {index} {reason}" for index, reason in sorted(bad.items()))
-        survivors = segment.n - segment.layout.count(NO_NODE) - len(bad)
         log.warning("segment %s: %s", segment.id, reasons)
-        notice = RepairNotice(segment.id, segment.generation, survivors, reasons)
+        notice = RepairNotice(segment.id, segment.generation, reasons, segment.places(bad))
         task = asyncio.create_task(self._queue(notice))
         self._notices.add(task)
         task.add_done_callback(self._notices.discard)

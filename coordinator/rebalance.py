@@ -50,7 +50,8 @@ class RebalanceWorker:
     def __init__(self, services: Services, throttle: Throttle, clock: Callable[[], float]) -> None:
         self._throttle, self._clock = throttle, clock
         self._metadata, self._mending = services.metadata, services.metadata.mending
-        self._members, self._k = services.cluster.membership, services.codec.k
+        self._members = services.cluster.membership
+        self._k, self._n = services.codec.k, services.codec.n
         self._mender = Mender(services)
         self._balance = Balance()
         self._stepped_at_s = self._looked_at_s = float("-inf")
@@ -58,7 +59,7 @@ class RebalanceWorker:
         self._bytes: Counter[int] = Counter()  # what layouts put on each node
 
     async def step(self) -> bool:
-        if (await self._mending.backlog(self._k)).is_due:
+        if (await self._mending.backlog(self._k, self._n)).is_due:
             return False
         await self._load()
         try:

@@ -1,5 +1,5 @@
 """Repair: finds the segments that are short of good shards, or whose shards lie badly, and mends
-them, fewest survivors first.
+them, fewest survivors first, but what cannot be mended as far as is known behind all else.
 
 What reads, uploads, scrubs and sweeps find is in the repair queue already. The job itself looks for
 what follows from nodes: whenever nodes are lost, removed, drained or come (back), it goes through
@@ -17,10 +17,11 @@ from common.errors import SixfoldError
 from common.units import MIB
 from coordinator.jobs import LEASE_S
 from coordinator.membership import NodeState
-from coordinator.mend import Mender
+from coordinator.mend import Mended, Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE
+from coordinator.metadata.packing import mask_of
 from coordinator.metadata.repair_queue import Repair
-from coordinator.metadata.rows import NO_NODE
+from coordinator.metadata.rows import NO_NODE, Seen
 from coordinator.moves import crowded
 from coordinator.placement import Target
 from coordinator.services import Services
@@ -34,6 +35,7 @@ SEARCH_AGAIN_S, SEARCH_AGAIN_DRAINING_S = 3_600.0, 60.0
 SEGMENTS_AT_ONCE = 32
 WOKEN = 10_000  # segments that waited, when a node has come or gone
 STRIPES_AT_ONCE_BYTES = 32 * MIB
+HOPELESS_EVERY_S = 2.0  # one, while others are due
 SAVE_EVERY_S = 2.0
 FIRST_DELAY_S, LAST_DELAY_S = 5, 600  # until the next try, doubled each time
 
@@ -81,6 +83,7 @@ class RepairWorker:
         self._metadata, self._mending = services.metadata, services.metadata.mending
         self._progress = Progress()
         self._saved_at_s = self._searched_at_s = self._stepped_at_s = float("-inf")
+        self._hopeless_at_s = float("-inf")
 
     async def step(self) -> bool:
         progress = await self._loaded()
@@ -107,7 +110,7 @@ class RepairWorker:
         if progress.layout < 0:
             nodes, now_s = self._nodes(), self._clock()
             if nodes != progress.nodes:
-                await self._mending.try_again_now(WOKEN)
+                await self._mending.try_again_now(self._services.codec.k, WOKEN)
             elif now_s - self._searched_at_s < self._search_again_s():
                 return False
             self._searched_at_s = now_s
@@ -139,36 +142,54 @@ class RepairWorker:
     def _trouble(
         self, layout: tuple[int, ...], targets: Sequence[Target]
     ) -> tuple[int, str] | None:
-        """How many shards a segment with this layout has, and what is wrong, if anything is."""
+        """Which shards of a segment with this layout are on no node, as a mask, and what is wrong,
+        if anything is."""
         members = self._services.cluster.membership
-        there = [number != NO_NODE and not is_gone(self._services, number) for number in layout]
-        if not all(there):
-            return sum(there), "shards on nodes that are lost"
+        gone = mask_of(
+            index
+            for index, number in enumerate(layout)
+            if number == NO_NODE or is_gone(self._services, number)
+        )
+        if gone:
+            return gone, "shards on nodes that are lost"
         if any(map(members.is_leaving, layout)):
-            return len(layout), "shards on a node that is drained"
+            return 0, "shards on a node that is drained"
         tolerated = len(layout) - self._services.codec.k
         if crowded(layout, members.zone_of, targets, tolerated):
-            return len(layout), "shards that could be spread better"
+            return 0, "shards that could be spread better"
         return None
 
     # Mending
 
     async def _mend_some(self, progress: Progress) -> bool:
         """The segments that need it most, a few at a time. True if that helped any."""
-        batch = self._batch(await self._mending.due_repairs(SEGMENTS_AT_ONCE))
+        batch = await self._due()
         if not batch:
             return False
         began_s = self._clock()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._mend(repair)) for repair in batch]
-        done = [task.result() for task in tasks]
-        mended_bytes = sum(
-            repair.stored.size_bytes for repair, whole in zip(batch, done, strict=True) if whole
+        done = [(repair.stored, task.result()) for repair, task in zip(batch, tasks, strict=True)]
+        whole_bytes = [stored.size_bytes for stored, mended in done if mended and mended.is_whole]
+        await self._throttle.spend(
+            sum(min(stored.size_bytes, mended.read_bytes) for stored, mended in done if mended)
         )
-        await self._throttle.spend(sum(repair.stored.size_bytes for repair in batch))
-        if any(done):
-            progress.note(sum(done), mended_bytes, max(1e-3, self._clock() - began_s))
-        return any(done)
+        if whole_bytes:
+            took_s = max(1e-3, self._clock() - began_s)
+            progress.note(len(whole_bytes), sum(whole_bytes), took_s)
+        return bool(whole_bytes)
+
+    async def _due(self) -> list[Repair]:
+        """What can be mended, as far as is known; and of what is hopeless one now and then, or as
+        many if nothing else is due."""
+        codec, now_s = self._services.codec, self._clock()
+        mendable, hopeless = range(codec.k, codec.n + 1), range(codec.k)
+        batch = self._batch(await self._mending.due_repairs(mendable, SEGMENTS_AT_ONCE))
+        if batch and now_s - self._hopeless_at_s < HOPELESS_EVERY_S:
+            return batch
+        limit = 1 if batch else SEGMENTS_AT_ONCE
+        self._hopeless_at_s = now_s
+        return batch + self._batch(await self._mending.due_repairs(hopeless, limit))
 
     @staticmethod
     def _batch(due: Sequence[Repair]) -> list[Repair]:
@@ -181,37 +202,37 @@ class RepairWorker:
             batch.append(repair)
         return batch
 
-    async def _mend(self, repair: Repair) -> bool:
-        """Whether the segment is whole now."""
+    async def _mend(self, repair: Repair) -> Mended | None:
+        """How it went, as the queue knows now; None if it did not."""
         stored = repair.stored
         try:
             mended = await self._mender.mend(stored)
         except SixfoldError as error:
             log.warning("segment %s could not be mended: %s", stored.id, error)
-            await self._postpone(repair, repair.survivors, str(error))
-            return False
+            await self._postpone(repair, None, str(error))
+            return None
         if mended.superseded:
-            return False  # the next step sees it as it is then
+            return mended  # the next step sees it as it is then
         if mended.is_whole:
             whole = replace(stored, layout=mended.layout)
             await self._mending.set_whole(whole, verified=mended.written_bytes == 0)
-            return True
+            return mended
         if mended.hopeless and repair.survivors >= stored.k:
             log.error("segment %s: %s", stored.id, mended.reason)
-        await self._postpone(repair, mended.survivors, mended.reason)
-        return False
+        await self._postpone(repair, mended.seen, mended.reason)
+        return mended
 
-    async def _postpone(self, repair: Repair, survivors: int, reason: str) -> None:
+    async def _postpone(self, repair: Repair, seen: Seen | None, reason: str) -> None:
         delay_s = min(LAST_DELAY_S, FIRST_DELAY_S << min(repair.attempts, 10))
-        await self._mending.postpone(repair.stored, survivors, reason, delay_s)
+        await self._mending.postpone(repair.stored, seen, reason, delay_s)
 
     # Telling
 
     async def _save(self, progress: Progress, at_once: bool) -> None:
         if not at_once and self._clock() - self._saved_at_s < SAVE_EVERY_S:
             return
-        before = asdict(progress)
-        backlog = await self._mending.backlog(self._services.codec.k)
+        before, codec = asdict(progress), self._services.codec
+        backlog = await self._mending.backlog(codec.k, codec.n)
         progress.queued, progress.hopeless = backlog.queued, backlog.hopeless
         rate, left = progress.segments_per_s, backlog.queued - backlog.hopeless
         progress.left_s = round(left / rate, 1) if rate else None

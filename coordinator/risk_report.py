@@ -70,7 +70,7 @@ class RiskReport:
         assumed = Assumed(afr, rot, repair.hours, scrub.hours)
         return {
             "segments": standing.segments,
-            "may_fail_now": _may_fail(standing, queued),
+            "may_fail_now": _may_fail(standing),
             "short": _short(standing, queued, assumed),
             "assumed": {
                 **asdict(assumed),
@@ -79,7 +79,7 @@ class RiskReport:
             },
             "loss_per_year": _losses(assumed, standing, len(self._present())),
             "metadata_loss_per_year": {"probability": afr, "words": METADATA},
-            "correlated": _correlated(_may_fail(standing, queued)),
+            "correlated": _correlated(_may_fail(standing)),
             "model": MODEL,
         }
 
@@ -137,20 +137,18 @@ class RiskReport:
         return Sourced(age_s / HOUR_S, "the age of the oldest scrub of a node")
 
 
-def _may_fail(standing: Standing, queued: Mapping[int, int]) -> dict[str, int | None]:
-    """The least over all segments, from where their shards lie and from what is known to be bad;
-    None if there are no segments."""
+def _may_fail(standing: Standing) -> dict[str, int | None]:
+    """The least over all segments; None if there are none."""
     if not standing.segments:
         return {"nodes": None, "zones": None}
-    known_bad = min(queued, default=standing.k + ALL_SHARDS) - standing.k
-    nodes = max(-1, min(*standing.spare_nodes, known_bad))
-    return {"nodes": nodes, "zones": min(*standing.spare_zones, nodes)}
+    return {"nodes": min(standing.spare_nodes), "zones": min(standing.spare_zones)}
 
 
 def _short(standing: Standing, queued: Mapping[int, int], assumed: Assumed) -> dict[str, Any]:
     kinds = sorted(standing.short.items(), key=lambda item: item[0].spare)
     return {
-        "on_absent_nodes": standing.short.total(),
+        "on_absent_nodes": standing.on_absent,
+        "with_bad_shards": standing.with_bad,
         "kinds": [
             {
                 "nodes": kind.holders,

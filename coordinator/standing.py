@@ -1,15 +1,17 @@
 """How the segments of the whole store stand now: what each layout can still lose, added up."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from coordinator.durability import without
 from coordinator.membership import Membership, NodeState
 from coordinator.metadata import Metadata
 from coordinator.metadata.rows import NO_NODE
 from coordinator.placement import survives
 
 LAYOUTS_AT_ONCE = 500
+SEGMENTS_AT_ONCE = 2_000
 MAX_NODE_SETS = 10_000  # told apart
 ABSENT = (NodeState.SUSPECT, NodeState.LOST, NodeState.REMOVED)
 Layout = tuple[int, ...]
@@ -49,12 +51,15 @@ class Kind:
 @dataclass(slots=True)
 class Standing:
     """Counts of segments. `complete` are those whose n shards all have a node, as if these were
-    all there; `short` those of which a shard is on no node that is there now, by what is left;
-    `spare_zones` all, by how many zones may still go."""
+    all there and good; `short` those of which a shard is bad or on no node that is there now, by
+    what is left; `spare_zones` all, by how many zones may still go. `on_absent` segments have a
+    shard on no node that is there, `with_bad` one that is known to be bad."""
 
     k: int
     segments: int = 0
     layouts: int = 0
+    on_absent: int = 0
+    with_bad: int = 0
     complete: Counter[Kind] = field(default_factory=Counter)
     short: Counter[Kind] = field(default_factory=Counter)
     spare_nodes: Counter[int] = field(default_factory=Counter)
@@ -67,12 +72,25 @@ class Standing:
         few = len(self._node_sets) < MAX_NODE_SETS
         return len(self._node_sets) if few else self.layouts
 
-    def add(self, layout: Layout, segments: int, around: Surroundings) -> None:
-        """`segments` more that have this layout."""
-        present = around.present(layout)
+    def add_layout(
+        self, layout: Layout, segments: int, bad: Mapping[int, int], around: Surroundings
+    ) -> None:
+        """`segments` more that have this layout; of them bad[mask] whose shards of the mask are
+        known to be bad."""
+        self.layouts += 1
+        for mask, count in bad.items():
+            self._add(layout, count, mask, around)
+        self._add(layout, segments - sum(bad.values()), 0, around)
+
+    def _add(self, layout: Layout, segments: int, bad: int, around: Surroundings) -> None:
+        if segments <= 0:
+            return  # some went between two looks at the database
+        there = around.present(layout)
+        present = without(there, bad)
         left = _kind(present, self.k)
         self.segments += segments
-        self.layouts += 1
+        self.on_absent += segments if NO_NODE in there else 0
+        self.with_bad += segments if bad else 0
         self.spare_nodes[left.spare] += segments
         self.spare_zones[survives(around.zones(present), self.k)] += segments
         if len(self._node_sets) < MAX_NODE_SETS:
@@ -90,9 +108,22 @@ def _kind(layout: Layout, k: int) -> Kind:
 async def standing_of(metadata: Metadata, around: Surroundings, k: int) -> Standing:
     """Looks at every layout in use, some at a time, so that requests come in between."""
     standing, after = Standing(k), 0
+    bad = await _known_bad(metadata)
     while uses := await metadata.layout_uses(after, LAYOUTS_AT_ONCE):
         after = uses[-1].id
         for use in uses:
             if use.segments:
-                standing.add(use.layout, use.segments, around)
+                standing.add_layout(use.layout, use.segments, bad.get(use.id, {}), around)
     return standing
+
+
+async def _known_bad(metadata: Metadata) -> Mapping[int, Counter[int]]:
+    """Of each layout that has such, how many segments have which shards that are known to be bad,
+    as masks."""
+    found: defaultdict[int, Counter[int]] = defaultdict(Counter)
+    after = b""
+    while page := await metadata.known_bad(after, SEGMENTS_AT_ONCE):
+        after = page[-1].segment
+        for each in page:
+            found[each.layout][each.bad] += 1
+    return found

@@ -9,7 +9,7 @@ from common.ids import SegmentId, ShardAddress
 from common.shards import Encoding, ShardInfo, ShardRecord
 from coordinator.buffers import StripeBuffer
 from coordinator.durability import present_layout
-from coordinator.metadata import RepairNotice, ShardsOnNode, StoredSegment
+from coordinator.metadata import ShardsOnNode, StoredSegment
 from coordinator.metadata.rows import NO_NODE
 from coordinator.services import Services
 from coordinator.write_stripe import StripeWrite, Written
@@ -56,12 +56,14 @@ def encode_stripe(
 
 @dataclass(slots=True)
 class SegmentWrites:
-    """What one upload has written. `writes` are what must be undone if it fails from here."""
+    """What one upload has written. `writes` are what must be undone if it fails from here,
+    `unreadable` the generations of segments that were there but could not be read."""
 
     services: Services
     writes: list[Written] = field(default_factory=list)
     written: dict[SegmentId, StoredSegment] = field(default_factory=dict)
     unconfirmed: list[ShardsOnNode] = field(default_factory=list)
+    unreadable: dict[SegmentId, int] = field(default_factory=dict)
 
     def leftovers(self) -> list[ShardsOnNode]:
         """All that may lie on nodes and must not stay."""
@@ -73,23 +75,19 @@ class SegmentWrites:
         """The segment of these bytes, which lie in front in `buffer`: as it is there already, or
         as it has been written now. Raises Undurable or StorageFull."""
         known = await self.services.metadata.find_segment(id_)
-        if known is None or not await self._is_readable(known.stored):
+        if known is None or not self._is_readable(known.stored):
+            if known is not None:
+                self.unreadable[id_] = known.stored.generation
             return await self._write(id_, buffer, size_bytes, encoding)
         if not known.fresh:
             await self.services.metadata.touch_segment(id_)
         return known.stored
 
-    async def _is_readable(self, stored: StoredSegment) -> bool:
-        """Whether a segment that is there can be read now. One that cannot is noted as lost, so
-        that what we write takes its place: we still have the bytes."""
+    def _is_readable(self, stored: StoredSegment) -> bool:
+        """Whether a segment that is there can be read now. If not, what we write takes its place:
+        we still have the bytes."""
         layout = present_layout(stored, self.services.cluster.membership.is_readable)
-        present = stored.n - layout.count(NO_NODE)
-        if present >= stored.k:
-            return True
-        reason = f"an upload found nodes with {present} of its shards"
-        notice = RepairNotice(stored.id, stored.generation, present, reason)
-        await self.services.metadata.queue_repair(notice)
-        return False
+        return stored.n - layout.count(NO_NODE) >= stored.k
 
     async def _write(
         self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding

@@ -228,6 +228,7 @@ class Upload:
             segment_list,
             list(self._done.written.values()),
             self._done.unconfirmed,
+            self._done.unreadable,
         )
         # Unless it was refused, COMMIT may have been sent and its fate be unknown: then nothing
         # may be cleaned up.

@@ -17,7 +17,8 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
     rows = [
         ("segments", str(said["segments"])),
         ("may fail now", f"{_may(now['nodes'], 'node')}, {_may(now['zones'], 'zone')}"),
-        ("short of shards", f"{short['on_absent_nodes']} segments, as nodes are away"),
+        ("short of shards", f"{short['on_absent_nodes']} segments, as nodes are away; "
+         f"{short['with_bad_shards']} have bad ones"),
         *((f"  may lose {kind['may_fail']}" if kind["may_fail"] >= 0 else "  unreadable",
            f"{kind['segments']} segments on {kind['nodes']} nodes, lost before repair with "
            f"probability {kind['loss_before_repair']:.2g}") for kind in short["kinds"]),

@@ -9,6 +9,7 @@ from coordinator.metadata import (
     Metadata,
     NewContent,
     OutboxRow,
+    RepairNotice,
     StoredSegment,
 )
 
@@ -33,6 +34,12 @@ def segment(metadata: Metadata, layout: tuple[int, ...] = NINE) -> StoredSegment
     generation = metadata.new_generation()
     id_, checksums = SegmentId(os.urandom(32)), os.urandom(288)
     return StoredSegment(id_, 4096, Encoding.PLAIN, 6, 9, generation, layout, checksums)
+
+
+def notice(stored: StoredSegment, *bad: int) -> RepairNotice:
+    """These shards were found to be bad where they lie."""
+    reason = f"{len(bad)} are bad"
+    return RepairNotice(stored.id, stored.generation, reason, stored.places(bad))
 
 
 def single(stored: StoredSegment) -> NewContent:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from common.units import MIB
-from coordinator.metadata import RepairNotice
 from coordinator.metadata.rows import NO_NODE
 from coordinator.risk import Assumed, yearly_loss
 from coordinator.risk_report import FRESH_S
@@ -15,6 +14,7 @@ from coordinator.standing import Kind, Standing, Surroundings
 from sixfold.care_words import durability_lines, job_lines
 from sixfold.client import Client
 from tests.blobs import content, put
+from tests.metadata_parts import notice
 from tests.reports import report_of
 from tests.whole_path import Bed, memory_bed
 
@@ -41,15 +41,24 @@ async def report(bed: Bed, query: str = "") -> dict[str, Any]:
 def test_layouts_are_added_up_by_what_they_can_still_lose() -> None:
     around = Surroundings({node: 1 + node % 3 for node in NINE if node != 9})
     standing = Standing(6)
-    standing.add(NINE, 10, around)
-    standing.add((10, *NINE[1:]), 1, around)  # of node 10 nothing is known
-    standing.add((1, 2, 3, 4, 5, 6, 7, 8, NO_NODE), 5, around)
-    standing.add((1, 2, 3) * 3, 7, around)
+    standing.add_layout(NINE, 10, {}, around)
+    standing.add_layout((10, *NINE[1:]), 1, {}, around)  # of node 10 nothing is known
+    standing.add_layout((1, 2, 3, 4, 5, 6, 7, 8, NO_NODE), 5, {}, around)
+    standing.add_layout((1, 2, 3) * 3, 7, {}, around)
     assert standing.segments == 23
     assert standing.complete == {Kind(9, 3): 11, Kind(3, 1): 7}
     assert standing.short == {Kind(8, 2): 15, Kind(7, 1): 1}
     assert standing.spare_nodes == {2: 15, 1: 8}
     assert standing.node_sets == 4
+
+
+def test_bad_shards_and_absent_nodes_are_taken_together() -> None:
+    around = Surroundings({node: node for node in NINE if node not in (7, 8, 9)})
+    standing = Standing(6)
+    standing.add_layout(NINE, 10, {0b1: 2, 0b1000000: 3}, around)
+    assert standing.spare_nodes == {-1: 2, 0: 8}  # shard 6 was on node 7
+    assert (standing.on_absent, standing.with_bad, standing.segments) == (10, 5, 10)
+    assert standing.complete == {Kind(9, 3): 10}
 
 
 # Over HTTP
@@ -62,7 +71,8 @@ async def test_a_healthy_store(bed: Bed) -> None:
     assert said["segments"] == 5
     assert said["may_fail_now"] == {"nodes": 3, "zones": 1}
     assert said["short"] == {
-        "on_absent_nodes": 0, "kinds": [], "queued": 0, "fewest_survivors": None
+        "on_absent_nodes": 0, "with_bad_shards": 0, "kinds": [], "queued": 0,
+        "fewest_survivors": None,
     }  # fmt: skip
     assert said["metadata_loss_per_year"]["probability"] == 0.02
     assert "independently" in said["model"]
@@ -117,11 +127,16 @@ async def test_nodes_that_are_away_count_and_are_counted_apart(bed: Bed) -> None
 async def test_what_waits_for_repair_counts(bed: Bed) -> None:
     id_ = await put(bed.http, content(1000, "queued"))
     (segment,) = await bed.segments(id_)
-    notice = RepairNotice(segment.id, segment.generation, 7, "two are rotten")
-    await bed.coordinator.metadata.queue_repair(notice)
+    await bed.coordinator.metadata.queue_repair(notice(segment, 0, 5))
     said = await report(bed)
     assert said["may_fail_now"]["nodes"] == 1
     assert (said["short"]["queued"], said["short"]["fewest_survivors"]) == (1, 7)
+    assert (said["short"]["on_absent_nodes"], said["short"]["with_bad_shards"]) == (0, 1)
+    bed.away(segment.layout[1], segment.layout[2], segment.layout[5])
+    said = await report(bed)
+    assert said["may_fail_now"]["nodes"] == -1
+    (kind,) = said["short"]["kinds"]
+    assert (kind["nodes"], kind["may_fail"], kind["segments"]) == (5, -1, 1)
 
 
 async def test_the_scan_is_kept_for_some_seconds(bed: Bed) -> None:

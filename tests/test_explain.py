@@ -11,12 +11,12 @@ from common.errors import NodeTimeout
 from common.ids import ContentId, ShardAddress
 from common.shards import ShardMissing
 from coordinator.explain import Explain
-from coordinator.metadata import RepairNotice
 from coordinator.remote_store import ShardThere
 from sixfold.care_words import explain_lines
 from sixfold.client import Client
 from tests.blobs import UNKNOWN, content, put
 from tests.local_cluster import LocalCluster, run_sixfold
+from tests.metadata_parts import notice
 from tests.whole_path import Bed, MemoryNode, memory_bed
 
 SEGMENT = 4096
@@ -53,15 +53,14 @@ async def test_every_way_to_be_without_a_shard(bed: Bed) -> None:
     (segment,) = await bed.segments(id_)
     bed.lose(segment, 2)
     bed.away(segment.layout[4])
-    notice = RepairNotice(segment.id, segment.generation, 8, "shard 2 is gone")
-    await bed.coordinator.metadata.queue_repair(notice)
+    await bed.coordinator.metadata.queue_repair(notice(segment, 2))
     said = await explained(bed, id_)
     (one,) = said["segments"]
     states = {shard["index"]: shard["state"] for shard in one["shards"]}
     assert (states[2], states[4]) == ("missing", "unreachable")
     assert list(states.values()).count("present") == 7
     assert one["shards"][4]["node_state"] == "suspect"
-    assert (one["repair"]["survivors"], one["repair"]["reason"]) == (8, "shard 2 is gone")
+    assert (one["repair"]["survivors"], one["repair"]["reason"]) == (8, "1 are bad")
     assert one["may_fail"]["nodes"] == 1
     text = "\n".join(explain_lines(said))
     assert "missing: the node says that it has no such shard" in text

@@ -12,12 +12,11 @@ from common.errors import (
 from common.ids import ContentId
 from coordinator.metadata import (
     Metadata,
-    RepairNotice,
     ShardsOnNode,
     writes,
 )
 from coordinator.metadata.store import SESSION_LEASE_S
-from tests.metadata_parts import NINE, Clock, due_deletes, segment, several, single
+from tests.metadata_parts import NINE, Clock, due_deletes, notice, segment, several, single
 from tests.reports import incoming
 
 
@@ -134,11 +133,11 @@ async def test_a_node_keeps_its_number(metadata: Metadata) -> None:
     assert moved in await metadata.nodes()
 
 
-async def test_repair_notices_replace_each_other(metadata: Metadata) -> None:
+async def test_repair_notices_of_a_segment_share_a_row(metadata: Metadata) -> None:
     stored = segment(metadata)
     await metadata.commit_content(single(stored))
-    for survivors in (8, 7):
-        await metadata.queue_repair(RepairNotice(stored.id, stored.generation, survivors, "x"))
+    for index in (8, 7):
+        await metadata.queue_repair(notice(stored, index))
     assert (await metadata.counts())["repair_queue"] == 1
 
 
@@ -146,9 +145,9 @@ async def test_a_lost_segment_is_healed_by_a_new_upload(metadata: Metadata) -> N
     """Dedup must not refer to what is known to be unreadable."""
     lost = segment(metadata)
     await metadata.commit_content(single(lost))
-    await metadata.queue_repair(RepairNotice(lost.id, lost.generation, 6, "three are bad"))
+    await metadata.queue_repair(notice(lost, 0, 4, 8))
     assert await metadata.find_segment(lost.id) is not None  # six are enough
-    await metadata.queue_repair(RepairNotice(lost.id, lost.generation, 5, "four are bad"))
+    await metadata.queue_repair(notice(lost, 1))
     assert await metadata.find_segment(lost.id) is None
     again = replace(lost, generation=metadata.new_generation(), layout=NINE[::-1])
     assert not await metadata.commit_content(single(again))

@@ -9,12 +9,11 @@ from common.errors import SegmentGone, SessionLost
 from common.ids import ContentId
 from coordinator.metadata import (
     Metadata,
-    RepairNotice,
     open_metadata,
 )
 from coordinator.metadata.database import Sql
 from coordinator.metadata.store import SESSION_LEASE_S
-from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, segment, several, single
+from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, notice, segment, several, single
 from tests.reports import incoming
 
 
@@ -222,7 +221,7 @@ async def test_nothing_is_deleted_while_deletes_are_stopped(
 async def test_a_notice_that_comes_too_late_is_dropped(metadata: Metadata, clock: Clock) -> None:
     """Of a read that began before the segment was collected, or written anew."""
     stored = segment(metadata)
-    late = RepairNotice(stored.id, stored.generation, 0, "all gone")
+    late = notice(stored, *range(9))
     await metadata.commit_content(single(stored))
     await metadata.unpin(ContentId(stored.id))
     clock.now_s += GRACE_S
@@ -255,11 +254,10 @@ async def test_no_query_reads_a_whole_table(
     monkeypatch.setattr(Sql, "_execute", explained)
     await metadata.start()
     stored = segment(metadata)
-    lost = RepairNotice(stored.id, stored.generation, 0, "lost")
     again = replace(stored, generation=metadata.new_generation())
     new = several(metadata, [stored, segment(metadata)])
     await metadata.commit_content(new)
-    await metadata.queue_repair(lost)
+    await metadata.queue_repair(notice(stored, *range(9)))
     await metadata.commit_content(single(again))
     await metadata.commit_content(replace(single(again), written=[]))
     await metadata.find_content(new.id)

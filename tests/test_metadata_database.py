@@ -18,9 +18,9 @@ from coordinator.metadata import (
     checkpoints,
     database,
     open_metadata,
-    writes,
 )
 from coordinator.metadata.database import MIGRATIONS, open_database
+from coordinator.metadata.packing import pack_layout
 from tests.metadata_parts import GRACE_S, NINE, Clock, segment, single
 from tests.reports import incoming
 
@@ -57,7 +57,7 @@ async def test_a_database_of_version_1_comes_forward(
         old = open_database(url, clock)
     kept, unpinned, composite = (bytes([fill]) * 32 for fill in (1, 2, 3))
     for number, segment_id in enumerate((kept, unpinned), 1):
-        old.run("INSERT INTO layout VALUES (?, ?)", number, writes.pack_layout(NINE[::number]))
+        old.run("INSERT INTO layout VALUES (?, ?)", number, pack_layout(NINE[::number]))
         old.run("INSERT INTO layout_node VALUES (1, ?)", number)
         old.run(
             "INSERT INTO segment VALUES (?, 4096, 4096, 0, 6, 9, ?, ?, ?, 5)",
@@ -90,6 +90,29 @@ async def test_a_database_of_version_1_comes_forward(
     assert due == [tuple(dead[:2]), (dead[2],)]
     assert await opened.collect(10) == 1
     assert (await opened.counts())["segment"] == 2  # the composite needs both
+    await opened.close()
+
+
+async def test_what_a_database_of_version_7_knew_to_be_lost_is_still_taken_for_lost(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:7])
+        old = open_database(f"sqlite:///{tmp_path / 'metadata.db'}", clock)
+    old.run("INSERT INTO layout VALUES (1, ?)", pack_layout(NINE))
+    ids = [bytes([survivors]) * 32 for survivors in (5, 6)]
+    for id_ in ids:
+        old.run(
+            "INSERT INTO segment VALUES (?, 4096, 4096, 0, 6, 9, 1, 1, ?, 5, 0)", id_, bytes(288)
+        )
+        old.run("INSERT INTO pin VALUES (?, 0, 5)", id_)
+        old.run("INSERT INTO repair_queue VALUES (?, 1, ?, 'x', 5, 1 << 40, 7)", id_, id_[0])
+    old.database.close()
+    opened = open_metadata(tmp_path, "", GRACE_S, clock)
+    await opened.start()
+    found = [await opened.find_content(ContentId(id_)) for id_ in ids]
+    assert [f and f.segments[0].known_bad for f in found] == [0b111111111, 0]
+    assert len(await opened.mending.due_repairs(range(10), 10)) == 2  # to see which it is
     await opened.close()
 
 

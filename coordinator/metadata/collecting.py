@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
 from coordinator.metadata.database import Sql
+from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import DeleteReason, StoredSegment
 from coordinator.metadata.sessions import deletes_stopped
 from coordinator.metadata.writes import (
@@ -16,7 +17,6 @@ from coordinator.metadata.writes import (
     SEGMENTS_BEHIND,
     add_deletes,
     shards_of,
-    signed,
 )
 
 

@@ -14,6 +14,7 @@ from common.ids import ContentId
 from coordinator.metadata.cuts import forget_cut
 from coordinator.metadata.database import Sql
 from coordinator.metadata.gone import GONE_NODES, numbers_in, without_gone
+from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     NO_NODE,
@@ -25,7 +26,6 @@ from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
     Layouts,
     commit_content,
-    signed,
 )
 
 T = TypeVar("T")

@@ -110,6 +110,7 @@ def open_database(url: str, clock: Clock | None = None, cluster_id: str = "") ->
     times = _Times(clock or MachineClock())
     database.register_function(times.now_s, "sixfold_now", 0)
     database.register_function(times.wall_s, "sixfold_wall", 0)
+    database.register_function(int.bit_count, "sixfold_bits", 1)
     proxy.initialize(database)
     sql = Sql(database, "sixfold_now()", "sixfold_wall()")
     with sql.transaction():
@@ -234,6 +235,26 @@ def _remember_deleted_places(sql: Sql, cluster_id: str) -> None:
     sql.database.create_tables([DeletedPlace])
 
 
+def _remember_what_is_bad(sql: Sql, cluster_id: str) -> None:
+    """Which shards are bad nobody wrote down: repair looks again. Until then nothing is promised of
+    what was known to be lost."""
+    for statement in (
+        "ALTER TABLE repair_queue ADD COLUMN bad INTEGER NOT NULL DEFAULT 0",
+        "UPDATE repair_queue SET not_before = 0, bad = coalesce((SELECT (1 << s.n) - 1 "
+        "FROM segment s WHERE s.id = repair_queue.segment "
+        "AND s.generation = repair_queue.generation AND repair_queue.survivors < s.k), 0)",
+        "CREATE INDEX repair_queue_bad ON repair_queue (segment) WHERE bad <> 0",
+    ):
+        sql.run(statement)
+
+
+def _find_due_repairs_by_survivors(sql: Sql, cluster_id: str) -> None:
+    """Those that are due, without reading those that are not."""
+    sql.run("CREATE INDEX repair_queue_turns ON repair_queue (survivors, not_before, queued_at)")
+    for needless in ("repair_queue_order", "repair_queue_due"):
+        sql.run(f"DROP INDEX {needless}")
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -243,6 +264,8 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _keep_time_and_epoch,
     _order_the_repair_queue,
     _remember_deleted_places,
+    _remember_what_is_bad,
+    _find_due_repairs_by_survivors,
 )
 
 

@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
 from coordinator.metadata.explaining import Explained, explained
+from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import StoredSegment
 from coordinator.metadata.verifying import now_s, segments_after, set_verified
-from coordinator.metadata.writes import unpack_layout
 
 T = TypeVar("T")
 
@@ -34,6 +34,25 @@ def layout_uses(sql: Sql, after: int, limit: int) -> list[LayoutUse]:
         after, limit,
     )  # fmt: skip
     return [LayoutUse(id_, unpack_layout(nodes), count) for id_, nodes, count in rows]
+
+
+class KnownBad(NamedTuple):
+    """A segment, the id of its layout, and the mask of its shards that are known to be bad."""
+
+    segment: bytes
+    layout: int
+    bad: int
+
+
+def known_bad(sql: Sql, after: bytes, limit: int) -> list[KnownBad]:
+    """Of the segments that have such, in order of their ids, from behind `after` on."""
+    rows = sql.rows(
+        "SELECT r.segment, s.layout, r.bad FROM repair_queue r "
+        "JOIN segment s ON s.id = r.segment AND s.generation = r.generation "
+        "WHERE r.bad <> 0 AND r.segment > ? ORDER BY r.segment LIMIT ?",
+        after, limit,
+    )  # fmt: skip
+    return [KnownBad(*row) for row in rows]
 
 
 def queued_by_survivors(sql: Sql) -> dict[int, int]:
@@ -75,6 +94,11 @@ class Inspecting(ABC):
     async def layout_uses(self, after: int, limit: int) -> list[LayoutUse]:
         """Of `limit` layouts at most, in order of their ids, from behind `after` on."""
         return await self._read(partial(layout_uses, after=after, limit=limit))
+
+    async def known_bad(self, after: bytes, limit: int) -> list[KnownBad]:
+        """Segments with shards that are known to be bad, in order of their ids, from behind `after`
+        on."""
+        return await self._read(partial(known_bad, after=after, limit=limit))
 
     async def queued_by_survivors(self) -> Mapping[int, int]:
         """How many segments wait for repair, by the shards that they still have."""

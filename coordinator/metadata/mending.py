@@ -18,19 +18,24 @@ from common.ids import ShardAddress
 from coordinator.metadata import repair_queue
 from coordinator.metadata.database import Sql
 from coordinator.metadata.gone import gone_nodes
+from coordinator.metadata.packing import mask_of, signed, unpack_layout
 from coordinator.metadata.repair_queue import Backlog, Repair
-from coordinator.metadata.rows import NO_NODE, DeleteReason, ShardsOnNode, StoredSegment
+from coordinator.metadata.rows import (
+    NO_NODE,
+    DeleteReason,
+    Places,
+    Seen,
+    ShardsOnNode,
+    StoredSegment,
+)
 from coordinator.metadata.writes import (
     UNUSED_S,
     Layouts,
     add_deletes,
-    signed,
-    unpack_layout,
 )
 
 T = TypeVar("T")
 LAYOUTS_AT_ONCE = 1_000
-Places = frozenset[tuple[int, int]]  # (shard index, node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,10 @@ def switch_layout(
         "UPDATE segment SET layout = ?, checksums = ? WHERE id = ? AND generation = ?",
         layouts.intern(layout), stored.checksums, stored.id, signed(stored.generation),
     )  # fmt: skip
+    sql.run(
+        "UPDATE repair_queue SET bad = bad & ~? WHERE segment = ? AND generation = ?",
+        mask_of(moved), stored.id, signed(stored.generation),
+    )  # fmt: skip
     retired = [(i, stored.layout[i]) for i in moved if stored.layout[i] not in (NO_NODE, moved[i])]
     add_deletes(sql, _on_nodes(stored, retired), DeleteReason.RETIRED)
     failpoint(Point.MEND_SWITCH_BEGUN)
@@ -115,11 +124,15 @@ def _on_nodes(stored: StoredSegment, places: Iterable[tuple[int, int]]) -> list[
 
 def set_whole(sql: Sql, stored: StoredSegment, verified: bool) -> None:
     """All shards of the segment, as `stored` says it is, lie where they should; `verified` if all
-    have been read and found good."""
+    have been read and found good. What was found to be bad since `stored` was read is not
+    forgotten."""
     if _layout_now(sql, stored) != stored.layout:
         return
     key = (stored.id, signed(stored.generation))
-    sql.run("DELETE FROM repair_queue WHERE segment = ? AND generation = ?", *key)
+    sql.run(
+        "DELETE FROM repair_queue WHERE segment = ? AND generation = ? AND bad & ~? = 0",
+        *key, stored.known_bad,
+    )  # fmt: skip
     if verified:
         sql.run("UPDATE segment SET verified_at = {now} WHERE id = ? AND generation = ?", *key)
 
@@ -162,11 +175,12 @@ class Mending:
     def __init__(self, read: Read, write: Write, layouts: Layouts) -> None:
         self._read, self._write, self._layouts = read, write, layouts
 
-    async def due_repairs(self, limit: int) -> list[Repair]:
-        return await self._read(partial(repair_queue.due_repairs, limit=limit))
+    async def due_repairs(self, survivors: Iterable[int], limit: int) -> list[Repair]:
+        query = partial(repair_queue.due_repairs, survivors=survivors, limit=limit)
+        return await self._read(query)
 
-    async def backlog(self, k: int) -> Backlog:
-        return await self._read(partial(repair_queue.backlog, k=k))
+    async def backlog(self, k: int, n: int) -> Backlog:
+        return await self._read(partial(repair_queue.backlog, k=k, n=n))
 
     async def queue_rotten(self, node: int, rotten: Sequence[ShardAddress]) -> list[ShardAddress]:
         return await self._write(partial(repair_queue.queue_rotten, node=node, rotten=rotten))
@@ -194,19 +208,15 @@ class Mending:
         await self._write(partial(set_whole, stored=stored, verified=verified))
 
     async def postpone(
-        self, stored: StoredSegment, survivors: int, reason: str, delay_s: int
+        self, stored: StoredSegment, seen: Seen | None, reason: str, delay_s: int
     ) -> None:
         change = partial(
-            repair_queue.postpone,
-            stored=stored,
-            survivors=survivors,
-            reason=reason,
-            delay_s=delay_s,
+            repair_queue.postpone, stored=stored, seen=seen, reason=reason, delay_s=delay_s
         )
         await self._write(change)
 
-    async def try_again_now(self, limit: int) -> None:
-        await self._write(partial(repair_queue.try_again_now, limit=limit))
+    async def try_again_now(self, k: int, limit: int) -> None:
+        await self._write(partial(repair_queue.try_again_now, k=k, limit=limit))
 
     async def queue_layouts(self, found: Sequence[tuple[int, int, str]]) -> None:
         await self._write(partial(repair_queue.queue_layouts, found=found))

@@ -136,7 +136,8 @@ class Outbox(Table):
 
 class RepairQueue(Table):
     """Segments that are short of good shards, or whose shards lie badly. Since version 4 with
-    columns not_before and attempts: when to try (again), and how often that failed."""
+    columns not_before and attempts: when to try (again), and how often that failed. Since version 8
+    with bad: the mask of the shards that are known to be gone or rotten where they should be."""
 
     segment = BlobField(primary_key=True)
     generation = BigIntegerField()

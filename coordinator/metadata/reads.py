@@ -6,6 +6,8 @@ from typing import Any
 from common.ids import ContentId, SegmentId, ShardAddress
 from common.shards import Encoding
 from coordinator.metadata.database import Sql
+from coordinator.metadata.notices import LEFT_JOIN_QUEUE
+from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import (
     DeleteReason,
     KnownSegment,
@@ -17,26 +19,30 @@ from coordinator.metadata.rows import (
     Wish,
 )
 from coordinator.metadata.sessions import MAY_DELETE
-from coordinator.metadata.writes import SEGMENTS_BEHIND, UNREADABLE, unpack_layout
+from coordinator.metadata.writes import SEGMENTS_BEHIND
 
-SEGMENT_COLUMNS = "s.id, s.size_bytes, s.encoding, s.k, s.n, s.generation, l.nodes, s.checksums"
+SEGMENT_COLUMNS = (
+    "s.id, s.size_bytes, s.encoding, s.k, s.n, s.generation, l.nodes, s.checksums, r.bad"
+)
+# Where these columns are, behind a FROM or JOIN.
+SEGMENT_TABLES = f"segment s JOIN layout l ON l.id = s.layout {LEFT_JOIN_QUEUE}"
 
 
 def segment_of(row: Sequence[Any]) -> StoredSegment:
-    id_, size_bytes, encoding, k, n, generation, nodes, checksums = row
+    id_, size_bytes, encoding, k, n, generation, nodes, checksums, bad = row
     return StoredSegment(
         SegmentId(id_), size_bytes, Encoding(encoding), k, n, generation,
-        unpack_layout(nodes), bytes(checksums),
+        unpack_layout(nodes), bytes(checksums), bad or 0,
     )  # fmt: skip
 
 
 def known_segments(
     sql: Sql, ids: Iterable[SegmentId], fresh_s: int
 ) -> dict[SegmentId, KnownSegment]:
-    """Those that a PUT may refer to: not what a read has found to be lost."""
+    """Those that a PUT may refer to: not what is known to be lost."""
     rows = sql.rows_in(
-        f"SELECT s.touched_at > {{now}} - {int(fresh_s)}, {SEGMENT_COLUMNS} FROM segment s "
-        f"JOIN layout l ON l.id = s.layout WHERE s.id IN ({{keys}}) AND NOT EXISTS ({UNREADABLE})",
+        f"SELECT s.touched_at > {{now}} - {int(fresh_s)}, {SEGMENT_COLUMNS} FROM {SEGMENT_TABLES}"
+        "WHERE s.id IN ({keys}) AND coalesce(r.survivors >= s.k, 1)",
         set(ids),
     )
     known = (KnownSegment(segment_of(row[1:]), bool(row[0])) for row in rows)
@@ -48,7 +54,7 @@ def manifests(sql: Sql, ids: Iterable[ContentId]) -> dict[ContentId, Manifest]:
     rows = sql.rows_in(
         f"SELECT p.content, p.created_at, c.size_bytes, {SEGMENT_COLUMNS} FROM pin p "
         "LEFT JOIN content c ON c.id = p.content LEFT JOIN segment s ON s.id = p.content "
-        "LEFT JOIN layout l ON l.id = s.layout WHERE p.content IN ({keys})",
+        f"LEFT JOIN layout l ON l.id = s.layout {LEFT_JOIN_QUEUE}WHERE p.content IN ({{keys}})",
         set(ids),
     )
     found = {}
@@ -66,7 +72,8 @@ def manifests(sql: Sql, ids: Iterable[ContentId]) -> dict[ContentId, Manifest]:
 def _segments_of(sql: Sql, content: ContentId) -> tuple[StoredSegment, ...]:
     rows = sql.rows(
         f"SELECT {SEGMENT_COLUMNS} FROM content_segment cs JOIN segment s ON s.id = cs.segment "
-        "JOIN layout l ON l.id = s.layout WHERE cs.content = ? ORDER BY cs.position",
+        f"JOIN layout l ON l.id = s.layout {LEFT_JOIN_QUEUE}WHERE cs.content = ? "
+        "ORDER BY cs.position",
         content,
     )
     return tuple(map(segment_of, rows))
@@ -75,8 +82,7 @@ def _segments_of(sql: Sql, content: ContentId) -> tuple[StoredSegment, ...]:
 def segments_behind(sql: Sql, content: ContentId) -> list[StoredSegment]:
     """All that are there for this content: its one or its several, and the list of those."""
     rows = sql.rows(
-        f"SELECT {SEGMENT_COLUMNS} FROM segment s JOIN layout l ON l.id = s.layout "
-        f"WHERE s.id IN ({SEGMENTS_BEHIND})",
+        f"SELECT {SEGMENT_COLUMNS} FROM {SEGMENT_TABLES}WHERE s.id IN ({SEGMENTS_BEHIND})",
         content, content, content,
     )  # fmt: skip
     return list(map(segment_of, rows))

@@ -3,85 +3,123 @@ transactions are those of `writes`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 from common.ids import ShardAddress
 from coordinator.metadata import reads
 from coordinator.metadata.database import Sql
-from coordinator.metadata.rows import StoredSegment
-from coordinator.metadata.writes import signed, unpack_layout
+from coordinator.metadata.notices import queue_repair, survivors_of
+from coordinator.metadata.packing import signed, unpack_layout
+from coordinator.metadata.rows import Places, RepairNotice, Seen, StoredSegment
 
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A row of the repair queue that is due, with its segment as it is now."""
+    """A row of the repair queue that is due, with its segment as it is now. `due_at_s` is 0 if it
+    was not tried since it was queued."""
 
     stored: StoredSegment
     survivors: int
     reason: str
     attempts: int
+    due_at_s: int
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """The repair queue in figures. `hopeless` segments have fewer than k good shards; `is_due` says
-    whether anything can be done now."""
+    whether any other is due now."""
 
     queued: int
     hopeless: int
     is_due: bool
 
 
-def due_repairs(sql: Sql, limit: int) -> list[Repair]:
-    """Fewest survivors first, then oldest."""
+def due_repairs(sql: Sql, survivors: Iterable[int], limit: int) -> list[Repair]:
+    """Of the segments with so many survivors. Those that were not tried yet, fewest survivors
+    first, and those that were tried in vain, longest due first, come in turns: neither hold up the
+    other."""
+    due = [repair for count in survivors for repair in _due(sql, count, limit)]
+    fresh = [repair for repair in due if not repair.due_at_s]
+    again = sorted((repair for repair in due if repair.due_at_s), key=lambda each: each.due_at_s)
+    in_turns = chain.from_iterable(zip_longest(fresh, again))
+    return [repair for repair in in_turns if repair is not None][:limit]
+
+
+def _due(sql: Sql, survivors: int, limit: int) -> list[Repair]:
+    """Those with exactly so many, longest due first: the first in an index. Whatever asks for more
+    at once reads all that are not due."""
     rows = sql.rows(
-        f"SELECT {reads.SEGMENT_COLUMNS}, r.survivors, r.reason, r.attempts FROM repair_queue r "
-        "JOIN segment s ON s.id = r.segment AND s.generation = r.generation "
-        "JOIN layout l ON l.id = s.layout WHERE r.not_before <= {now} "
-        "ORDER BY r.survivors, r.queued_at LIMIT ?",
-        limit,
-    )
-    return [Repair(reads.segment_of(row[:-3]), *row[-3:]) for row in rows]
+        f"SELECT {reads.SEGMENT_COLUMNS}, r.survivors, r.reason, r.attempts, r.not_before "
+        "FROM repair_queue r JOIN segment s ON s.id = r.segment AND s.generation = r.generation "
+        "JOIN layout l ON l.id = s.layout WHERE r.survivors = ? AND r.not_before <= {now} "
+        "ORDER BY r.not_before, r.queued_at LIMIT ?",
+        survivors, limit,
+    )  # fmt: skip
+    return [Repair(reads.segment_of(row[:-4]), *row[-4:]) for row in rows]
 
 
-def backlog(sql: Sql, k: int) -> Backlog:
+def backlog(sql: Sql, k: int, n: int) -> Backlog:
     """Counts in indexes only: the queue may be long."""
     counts = sql.row(
         "SELECT (SELECT count(*) FROM repair_queue), "
-        "(SELECT count(*) FROM repair_queue WHERE survivors < ?), "
-        "EXISTS (SELECT 1 FROM repair_queue WHERE not_before <= {now})",
+        "(SELECT count(*) FROM repair_queue WHERE survivors < ?)",
         k,
     )
     assert counts is not None
-    return Backlog(counts[0], counts[1], bool(counts[2]))
+    due = "SELECT 1 FROM repair_queue WHERE survivors = ? AND not_before <= {now} LIMIT 1"
+    is_due = any(sql.row(due, count) for count in range(k, n + 1))
+    return Backlog(counts[0], counts[1], is_due)
 
 
-def postpone(sql: Sql, stored: StoredSegment, survivors: int, reason: str, delay_s: int) -> None:
-    """Nothing more can be done for it now."""
+def postpone(sql: Sql, stored: StoredSegment, seen: Seen | None, reason: str, delay_s: int) -> None:
+    """Nothing more can be done for it now. What was found when all its shards were looked at holds
+    from now on, but for what was found to be bad since `stored` was read; None: nothing was."""
+    key = (stored.id, signed(stored.generation))
+    found = sql.row(
+        "SELECT l.nodes, r.bad, r.survivors FROM repair_queue r JOIN segment s ON s.id = r.segment "
+        "JOIN layout l ON l.id = s.layout WHERE r.segment = ? AND r.generation = ?",
+        *key,
+    )
+    if found is None:
+        return
+    layout, bad, survivors = unpack_layout(found[0]), found[1], found[2]
+    if seen is not None:
+        bad = bad & ~(stored.known_bad & seen.good) | seen.bad
+        survivors = survivors_of(layout, bad | seen.gone)
     sql.run(
-        "UPDATE repair_queue SET survivors = ?, reason = ?, not_before = {now} + ?, "
+        "UPDATE repair_queue SET survivors = ?, bad = ?, reason = ?, not_before = {now} + ?, "
         "attempts = attempts + 1 WHERE segment = ? AND generation = ?",
-        survivors, reason, delay_s, stored.id, signed(stored.generation),
+        survivors, bad, reason, delay_s, *key,
     )  # fmt: skip
 
 
-def try_again_now(sql: Sql, limit: int) -> None:
-    """What waits for its next turn is due, fewest survivors first: a node may have come back."""
-    sql.run(
-        "UPDATE repair_queue SET not_before = 0 WHERE segment IN (SELECT segment FROM repair_queue "
-        "WHERE not_before > {now} ORDER BY survivors LIMIT ?)",
-        limit,
-    )
+def try_again_now(sql: Sql, k: int, limit: int) -> None:
+    """What waits for its next turn is due, fewest survivors first, but what is hopeless last: a
+    node may have come back."""
+    for which in ("survivors >= ?", "survivors < ?"):
+        limit -= sql.run(
+            "UPDATE repair_queue SET not_before = {now} WHERE segment IN "
+            f"(SELECT segment FROM repair_queue WHERE {which} AND not_before > {{now}} "
+            "ORDER BY survivors LIMIT ?)",
+            k, limit,
+        )  # fmt: skip
+
+
+# What a row has if its layout lacks the shards of a mask.
+_LEFT = "excluded.survivors - sixfold_bits(bad & ~?)"
 
 
 def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
-    """All segments of these layouts go into the queue: (layout id, survivors, reason) each."""
-    for layout, survivors, reason in found:
+    """All segments of these layouts go into the queue: (layout id, mask of the shards that are on
+    no node, reason) each. What has come to have more or fewer survivors is as if it was new."""
+    for layout, gone, reason in found:
         sql.run(
             "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-            "SELECT id, generation, ?, ?, {now} FROM segment WHERE layout = ? "
-            "ON CONFLICT (segment) DO UPDATE SET not_before = 0, "
-            "survivors = min(survivors, excluded.survivors)",
-            survivors, reason, layout,
+            "SELECT id, generation, n - sixfold_bits(?), ?, {now} FROM segment WHERE layout = ? "
+            f"ON CONFLICT (segment) DO UPDATE SET survivors = {_LEFT}, "
+            f"not_before = CASE survivors WHEN {_LEFT} THEN min(not_before, {{now}}) ELSE 0 END",
+            gone, reason, layout, gone, gone,
         )  # fmt: skip
 
 
@@ -91,18 +129,14 @@ def queue_rotten(sql: Sql, node: int, rotten: Sequence[ShardAddress]) -> list[Sh
     needless = []
     for address in rotten:
         row = sql.row(
-            "SELECT l.nodes, s.n FROM segment s JOIN layout l ON l.id = s.layout "
+            "SELECT l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
             "WHERE s.id = ? AND s.generation = ?",
             address.segment, signed(address.generation),
         )  # fmt: skip
         layout = unpack_layout(row[0]) if row else ()
-        if row is None or address.index >= len(layout) or layout[address.index] != node:
+        if layout[address.index : address.index + 1] != (node,):
             needless.append(address)
             continue
-        sql.run(
-            "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-            "VALUES (?, ?, ?, ?, {now}) ON CONFLICT (segment) DO NOTHING",
-            address.segment, signed(address.generation), row[1] - 1,
-            f"shard {address.index} is rotten",
-        )  # fmt: skip
+        bad, reason = Places({(address.index, node)}), f"shard {address.index} is rotten"
+        queue_repair(sql, RepairNotice(address.segment, address.generation, reason, bad))
     return needless

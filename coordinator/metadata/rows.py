@@ -1,7 +1,7 @@
 """What goes into the metadata database and comes out of it, as plain values."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -13,12 +13,14 @@ NO_NODE = 0  # in a layout: this shard was never confirmed and waits for repair
 CHECKSUM_BYTES = 32
 UNKNOWN_CHECKSUM = bytes(CHECKSUM_BYTES)  # of a shard that no node had at a rebuild
 GENERATION_COUNTER_BITS = 32  # of a generation; above them stands the session number
+Places = frozenset[tuple[int, int]]  # (shard index, node)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
     """One segment as its shards lie on nodes: `layout[i]` holds shard i, `checksums` their n
-    checksums one after another."""
+    checksums one after another. `known_bad` is the mask of the shards that were found to be gone
+    or rotten there, and not mended since."""
 
     id: SegmentId
     size_bytes: int
@@ -28,12 +30,17 @@ class StoredSegment:
     generation: int
     layout: tuple[int, ...]
     checksums: bytes
+    known_bad: int = 0
 
     def address(self, index: int) -> ShardAddress:
         return ShardAddress(self.id, self.generation, index)
 
     def checksum(self, index: int) -> bytes:
         return self.checksums[index * CHECKSUM_BYTES : (index + 1) * CHECKSUM_BYTES]
+
+    def places(self, indexes: Iterable[int]) -> Places:
+        """Where these shards lie."""
+        return frozenset((index, self.layout[index]) for index in indexes)
 
     @property
     def shard_bytes(self) -> int:
@@ -85,12 +92,25 @@ class ShardsOnNode:
 
 @dataclass(frozen=True, slots=True)
 class RepairNotice:
-    """A segment that is short of good shards: how many survive, and how that was found."""
+    """A segment that is short of good shards. `bad` are those found gone or rotten on their nodes,
+    `gone` those that went with theirs. Of a shard that cannot be reached nothing is known."""
 
     segment: SegmentId
     generation: int
-    survivors: int
     reason: str
+    bad: Places = frozenset()
+    gone: Places = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at all shards of a segment found, as masks: those that are good now, those that
+    are gone or rotten where they should be, those that are on no node. Of others nothing is
+    known."""
+
+    good: int = 0
+    bad: int = 0
+    gone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +119,9 @@ class NewContent:
 
     `segments` are those of the content in order; `written` is the part of them (and of the
     segment list, if there is one) that this upload wrote itself, the rest was there before.
-    `unconfirmed` are shards that may lie on nodes although no layout names them.
+    `unconfirmed` are shards that may lie on nodes although no layout names them. `unreadable` are
+    the generations of segments that were there too but could not be read: what was written takes
+    their place.
     """
 
     id: ContentId
@@ -108,6 +130,7 @@ class NewContent:
     segment_list: StoredSegment | None
     written: Sequence[StoredSegment]
     unconfirmed: Sequence[ShardsOnNode] = ()
+    unreadable: Mapping[SegmentId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

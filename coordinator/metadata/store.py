@@ -20,7 +20,16 @@ from common.errors import (
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
-from coordinator.metadata import collecting, jobs, reads, restoring, sessions, sharing, writes
+from coordinator.metadata import (
+    collecting,
+    jobs,
+    notices,
+    reads,
+    restoring,
+    sessions,
+    sharing,
+    writes,
+)
 from coordinator.metadata.clock import Clock
 from coordinator.metadata.database import Sql, open_database
 from coordinator.metadata.inspecting import Inspecting
@@ -189,7 +198,7 @@ class Metadata(Inspecting):
             await self._write(partial(writes.forget_deletes, nodes=nodes))
 
     async def queue_repair(self, notice: RepairNotice) -> None:
-        await self._write(partial(writes.queue_repair, notice=notice))
+        await self._write(partial(notices.queue_repair, notice=notice))
 
     async def save_job_state(self, name: str, state: Mapping[str, Any]) -> None:
         """What a job must remember, and what it shows of itself: whatever JSON can hold."""

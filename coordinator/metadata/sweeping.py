@@ -13,15 +13,17 @@ from typing import Protocol, TypeVar
 
 from common.ids import SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
+from coordinator.metadata.notices import queue_repair
+from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
-    NO_NODE,
     DeleteReason,
+    Places,
     RepairNotice,
     ShardsOnNode,
 )
 from coordinator.metadata.sessions import deletes_stopped, epoch, live_sessions, stop_deletes
-from coordinator.metadata.writes import add_deletes, queue_repair, signed, unpack_layout
+from coordinator.metadata.writes import add_deletes
 
 T = TypeVar("T")
 
@@ -221,27 +223,14 @@ def named(sql: Sql, node: int, addresses: Sequence[ShardAddress]) -> list[ShardA
 def note_missing(sql: Sql, node: int, missing: Sequence[ShardAddress]) -> int:
     """Tell repair of shards that a node was asked for and does not have, as far as the layout still
     names them: of how many segments."""
-    by_write: defaultdict[tuple[SegmentId, int], set[int]] = defaultdict(set)
+    by_write: defaultdict[tuple[SegmentId, int], set[tuple[int, int]]] = defaultdict(set)
     for address in missing:
-        by_write[address.segment, address.generation].add(address.index)
-    return sum(_note_missing(sql, node, *write, lost) for write, lost in by_write.items())
-
-
-def _note_missing(sql: Sql, node: int, id_: SegmentId, generation: int, lost: set[int]) -> bool:
-    found = sql.row(
-        "SELECT l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
-        "WHERE s.id = ? AND s.generation = ?",
-        id_, signed(generation),
-    )  # fmt: skip
-    layout = unpack_layout(found[0]) if found else ()
-    gone = {index for index in lost if index < len(layout) and layout[index] == node}
-    if not gone or sql.row(
-        "SELECT 1 FROM repair_queue WHERE segment = ? AND generation = ?", id_, signed(generation)
-    ):
-        return False
-    survivors = len(layout) - layout.count(NO_NODE) - len(gone)
-    queue_repair(sql, RepairNotice(id_, generation, survivors, f"missing on node {node}"))
-    return True
+        by_write[address.segment, address.generation].add((address.index, node))
+    reason = f"missing on node {node}"
+    return sum(
+        queue_repair(sql, RepairNotice(*write, reason, Places(places)))
+        for write, places in by_write.items()
+    )
 
 
 class _Run(Protocol):

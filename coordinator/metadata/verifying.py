@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from common.ids import SegmentId
 from common.shards import Encoding
 from coordinator.metadata.database import Sql
+from coordinator.metadata.packing import signed, unpack_layout
 from coordinator.metadata.rows import StoredSegment
-from coordinator.metadata.writes import signed, unpack_layout
 
 
 def segments_after(sql: Sql, after: bytes, limit: int) -> list[StoredSegment]:

@@ -8,6 +8,8 @@ from common.errors import Conflict, SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.cuts import set_cut
 from coordinator.metadata.database import Sql
+from coordinator.metadata.notices import queue_repair
+from coordinator.metadata.packing import pack_layout, signed, unpack_layout
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS as COUNTER_BITS,
 )
@@ -38,21 +40,6 @@ UNREADABLE = (
     "SELECT 1 FROM repair_queue r WHERE r.segment = s.id AND r.generation = s.generation "
     "AND r.survivors < s.k"
 )
-
-
-def pack_layout(layout: Sequence[int]) -> bytes:
-    return b"".join(number.to_bytes(2, "big") for number in layout)
-
-
-def unpack_layout(packed: bytes) -> tuple[int, ...]:
-    return tuple(int.from_bytes(packed[at : at + 2], "big") for at in range(0, len(packed), 2))
-
-
-def signed(generation: int) -> int:
-    """Databases have signed integers only; generations use 63 bits, which this asserts."""
-    if not 0 <= generation < 1 << 63:
-        raise ValueError(f"generation out of range: {generation}")
-    return generation
 
 
 @dataclass
@@ -124,7 +111,7 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
         check_session(sql, number)  # the sweep spares the shards of a live session only
     _check_reused(sql, new)
     for segment in new.written:
-        _put_segment(sql, layouts, segment)
+        _put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
     if len(new.segments) > 1:
         set_cut(sql, new)
@@ -160,12 +147,17 @@ def touch_segment(sql: Sql, segment: SegmentId) -> None:
     sql.run("UPDATE segment SET touched_at = {now} WHERE id = ?", segment)
 
 
-def _put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
+def _put_segment(
+    sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: int | None
+) -> None:
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
-    unless theirs is known to be lost."""
+    unless theirs is known to be lost, or is that of the generation `unreadable`."""
     if insert_segment(sql, layouts, segment) or _is_stored(sql, segment):
         return
-    lost = sql.row(f"SELECT 1 FROM segment s WHERE s.id = ? AND EXISTS ({UNREADABLE})", segment.id)
+    lost = sql.row(
+        f"SELECT 1 FROM segment s WHERE s.id = ? AND (s.generation = ? OR EXISTS ({UNREADABLE}))",
+        segment.id, unreadable,
+    )  # fmt: skip
     if lost:
         _replace_segment(sql, layouts, segment)
     else:
@@ -203,25 +195,9 @@ def insert_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
         segment.id, segment.size_bytes, segment.size_bytes, int(segment.encoding), segment.k,
         segment.n, signed(segment.generation), layouts.intern(segment.layout), segment.checksums,
     )  # fmt: skip
-    survivors = len(segment.layout) - segment.layout.count(NO_NODE)
-    if inserted and survivors < segment.n:
-        notice = RepairNotice(segment.id, segment.generation, survivors, "short of shards")
-        queue_repair(sql, notice)
+    if inserted and NO_NODE in segment.layout:
+        queue_repair(sql, RepairNotice(segment.id, segment.generation, "short of shards"))
     return inserted > 0
-
-
-def queue_repair(sql: Sql, notice: RepairNotice) -> None:
-    """Unless the segment was collected, or written anew, since the notice was taken: a read may
-    bring it long after."""
-    key = (notice.segment, signed(notice.generation))
-    sql.run(
-        "INSERT INTO repair_queue (segment, generation, survivors, reason, queued_at) "
-        "SELECT ?, ?, ?, ?, {now} WHERE EXISTS "
-        "(SELECT 1 FROM segment WHERE id = ? AND generation = ?) "
-        "ON CONFLICT (segment) DO UPDATE SET generation = excluded.generation, "
-        "survivors = excluded.survivors, reason = excluded.reason",
-        *key, notice.survivors, notice.reason, *key,
-    )  # fmt: skip
 
 
 def shards_of(segment: StoredSegment) -> list[ShardsOnNode]:

@@ -14,9 +14,9 @@ from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.jobs import Worker
 from coordinator.mend import Mender
 from coordinator.metadata import Metadata
+from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import NO_NODE
 from coordinator.metadata.store import SESSION_LEASE_S
-from coordinator.metadata.writes import unpack_layout
 from coordinator.read_path import ReadPath
 from coordinator.sweep import SweepWorker
 from coordinator.write_path import WritePath

@@ -8,8 +8,8 @@ from pathlib import Path
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId, ShardAddress
 from common.segment_list import SegmentList
+from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import NO_NODE
-from coordinator.metadata.writes import unpack_layout
 from tests.torture.one_process import SEGMENT_BYTES
 
 

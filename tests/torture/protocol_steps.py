@@ -23,8 +23,8 @@ from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.jobs import Worker
 from coordinator.mend import Mender
 from coordinator.metadata import Manifest, Metadata, open_metadata
+from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import NO_NODE
-from coordinator.metadata.writes import unpack_layout
 from coordinator.sweep import SweepWorker
 from coordinator.write_path import WritePath
 from tests.file_store import FileStore
