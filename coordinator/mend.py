@@ -92,7 +92,8 @@ class Mender:
         failpoint(Point.MEND_SURVEYED)
         good = survey.good
         if len(good) < stored.k:
-            return _too_few(survey, stored)
+            moved = await self._services.metadata.moved(stored) is not None
+            return replace(_too_few(survey, stored), superseded=moved)
         rebuilt = self._to_rebuild(survey, stored)
         if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
             log.error("segment %s: its shards do not belong together", stored.id)
