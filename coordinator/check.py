@@ -78,14 +78,26 @@ class StripeCheck:
         services, size_bytes = self._services, segment.n * segment.shard_bytes
         with await services.buffers.acquire_behind(size_bytes, BUFFER_WAIT_S) as buffer:
             stripe = buffer.memory[:size_bytes]
-            survey = Survey(services, segment, stripe)
-            await survey.run()
+            survey, segment = await self._survey(segment, stripe)
             disagrees = ""
             if len(survey.good) >= segment.k:
                 disagrees = await self._disagreement(survey, stripe, segment, content_hash)
         finding = Finding(segment, tuple(survey.states), disagrees)
         await self._note(finding)
         return finding
+
+    async def _survey(
+        self, segment: StoredSegment, stripe: memoryview
+    ) -> tuple[Survey, StoredSegment]:
+        """Of the segment where it lies now: shards are moved meanwhile."""
+        while True:
+            survey = Survey(self._services, segment, stripe)
+            await survey.run()
+            whole = len(survey.good) == segment.n
+            now = None if whole else await self._services.metadata.moved(segment)
+            if now is None:
+                return survey, segment
+            segment = now
 
     async def _disagreement(
         self,

@@ -94,9 +94,9 @@ class Mender:
         failpoint(Point.MEND_SURVEYED)
         good = survey.good
         if len(good) < stored.k:
-            if await self._adopt(stored, survey):
-                return Mended(_survivors(survey, stored), _seen(survey), superseded=True)
-            return _too_few(survey, stored)
+            moved = await self._services.metadata.moved(stored) is not None
+            moved = moved or await self._adopt(stored, survey)
+            return replace(_too_few(survey, stored), superseded=moved)
         rebuilt = self._to_rebuild(survey, stored)
         if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
             log.error("segment %s: its shards do not belong together", stored.id)

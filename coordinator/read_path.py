@@ -171,7 +171,20 @@ class ReadPath:
         return Piece(buffer.memory[part.start : part.end], buffer)
 
     async def _read(self, part: Slice, buffer: StripeBuffer) -> None:
+        """Into the buffer. What cannot be read is looked up once more: shards are moved, and lost
+        segments written anew, while a reader goes on."""
         segment = part.segment
+        while True:
+            try:
+                return await self._read_from(segment, part, buffer)
+            except Unreadable:
+                now = await self._metadata.moved(segment)
+                if now is None:
+                    raise
+                segment = now
+
+    async def _read_from(self, segment: StoredSegment, part: Slice, buffer: StripeBuffer) -> None:
+        """From where the segment lay when it was looked up."""
         whole = segment.size_bytes <= self._cache.largest_bytes
         start, end = (0, segment.size_bytes) if whole else (part.start, part.end)
         shard_bytes = segment.shard_bytes or 1
@@ -194,7 +207,6 @@ class ReadPath:
     def _notice(self, segment: StoredSegment, bad: dict[int, str]) -> None:
         """Put the segment in the repair queue, behind the reader's back."""
         reasons = ", ".join(f"shard {index} {reason}" for index, reason in sorted(bad.items()))
-        log.warning("segment %s: %s", segment.id, reasons)
         notice = RepairNotice(segment.id, segment.generation, reasons, segment.places(bad))
         task = asyncio.create_task(self._queue(notice))
         self._notices.add(task)
@@ -202,7 +214,8 @@ class ReadPath:
 
     async def _queue(self, notice: RepairNotice) -> None:
         try:
-            await self._metadata.queue_repair(notice)
+            if await self._metadata.queue_repair(notice):
+                log.warning("segment %s: %s", notice.segment, notice.reason)
         except SixfoldError as error:
             log.error("segment %s is not in the repair queue: %s", notice.segment, error)
 

@@ -4,15 +4,15 @@ The transaction that commits them must look. Before it, repair could not see the
 operator was told that nothing lay on those nodes; after it, the client has its answer.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import replace
 
 from common.errors import SegmentGone, SixfoldError, Undurable
 from common.ids import SegmentId
 from coordinator.metadata.database import Sql
-from coordinator.metadata.notices import queue_repair
+from coordinator.metadata.notices import LEFT_JOIN_QUEUE, survivors_of
 from coordinator.metadata.packing import unpack_layout
-from coordinator.metadata.rows import NO_NODE, NewContent, RepairNotice, StoredSegment, Wish
+from coordinator.metadata.rows import NO_NODE, NewContent, StoredSegment, Wish
 from coordinator.metadata.writes import shards_of
 from coordinator.placement import is_quorum
 
@@ -49,14 +49,25 @@ def without_gone(sql: Sql, new: NewContent, gone: frozenset[int]) -> NewContent:
     left = [_without(segment, gone) for segment in new.written]
     if error := next(filter(None, map(_shortfall, left)), None):
         raise error
-    _look_at_stored(sql, doubtful, written, gone)
+    worse = _unreadable(sql, doubtful, gone)
+    if not worse.keys() <= written.keys():
+        raise SegmentGone("the nodes of a segment were lost while it was uploaded again; try again")
     lost = [s for segment in new.written for s in shards_of(segment) if s.node in gone]
-    return replace(new, written=left, unconfirmed=[*new.unconfirmed, *lost])
+    return replace(
+        new,
+        written=left,
+        unconfirmed=[*new.unconfirmed, *lost],
+        unreadable={**new.unreadable, **worse},
+    )
 
 
 def _without(segment: StoredSegment, gone: frozenset[int]) -> StoredSegment:
-    layout = tuple(NO_NODE if node in gone else node for node in segment.layout)
+    layout = _layout_without(segment.layout, gone)
     return segment if layout == segment.layout else replace(segment, layout=layout)
+
+
+def _layout_without(layout: tuple[int, ...], gone: frozenset[int]) -> tuple[int, ...]:
+    return tuple(NO_NODE if node in gone else node for node in layout)
 
 
 def _shortfall(segment: StoredSegment) -> SixfoldError | None:
@@ -69,24 +80,16 @@ def _shortfall(segment: StoredSegment) -> SixfoldError | None:
     )
 
 
-def _look_at_stored(
-    sql: Sql, ids: Collection[SegmentId], written: Collection[SegmentId], gone: frozenset[int]
-) -> None:
-    """What is in the database already of these segments, of which too little may be left. If the
-    upload has the bytes, they take its place."""
+def _unreadable(sql: Sql, ids: Iterable[SegmentId], gone: frozenset[int]) -> dict[SegmentId, int]:
+    """Those of these segments that are in the database, and of which too little is left there, with
+    their generations."""
     rows = sql.rows_in(
-        "SELECT s.id, s.generation, s.k, l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
-        "WHERE s.id IN ({keys})",
+        "SELECT s.id, s.generation, s.k, l.nodes, r.bad FROM segment s "
+        f"JOIN layout l ON l.id = s.layout {LEFT_JOIN_QUEUE}WHERE s.id IN ({{keys}})",
         ids,
     )
-    unreadable = []
-    for id_, generation, k, nodes in rows:
-        layout = unpack_layout(nodes)
-        lost = frozenset((i, node) for i, node in enumerate(layout) if node in gone)
-        if len(layout) - layout.count(NO_NODE) - len(lost) < k:
-            reason = "shards on nodes that are gone"
-            unreadable.append(RepairNotice(SegmentId(id_), generation, reason, gone=lost))
-    if any(notice.segment not in written for notice in unreadable):
-        raise SegmentGone("the nodes of a segment were lost while it was uploaded again; try again")
-    for notice in unreadable:
-        queue_repair(sql, notice)
+    return {
+        SegmentId(id_): generation
+        for id_, generation, k, nodes, bad in rows
+        if survivors_of(_layout_without(unpack_layout(nodes), gone), bad or 0) < k
+    }

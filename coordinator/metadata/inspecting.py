@@ -7,11 +7,12 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from common.ids import ContentId
+from coordinator.metadata import jobs, reads
 from coordinator.metadata.database import Sql
 from coordinator.metadata.explaining import Explained, explained
 from coordinator.metadata.packing import unpack_layout
-from coordinator.metadata.rows import StoredSegment
-from coordinator.metadata.verifying import now_s, segments_after, set_verified
+from coordinator.metadata.rows import JobState, StoredSegment
+from coordinator.metadata.verifying import moved, now_s, segments_after, set_verified
 
 T = TypeVar("T")
 
@@ -104,6 +105,14 @@ class Inspecting(ABC):
         """How many segments wait for repair, by the shards that they still have."""
         return await self._read(queued_by_survivors)
 
+    async def counts(self) -> dict[str, int]:
+        """How many rows the larger tables have, by their names."""
+        return await self._read(reads.counts)
+
+    async def job_states(self) -> dict[str, JobState]:
+        """What the jobs remember, by their names."""
+        return await self._read(jobs.job_states)
+
     async def cluster_age_s(self) -> int:
         return await self._read(cluster_age_s)
 
@@ -119,6 +128,11 @@ class Inspecting(ABC):
     async def segments_after(self, after: bytes, limit: int) -> list[StoredSegment]:
         """In order of their ids, from behind `after` on."""
         return await self._read(partial(segments_after, after=after, limit=limit))
+
+    async def moved(self, seen: StoredSegment) -> StoredSegment | None:
+        """The segment as it is now, if its shards lie elsewhere than `seen` says, or it was written
+        anew; else None."""
+        return await self._read(partial(moved, seen=seen))
 
     async def set_verified(self, segments: Sequence[StoredSegment]) -> None:
         """All their shards were found good just now."""

@@ -37,7 +37,6 @@ from coordinator.metadata.mending import Mending
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     DeleteReason,
-    JobState,
     KnownSegment,
     Manifest,
     NewContent,
@@ -142,13 +141,6 @@ class Metadata(Inspecting):
         """The segments and generations of which something is to be deleted."""
         return await self._read(reads.writes_in_outbox)
 
-    async def job_states(self) -> dict[str, JobState]:
-        """What the jobs remember, by their names."""
-        return await self._read(jobs.job_states)
-
-    async def counts(self) -> dict[str, int]:
-        return await self._read(reads.counts)
-
     # Changing
 
     async def commit_content(self, new: NewContent) -> bool:
@@ -197,8 +189,9 @@ class Metadata(Inspecting):
         if nodes:
             await self._write(partial(writes.forget_deletes, nodes=nodes))
 
-    async def queue_repair(self, notice: RepairNotice) -> None:
-        await self._write(partial(notices.queue_repair, notice=notice))
+    async def queue_repair(self, notice: RepairNotice) -> bool:
+        """Whether that is news: not if the segment has changed since, or it was known."""
+        return await self._write(partial(notices.queue_repair, notice=notice))
 
     async def save_job_state(self, name: str, state: Mapping[str, Any]) -> None:
         """What a job must remember, and what it shows of itself: whatever JSON can hold."""

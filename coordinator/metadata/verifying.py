@@ -1,29 +1,29 @@
-"""What the checks of whole stripes need of the database: segments in order, and when they were
-found good."""
+"""What the checks of whole stripes need of the database: segments in order, where they are now, and
+when they were found good."""
 
 from collections.abc import Sequence
 
-from common.ids import SegmentId
-from common.shards import Encoding
 from coordinator.metadata.database import Sql
-from coordinator.metadata.packing import signed, unpack_layout
+from coordinator.metadata.packing import signed
+from coordinator.metadata.reads import SEGMENT_COLUMNS, SEGMENT_TABLES, segment_of
 from coordinator.metadata.rows import StoredSegment
 
 
 def segments_after(sql: Sql, after: bytes, limit: int) -> list[StoredSegment]:
     """In order of their ids, from behind `after` on."""
     rows = sql.rows(
-        "SELECT s.id, s.size_bytes, s.encoding, s.k, s.n, s.generation, l.nodes, s.checksums "
-        "FROM segment s JOIN layout l ON l.id = s.layout WHERE s.id > ? ORDER BY s.id LIMIT ?",
+        f"SELECT {SEGMENT_COLUMNS} FROM {SEGMENT_TABLES}WHERE s.id > ? ORDER BY s.id LIMIT ?",
         after, limit,
     )  # fmt: skip
-    return [
-        StoredSegment(
-            SegmentId(id_), size_bytes, Encoding(encoding), k, n, generation,
-            unpack_layout(nodes), bytes(checksums),
-        )
-        for id_, size_bytes, encoding, k, n, generation, nodes, checksums in rows
-    ]  # fmt: skip
+    return list(map(segment_of, rows))
+
+
+def moved(sql: Sql, seen: StoredSegment) -> StoredSegment | None:
+    """The segment as it is now, if its shards lie elsewhere than `seen` says, or it was written
+    anew."""
+    row = sql.row(f"SELECT {SEGMENT_COLUMNS} FROM {SEGMENT_TABLES}WHERE s.id = ?", seen.id)
+    now = segment_of(row) if row else seen
+    return now if (now.generation, now.layout) != (seen.generation, seen.layout) else None
 
 
 def set_verified(sql: Sql, segments: Sequence[StoredSegment]) -> None:
