@@ -1,9 +1,10 @@
 """Gives back the room of dead records: copies what is live in a volume, then deletes the volume.
 
 Copies go through the writer thread like anything else, into the volumes that are open, and keep
-their sequence numbers. The order at the end makes every crash harmless: first all copies are
-durable and known to the index, then the index forgets the volume, durably, and only then the file
-goes. A crash before the last step leaves both copies; recovery counts one of them as dead.
+their sequence numbers, unless these are not certain. The order at the end makes every crash
+harmless: first all copies are durable and known to the index, then the index forgets the volume,
+durably, and only then the file goes. A crash before the last step leaves both copies; recovery
+counts one of them as dead.
 
 A tombstone is copied only while another volume holds what it buries (usage.py).
 """
@@ -129,7 +130,7 @@ class Compactor:
 def _moves_of(examined: Sequence[Examined]) -> Iterator[Move]:
     for entry, record, fault in examined:
         if not fault:
-            yield Move(entry.key, entry.location, record)
+            yield Move(entry.key, entry.location, record, entry.is_certain)
         elif not entry.live:
             # A rotten tombstone is made anew: it says nothing that the index does not.
             yield Move(entry.key, entry.location)

@@ -10,6 +10,8 @@ from common.ids import ShardAddress
 from common.record import RecordHeader, RecordKind
 from common.shards import Encoding, ShardInfo
 
+UNCERTAIN = 0  # less than any sequence number that is given
+
 _SHARD = RecordKind.SHARD
 
 
@@ -23,7 +25,8 @@ class Location(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A row of the index, in the order of its columns."""
+    """A row of the index, in the order of its columns. `sequence` is UNCERTAIN if what the record
+    says of it is not to be believed (scan.py): then anything that is certain is later."""
 
     key: bytes
     volume: int
@@ -45,6 +48,13 @@ class Entry(NamedTuple):
             address.key, volume, offset, payload_bytes, kind is _SHARD, sequence,
             k, n, segment_bytes, int(encoding), checksum,
         )  # fmt: skip
+
+    @property
+    def is_certain(self) -> bool:
+        return self.sequence != UNCERTAIN
+
+    def made_uncertain(self) -> "Entry":
+        return self._replace(sequence=UNCERTAIN)
 
     @property
     def location(self) -> Location:

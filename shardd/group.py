@@ -38,12 +38,14 @@ class Move(NamedTuple):
     happened to it meanwhile would be undone.
 
     `record`, header to padding, is written anew as it is, its sequence number included, since that
-    orders what happened to the address. Without it a tombstone is written: the shard is deleted.
+    orders what happened to the address; if the number is not certain, the record gets one now,
+    in place. Without a record a tombstone is written: the shard is deleted.
     """
 
     key: bytes
     place: Location
-    record: Buffer | None = None
+    record: memoryview | None = None
+    is_certain: bool = True
 
 
 class WriteJob:
@@ -75,6 +77,11 @@ class WriteJob:
             payload_bytes = len(incoming.record.payload)
             self.payload_bytes += payload_bytes
             self.size_bytes += VolumeClass.of(payload_bytes).span(payload_bytes)
+
+    @property
+    def most_records(self) -> int:
+        """So many sequence numbers it takes at most."""
+        return len(self.appends) + len(self.deletes) + len(self.moves)
 
     def verify(self) -> None:
         """Raises Corrupt for a payload that is not what its checksum says."""
@@ -131,7 +138,7 @@ class Group:
             if move.record is None:
                 self._add_tombstone(ShardAddress.from_key(move.key))
             else:
-                self._add_again(move.record)
+                self._add_again(move.record, move.is_certain)
 
     def _present(self, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
         """Only these need a tombstone, so a delete that is repeated costs nothing."""
@@ -174,8 +181,11 @@ class Group:
         self.size_bytes += HEADER_BYTES
         self._written[address] = False
 
-    def _add_again(self, record: Buffer) -> None:
-        header, span = unpack_header(memoryview(record)[:HEADER_BYTES]), len(record)
+    def _add_again(self, record: memoryview, is_certain: bool) -> None:
+        header, span = unpack_header(record), len(record)
+        if not is_certain:
+            header = header._replace(sequence=self._sequence())
+            record[:HEADER_BYTES] = pack_header(header)
         volume_class = VolumeClass.of(header.info.payload_bytes)
         self._batches[volume_class].add(header, [record], span)
         self.size_bytes += span

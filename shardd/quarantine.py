@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from common.errors import Corrupt, SixfoldError, StorageFull
 from common.failpoints import Point, failpoint
@@ -71,16 +72,23 @@ class Quarantine:
                 await self._condemn(each)
 
     async def keep_lost(self, entries: Sequence[Entry]) -> None:
-        """Recovery has found these rotten and left them out of the index: note that they are bad.
-        Raises the disk's OSError."""
+        """Recovery has left these out of the index: note that they are bad. If the disk does not
+        take their files, the store is read-only, and they are noted all the same: what is good
+        can be read, and the coordinator learns of what is not."""
         for entry in entries:
-            volume = self._parts.volumes.by_number[entry.volume]
+            self._note(await to_the_end(partial(self._keep, entry)))
+            self._rot_found()
+
+    def _keep(self, entry: Entry) -> Quarantined:
+        kept = Quarantined(ShardAddress.from_key(entry.key), Why.ROT, self._now(), 0)
+        volume = self._parts.volumes.by_number[entry.volume]
+        try:
             with RecordFile(self._parts.disk, volume.path) as file:
                 record = bytes(file.examine([entry])[0].record)
-            address = ShardAddress.from_key(entry.key)
-            kept = Quarantined(address, Why.ROT, self._now(), len(record))
-            self._note(await to_the_end(lambda: self._write_what_fits(kept, record)))  # noqa: B023
-            self._rot_found()
+            return self._write_what_fits(kept._replace(size_bytes=len(record)), record)
+        except OSError as error:
+            self._parts.fail(f"{kept.address} is bad and cannot be set aside: {error}")
+            return kept
 
     async def _condemn(self, bad: Examined) -> None:
         entry = bad.entry

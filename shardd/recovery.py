@@ -3,6 +3,8 @@
 Each volume is read from its checkpoint on (scan.py), and what follows the last valid record is cut.
 Before it is read it is synced: a process that was killed may have left records that so far only
 the page cache has, and what is found here is served, and built upon.
+
+What stands behind an unreadable header is judged last, against all that is certain (uncertain.py).
 """
 
 import asyncio
@@ -20,19 +22,25 @@ from shardd.entries import Entry
 from shardd.index import IndexDamaged, remove_index
 from shardd.index_seal import break_seal
 from shardd.scan import Scan, Window
+from shardd.uncertain import judge
 from shardd.usage import Standing
 from shardd.volume import SUPERBLOCK_BYTES, Volume
 from shardd.volumes import VolumeSet, is_full
 
 log = logging.getLogger(__name__)
 
+# More numbers than a node gives in its life: those behind a hole, which are not believed, are less,
+# should what is unreadable now be read again one day.
+_LEAP = 1 << 40
+
 
 class Recovered(NamedTuple):
-    """`rotten` are shards whose latest record does not match its checksum: not in the catalog.
+    """`lost` are shards that are not in the catalog although they should be: the latest record does
+    not match its checksum, or may be nothing but bytes of another one's payload.
     `failure` is why nothing may be written, if so: the disk could not sync."""
 
     catalog: Catalog
-    rotten: list[Entry]
+    lost: list[Entry]
     failure: str | None
 
 
@@ -53,6 +61,9 @@ class _Recovery:
     def __init__(self, disk: Disk, volumes: VolumeSet, catalog: Catalog) -> None:
         self._disk, self._volumes, self._catalog = disk, volumes, catalog
         self._rotten: list[Entry] = []
+        self._uncertain: list[Entry] = []
+        self._checkpoints_behind_holes: dict[int, int] = {}
+        self._has_hole = False
         self._failure: str | None = None
 
     async def run(self, is_sound: bool) -> Recovered:
@@ -66,12 +77,23 @@ class _Recovery:
             for number, volume in sorted(self._volumes.by_number.items()):
                 await self._recover(volume, checkpoints.get(number))
             await asyncio.to_thread(self._catalog.settle)
-            standing = self._catalog.standing([entry.key for entry in self._rotten])
+            lost = await asyncio.to_thread(self._judge)
         except BaseException:
             self._catalog.close()
             raise
-        lost = [bad for bad in self._rotten if _is_lost(bad, standing.get(bad.key))]
         return Recovered(self._catalog, lost, self._failure)
+
+    def _judge(self) -> list[Entry]:
+        """Bring what is uncertain to the catalog, as far as it contradicts nothing. The shards
+        that are lost."""
+        keys = {entry.key for entry in (*self._uncertain, *self._rotten)}
+        verdict = judge(self._uncertain, self._rotten, self._catalog.standing(list(keys)))
+        leap = self._catalog.next_sequence + _LEAP if self._has_hole else 0
+        self._catalog.apply(verdict.taken, self._checkpoints_behind_holes, leap)
+        self._catalog.settle()
+        standing = self._catalog.standing([entry.key for entry in self._rotten])
+        rotten = [bad for bad in self._rotten if _is_lost(bad, standing.get(bad.key))]
+        return rotten + verdict.lost
 
     def _check_fit(self, checkpoints: Mapping[int, int]) -> None:
         """Raises IndexDamaged unless every volume is there and as long as the index knows it."""
@@ -102,24 +124,31 @@ class _Recovery:
                 scan = Scan(volume, Window(file, volume), self._catalog)
                 end = await scan.run(start)
                 self._rotten += [bad for bad in scan.rotten if bad.offset < end]  # or it was torn
+                self._uncertain += scan.uncertain
                 has_hole = scan.has_hole
         if end != volume.end:
             # A negative cut is a record whole but for its padding.
             log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
             self._must(lambda: volume.cut(end))
             failpoint(Point.TAIL_CUT)
-        if has_hole:
-            self._roll(volume)
-        self._catalog.apply([], {volume.number: end}, 0)
+        if not has_hole:
+            self._catalog.apply([], {volume.number: end}, 0)
+        else:
+            self._has_hole = True
+            if self._roll(volume):  # or the next start must see the hole again
+                self._checkpoints_behind_holes[volume.number] = end
 
-    def _roll(self, volume: Volume) -> None:
-        """Behind a hole no tombstone is believed (scan.py), so no more may be written there."""
+    def _roll(self, volume: Volume) -> bool:
+        """Behind a hole nothing is certain (scan.py), so no more may be written there. Whether it
+        is sure that a later process does not either."""
         try:
             self._volumes.roll(volume)
+            return True
         except OSError as error:
             if not is_full(error):
                 self._failure = self._failure or f"recovery failed: {error}"
             log.error("recovery: there is no volume yet in place of %s: %s", volume.path, error)
+            return False
 
 
 def _is_lost(rotten: Entry, standing: Standing | None) -> bool:

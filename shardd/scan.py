@@ -3,6 +3,11 @@
 A valid header over a payload that does not match its checksum is rot, or a torn write: logged, and
 skipped. Where no valid header stands, the next one is searched for on the alignment of the volume's
 class, so one rotten record never hides those behind it.
+
+What is found there is uncertain: it may be the payload of the record whose header is gone, and a
+payload may be somebody's copy of a volume, or a trap. A tombstone in it is passed over: at worst
+that leaves an orphan, which is swept. A shard that matches its checksum is kept apart, for
+recovery to compare with all that is certain; its sequence number is not gone on from.
 """
 
 import asyncio
@@ -65,21 +70,22 @@ class Scan:
         self._volume, self._window, self._catalog = volume, window, catalog
         self._is_large = volume.volume_class is VolumeClass.LARGE
         self.rotten: list[Entry] = []
+        self.uncertain: list[Entry] = []  # shards, with the sequence numbers that they state
         self.has_hole = False  # something without a valid header lies between valid records
         self._entries: list[Entry] = []
         self._next_sequence = 0
-        self._doubtful_until = 0
+        self._uncertain_until = 0
         self._first_bad = window.size_bytes
 
     async def run(self, start: int) -> int:
-        """Where the last valid record ends, or `start`."""
+        """Where the last valid record ends, or `start`. What is certain goes to the catalog, with
+        checkpoints up to the first hole."""
         offset = end = start
         while offset < self._window.size_bytes:
             header = await self._header(offset)
             if header is None:
                 offset = await self._resync(offset)
                 continue
-            doubtful = offset < self._doubtful_until
             payload_end = offset + HEADER_BYTES + header.info.payload_bytes
             fits = payload_end <= self._window.size_bytes
             after = offset + self._volume.volume_class.span(header.info.payload_bytes)
@@ -87,7 +93,7 @@ class Scan:
                 self._take(header, offset)
                 offset = end = after
                 await self._hand_over(end, FLUSH_ENTRIES)
-            elif doubtful:
+            elif offset < self._uncertain_until:
                 # It may stand in a payload: then its length is not to be believed either.
                 offset = await self._resync(offset)
             elif not fits:
@@ -104,11 +110,14 @@ class Scan:
             self.rotten.append(Entry.of(header, self._volume.number, offset))
 
     def _take(self, header: RecordHeader, offset: int) -> None:
-        self._next_sequence = max(self._next_sequence, header.sequence + 1)
-        if header.kind is RecordKind.TOMBSTONE and offset < self._doubtful_until:
+        entry = Entry.of(header, self._volume.number, offset)
+        if offset >= self._uncertain_until:
+            self._next_sequence = max(self._next_sequence, header.sequence + 1)
+            self._entries.append(entry)
+        elif entry.live:
+            self.uncertain.append(entry)
+        else:
             log.warning("%s: not trusting the tombstone at %d", self._volume.path, offset)
-            return
-        self._entries.append(Entry.of(header, self._volume.number, offset))
 
     async def _header(self, offset: int) -> RecordHeader | None:
         try:
@@ -129,25 +138,23 @@ class Scan:
 
     async def _resync(self, bad: int) -> int:
         """The offset of the next valid header after the invalid one at `bad`, else the file's end.
-
-        What stands there may be the payload of the record whose header is gone, and a payload may
-        be somebody's copy of a volume. A shard found in it does no harm, as it proves itself by
-        its checksum; a tombstone would bury a good shard. So tombstones are not believed for the
-        length of the largest payload: at worst that leaves an orphan, which is swept.
-        """
+        From there on nothing is certain for the length of the largest payload: another header
+        that is gone may stand right before."""
         alignment = self._volume.volume_class.alignment
         self._first_bad = min(self._first_bad, bad)
-        self._doubtful_until = bad + HEADER_BYTES + MAX_PAYLOAD_BYTES
         offset = await self._window.find(MAGIC, bad + 1)
         while offset < self._window.size_bytes:
             if offset % alignment == 0 and await self._header(offset) is not None:
                 break
             offset = await self._window.find(MAGIC, offset + 1)
         log.error("%s: no record from %d to %d", self._volume.path, bad, offset)
+        self._uncertain_until = offset + HEADER_BYTES + MAX_PAYLOAD_BYTES
         return offset
 
     async def _hand_over(self, scanned: int, least: int) -> None:
         if len(self._entries) >= least:
             entries, self._entries = self._entries, []
-            self._catalog.apply(entries, {self._volume.number: scanned}, self._next_sequence)
+            # What is uncertain comes to the catalog last: until then it is to be found again.
+            known = {self._volume.number: min(scanned, self._first_bad)}
+            self._catalog.apply(entries, known, self._next_sequence)
             await asyncio.to_thread(self._catalog.flush)

@@ -104,7 +104,7 @@ class VolumeStore:
         if found.failure is not None:
             store._make_read_only(found.failure)
         try:
-            await store.upkeep.quarantine.keep_lost(found.rotten)
+            await store.upkeep.quarantine.keep_lost(found.lost)
         except BaseException:
             await store.close()
             raise

@@ -10,7 +10,7 @@ from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.units import MIB
 from shardd.direct import DirectFile, aligned
 from shardd.disk import Disk
-from shardd.entries import Entry
+from shardd.entries import UNCERTAIN, Entry
 from shardd.usage import span_of
 from shardd.volume import PAGE_BYTES, align_up
 
@@ -67,7 +67,8 @@ def fault_of(entry: Entry, record: memoryview) -> str:
     except Corrupt as error:
         return str(error)
     expected = RecordKind.SHARD if entry.live else RecordKind.TOMBSTONE
-    if (kind, sequence, info) != (expected, entry.sequence, entry.info):
+    said = sequence if entry.is_certain else UNCERTAIN
+    if (kind, said, info) != (expected, entry.sequence, entry.info):
         return "another record stands there"
     payload = record[HEADER_BYTES : HEADER_BYTES + entry.payload_bytes]
     if blake3_digest(payload) != entry.checksum:

@@ -47,6 +47,7 @@ _FIELDS = struct.Struct("<4sHBx16s16sI4048x")
 _CRC = struct.Struct("<I")
 _MAX_BUFFERS = 1024  # IOV_MAX of Linux: how many one pwritev takes
 _MAX_NUMBER = 1 << 62  # what SQLite can hold in the index; nothing honest comes near
+LAST_SEQUENCE = _MAX_NUMBER  # the writer gives no higher one, and no record with one is believed
 
 
 class VolumeClass(IntEnum):
@@ -81,7 +82,7 @@ def is_plausible(info: ShardInfo, sequence: int = 0) -> bool:
     return (
         info.payload_bytes <= MAX_PAYLOAD_BYTES
         and info.segment_bytes <= _MAX_NUMBER
-        and sequence <= _MAX_NUMBER
+        and sequence <= LAST_SEQUENCE
     )
 
 

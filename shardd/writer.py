@@ -17,6 +17,7 @@ from common.failpoints import Point, failpoint
 from common.units import MIB
 from shardd.catalog import FLUSH_ENTRIES, Catalog
 from shardd.group import Group, WriteJob
+from shardd.volume import LAST_SEQUENCE
 from shardd.volumes import VolumeSet, is_full
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _GROUP_BYTES = 16 * MIB  # a group takes no more submissions beyond this
 _IDLE_S = 0.25  # so long without work, and the index is flushed
 _PENDING_LIMIT = 8 * FLUSH_ENTRIES  # beyond this the writer waits for the index
+_USED_UP = f"the sequence numbers are used up: {LAST_SEQUENCE} is the last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class GroupWriter:
         self._volumes, self._catalog, self._flush, self._done = volumes, catalog, flush, done
         self._reserve_bytes = reserve_bytes
         self._sequence = catalog.next_sequence
+        if self._sequence > LAST_SEQUENCE:
+            self.fail(_USED_UP)
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._closed = False
@@ -142,12 +146,20 @@ class GroupWriter:
                 if job.seal:
                     self._seal(job.seal)
                 job.verify()
+                self._check_numbers(group.next_sequence + job.most_records)
                 reserve_bytes = self._reserve_bytes if job.appends else 0
                 if group.size_bytes + job.size_bytes > room_bytes - reserve_bytes:
                     raise StorageFull("the node's disk is full")
                 group.add(job)
             except SixfoldError as error:
                 job.error = error
+
+    def _check_numbers(self, following: int) -> None:
+        """`following` is the first number that would be free. Raises StoreReadOnly, from then on,
+        rather than acknowledge what the next recovery would not believe."""
+        if following > LAST_SEQUENCE + 1:
+            self.fail(_USED_UP)
+            raise StoreReadOnly(self.failure)
 
     def _seal(self, volume: int) -> None:
         try:

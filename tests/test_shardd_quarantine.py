@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import StorageFull
+from common.errors import StorageFull, StoreReadOnly
 from common.failpoints import Point, armed
 from common.shards import ShardRecord
 from common.units import KIB, MIB
@@ -13,6 +13,7 @@ from shardd.group import Move, WriteJob
 from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
+from tests.disks.faulty import EIO, faulty
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
@@ -234,6 +235,33 @@ async def test_rot_that_recovery_finds_is_on_the_list(tmp_path: Path, later: str
             assert store.upkeep.quarantine.bad_shards == len(bad)
             assert await held(store, [shard]) == [later == "appended"]
             assert store.upkeep.scrub_report().running is bool(bad)
+
+
+@pytest.mark.parametrize("method", ["pwritev", "fsync", "fsync_dir"])
+async def test_rot_on_a_disk_that_takes_no_file_keeps_no_node_from_starting(
+    tmp_path: Path, method: str
+) -> None:
+    """All that is good can be read, and what is bad is told."""
+    async with opened(tmp_path) as store:
+        await store.append(SHARDS)
+        rotten = live_entries(store)[1]
+        flip_one(store, rotten, 129)
+    without_index(tmp_path)
+    with faulty() as disk:
+        disk.script(method, EIO, file_name="quarantine" if method == "fsync_dir" else "")
+        async with opened(tmp_path, disk=disk) as store:
+            assert kept(store) == [str(rotten.info.address)]
+            assert store.upkeep.quarantine.bad_shards == 1
+            assert sum(await held(store, SHARDS)) == len(SHARDS) - 1
+            assert "set aside" in (await store.stat()).failure
+            with pytest.raises(StoreReadOnly):
+                await store.append(SHARDS[:1])
+    without_index(tmp_path)
+    async with opened(tmp_path) as store:
+        assert kept(store) == [str(rotten.info.address)]
+        await store.append(SHARDS)
+        await check(store, SHARDS, [])
+        assert kept(store) == []
 
 
 async def test_a_move_leaves_alone_what_is_no_longer_there(tmp_path: Path) -> None:
