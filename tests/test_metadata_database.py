@@ -15,13 +15,15 @@ from common.errors import (
 )
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata import (
+    DeleteReason,
+    ShardsOnNode,
     checkpoints,
     database,
     open_metadata,
     writes,
 )
 from coordinator.metadata.database import MIGRATIONS, open_database
-from tests.metadata_parts import GRACE_S, NINE, Clock, segment, single
+from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, segment, single
 from tests.reports import incoming
 
 
@@ -90,6 +92,29 @@ async def test_a_database_of_version_1_comes_forward(
     assert due == [tuple(dead[:2]), (dead[2],)]
     assert await opened.collect(10) == 1
     assert (await opened.counts())["segment"] == 2  # the composite needs both
+    await opened.close()
+
+
+async def test_the_outbox_of_version_7_comes_forward(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its rows and their numbers; from now on no number comes again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:7])
+        old = open_metadata(tmp_path, "", GRACE_S, clock)
+    await old.start()
+    stored = segment(old)
+    for node in (1, 2):
+        await old.add_deletes([ShardsOnNode(node, (stored.address(node),))], DeleteReason.RETIRED)
+    before = await due_deletes(old)
+    await old.close()
+    opened = open_metadata(tmp_path, "", GRACE_S, clock)
+    await opened.start()
+    assert await due_deletes(opened) == before
+    await opened.finish_deletes([row.id for row in before])
+    await opened.add_deletes([ShardsOnNode(3, (stored.address(3),))], DeleteReason.DOOMED)
+    (later,) = await due_deletes(opened)
+    assert later.id > before[-1].id
     await opened.close()
 
 
