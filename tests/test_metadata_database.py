@@ -15,13 +15,15 @@ from common.errors import (
 )
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata import (
+    DeleteReason,
+    ShardsOnNode,
     checkpoints,
     database,
     open_metadata,
 )
 from coordinator.metadata.database import MIGRATIONS, open_database
 from coordinator.metadata.packing import pack_layout
-from tests.metadata_parts import GRACE_S, NINE, Clock, segment, single
+from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, segment, single
 from tests.reports import incoming
 
 
@@ -113,6 +115,29 @@ async def test_what_a_database_of_version_7_knew_to_be_lost_is_still_taken_for_l
     found = [await opened.find_content(ContentId(id_)) for id_ in ids]
     assert [f and f.segments[0].known_bad for f in found] == [0b111111111, 0]
     assert len(await opened.mending.due_repairs(range(10), 10)) == 2  # to see which it is
+    await opened.close()
+
+
+async def test_the_outbox_of_version_9_comes_forward(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its rows and their numbers; from now on no number comes again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:9])
+        old = open_metadata(tmp_path, "", GRACE_S, clock)
+    await old.start()
+    stored = segment(old)
+    for node in (1, 2):
+        await old.add_deletes([ShardsOnNode(node, (stored.address(node),))], DeleteReason.RETIRED)
+    before = await due_deletes(old)
+    await old.close()
+    opened = open_metadata(tmp_path, "", GRACE_S, clock)
+    await opened.start()
+    assert await due_deletes(opened) == before
+    await opened.finish_deletes([row.id for row in before])
+    await opened.add_deletes([ShardsOnNode(3, (stored.address(3),))], DeleteReason.DOOMED)
+    (later,) = await due_deletes(opened)
+    assert later.id > before[-1].id
     await opened.close()
 
 

@@ -255,6 +255,23 @@ def _find_due_repairs_by_survivors(sql: Sql, cluster_id: str) -> None:
         sql.run(f"DROP INDEX {needless}")
 
 
+def _number_each_delete_once(sql: Sql, cluster_id: str) -> None:
+    """SQLite gives the number of a row that is gone to another one, unless told not to. Who was
+    paused finishes deletes by numbers that it read long ago."""
+    for statement in (
+        "CREATE TABLE outbox_numbered (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+        "node INTEGER NOT NULL, not_before BIGINT NOT NULL, segment BLOB NOT NULL, "
+        "generation BIGINT NOT NULL, indexes BLOB NOT NULL, why SMALLINT NOT NULL)",
+        "INSERT INTO outbox_numbered (id, node, not_before, segment, generation, indexes, why) "
+        "SELECT id, node, not_before, segment, generation, indexes, why FROM outbox_delete",
+        "DROP TABLE outbox_delete",
+        "ALTER TABLE outbox_numbered RENAME TO outbox_delete",
+        "CREATE INDEX outbox_delete_due ON outbox_delete (node, not_before)",
+        "CREATE INDEX outbox_delete_segment ON outbox_delete (segment)",
+    ):
+        sql.run(statement)
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -266,6 +283,7 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _remember_deleted_places,
     _remember_what_is_bad,
     _find_due_repairs_by_survivors,
+    _number_each_delete_once,
 )
 
 

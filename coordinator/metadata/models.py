@@ -149,7 +149,8 @@ class RepairQueue(Table):
 class OutboxDelete(Table):
     """Shards of one act of writing a segment, to delete on one node once `not_before` has passed;
     `indexes` are the shards', a byte each, `why` a `DeleteReason`. While there is such a row, no
-    shard of these addresses may be put on that node: the delete may be on its way."""
+    shard of these addresses may be put on that node: the delete may be on its way. Since version 8
+    no number comes a second time, also not when its row is gone."""
 
     id = AutoField()
     node = IntegerField()
