@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import SegmentGone
 from common.ids import ContentId
 from coordinator.metadata import Metadata, StoredSegment, open_metadata
 from coordinator.metadata.packing import mask_of
@@ -136,6 +137,19 @@ async def test_what_repair_has_mended_counts_again(bed: Bed) -> None:
     assert await head(bed, id_) == "9/9; survives=3"
     counts = await bed.coordinator.metadata.counts()
     assert counts["repair_queue"] == 1  # one could not be looked at
+
+
+async def test_what_is_found_to_be_lost_during_an_upload_is_not_relied_on(
+    metadata: Metadata,
+) -> None:
+    stored = segment(metadata)
+    await metadata.commit_content(single(stored))
+    again = replace(single(stored), written=[])
+    await metadata.queue_repair(notice(stored, 0, 1, 2))
+    await metadata.commit_content(again)
+    await metadata.queue_repair(notice(stored, 3))
+    with pytest.raises(SegmentGone):
+        await metadata.commit_content(again)
 
 
 # In the database

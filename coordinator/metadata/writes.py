@@ -129,17 +129,18 @@ def pin(sql: Sql, content: ContentId) -> bool:
 
 
 def _check_reused(sql: Sql, new: NewContent) -> None:
-    """What the upload found there must be there still, the segment list included, and its grace
-    period begins again."""
+    """What the upload found there must be there still, the segment list included, and not be known
+    to be lost by now; its grace period begins again."""
     relied_on = {s.id: s for s in (*new.segments, new.segment_list) if s is not None}
     for segment in new.written:
         relied_on.pop(segment.id, None)
     for segment in relied_on.values():
         if not sql.run(
-            "UPDATE segment SET touched_at = {now} WHERE id = ? AND generation = ?",
+            "UPDATE segment AS s SET touched_at = {now} WHERE id = ? AND generation = ? "
+            f"AND NOT EXISTS ({UNREADABLE})",
             segment.id, signed(segment.generation),
         ):  # fmt: skip
-            raise SegmentGone("a segment was deleted while it was uploaded again; try again")
+            raise SegmentGone("a segment was deleted or lost during its upload; try again")
 
 
 def touch_segment(sql: Sql, segment: SegmentId) -> None:
