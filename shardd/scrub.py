@@ -15,7 +15,7 @@ from contextlib import aclosing
 from common.errors import SixfoldError
 from common.units import MIB
 from common.upkeep import ScrubReport
-from shardd.entries import Entry
+from shardd.entries import Entry, Location
 from shardd.parts import StoreParts, to_the_end
 from shardd.scrub_state import FILE_NAME, ScrubState
 from shardd.throttle import Throttle
@@ -71,6 +71,11 @@ class Scrubber:
     def verified_at_of(self, volume: int) -> int:
         """When its last full verification began."""
         return self._state.verified_at.get(volume, 0)
+
+    def shard_verified_at(self, place: Location) -> int:
+        """When the last full verification of its volume began, if the record was there by then."""
+        was_there = place.offset < self._state.verified_bytes.get(place.volume, 0)
+        return self.verified_at_of(place.volume) if was_there else 0
 
     def start(self) -> None:
         """Begin a pass over everything now; one that runs already begins again."""
@@ -140,6 +145,7 @@ class Scrubber:
                 await self._note(examined)
         if not page and state.volume == volume.number:
             state.verified_at[volume.number] = state.volume_started_at
+            state.verified_bytes[volume.number] = state.volume_bytes
             state.volume, self._changed = 0, True
 
     async def _note(self, examined: Sequence[Examined]) -> None:
@@ -169,8 +175,9 @@ class Scrubber:
         if not due:
             return None
         state.volume = min(due, key=lambda number: (self.verified_at_of(number), number))
-        state.offset, state.volume_started_at = 0, self._now()
-        return self._parts.volumes.by_number[state.volume]
+        volume = self._parts.volumes.by_number[state.volume]
+        state.offset, state.volume_started_at, state.volume_bytes = 0, self._now(), volume.end
+        return volume
 
     def _numbers(self) -> list[int]:
         """Of all volumes. A copy: the writer's thread may begin another one."""
@@ -203,6 +210,7 @@ class Scrubber:
         state.covered, state.completed_at = state.until, state.started_at
         known = set(self._numbers())
         state.verified_at = {n: at for n, at in state.verified_at.items() if n in known}
+        state.verified_bytes = {n: end for n, end in state.verified_bytes.items() if n in known}
         self.save()
         log.info("scrub: pass %d is done, %d bytes", state.passes, state.scanned_bytes)
 

@@ -21,7 +21,9 @@ class ScrubState:
 
     A pass, begun at `started_at`, covers the volumes with numbers below `until`; `volume` is the
     one being read, up to `offset`, since `volume_started_at`. `verified_at` says for each volume
-    when its last full verification began. `covered` is the `until` of the last complete pass, and
+    when its last full verification began, `verified_bytes` where it ended then: what was appended
+    later does not count as verified, nor what was there when the running one began,
+    `volume_bytes`, and was appended since. `covered` is the `until` of the last complete pass, and
     `completed_at` when that began. `rotten` counts the shards that were ever found bad.
     """
 
@@ -34,18 +36,21 @@ class ScrubState:
     volume: int = 0
     offset: int = 0
     volume_started_at: int = 0
+    volume_bytes: int = 0
     covered: int = 0
     completed_at: int = 0
     rotten: int = 0
     verified_at: dict[int, int] = field(default_factory=dict)
+    verified_bytes: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, disk: Disk, path: Path) -> "ScrubState":
         """A new one if there is none, or if it is damaged: all is verified once more then."""
         try:
             values: Any = json.loads(read_file(disk, path))
-            times = {int(number): int(at) for number, at in values.pop("verified_at").items()}
-            return cls(**values, verified_at=times)
+            times = _by_number(values.pop("verified_at"))
+            ends = _by_number(values.pop("verified_bytes", {}))
+            return cls(**values, verified_at=times, verified_bytes=ends)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -55,3 +60,8 @@ class ScrubState:
     def save(self, disk: Disk, path: Path) -> None:
         """Raises the disk's OSError."""
         write_durably(disk, path, json.dumps(asdict(self)).encode())
+
+
+def _by_number(said: Any) -> dict[int, int]:
+    """JSON has made text of the numbers of the volumes."""
+    return {int(number): int(value) for number, value in said.items()}

@@ -225,9 +225,9 @@ class VolumeStore:
         return await self._on_index_thread(lambda: self._catalog.page(key, limit))
 
     async def verified_at(self, key: bytes) -> int:
-        """When the last full verification of the shard's volume began, in Unix time; 0 never."""
+        """As Scrubber.shard_verified_at, in Unix time; 0 never."""
         (place,) = await self._on_index_thread(lambda: self._catalog.find([key]))
-        return self.upkeep.scrubber.verified_at_of(place.volume) if place is not None else 0
+        return self.upkeep.scrubber.shard_verified_at(place) if place is not None else 0
 
     async def compact_once(self) -> int:
         """As Compactor.compact_once."""

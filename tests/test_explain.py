@@ -61,6 +61,7 @@ async def test_every_way_to_be_without_a_shard(bed: Bed) -> None:
     assert list(states.values()).count("present") == 7
     assert one["shards"][4]["node_state"] == "suspect"
     assert (one["repair"]["survivors"], one["repair"]["reason"]) == (8, "1 are bad")
+    assert one["repair"]["wait_s"] == 0
     assert one["may_fail"]["nodes"] == 1
     text = "\n".join(explain_lines(said))
     assert "missing: the node says that it has no such shard" in text

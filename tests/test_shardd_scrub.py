@@ -261,6 +261,31 @@ async def test_the_oldest_volume_is_first_and_tells_the_age(tmp_path: Path) -> N
         assert scrubber.verified_at == 1_000_100
 
 
+async def test_a_shard_was_not_verified_before_it_was_there(tmp_path: Path) -> None:
+    """Its volume was."""
+    shards, time = shards_of(range(1, 4)), Time()
+    async with opened(tmp_path, LIMITS, clocks=time.clocks) as store:
+        await store.append(shards[:1])
+        await scrub_all(store)
+        await store.append(shards[1:2])
+        assert await verified(store, shards) == [1_000_000, 0, 0]
+        store.upkeep.scrubber.start()
+        while not store.upkeep.scrubber._state.volume:
+            await store.scrub_once()
+        await store.append(shards[2:])  # too late to count on it
+        await scrub_all(store)
+        assert await verified(store, shards) == [1_000_000, 1_000_000, 0]
+    async with opened(tmp_path, LIMITS, clocks=time.clocks) as store:
+        assert await verified(store, shards) == [1_000_000, 1_000_000, 0]
+        time.now_s += FAST.scrub_interval_s
+        await scrub_all(store)
+        assert await verified(store, shards) == [int(time.now_s)] * 3
+
+
+async def verified(store: VolumeStore, shards: Sequence[ShardRecord]) -> list[int]:
+    return [await store.verified_at(shard.address.key) for shard in shards]
+
+
 async def test_scrub_is_throttled(tmp_path: Path) -> None:
     time = Time()
     limits = StoreLimits(upkeep=UpkeepLimits(scrub_bytes_per_s=MIB))

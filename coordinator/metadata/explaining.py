@@ -21,7 +21,7 @@ class ContentState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A row of the repair queue: times are ages, and until the next try."""
+    """A row of the repair queue: times are ages, and until the next try, 0 if it is due."""
 
     survivors: int
     reason: str
@@ -107,8 +107,8 @@ def _in_order(sql: Sql, content: ContentId) -> list[Numbered]:
 def _with_care(sql: Sql, segments: Sequence[Numbered]) -> tuple[CaredSegment, ...]:
     rows = sql.rows_in(
         "SELECT s.id, s.verified_at, r.survivors, r.reason, {now} - r.queued_at, "
-        "r.not_before - {now}, r.attempts FROM segment s "
-        "LEFT JOIN repair_queue r ON r.segment = s.id WHERE s.id IN ({keys})",
+        "CASE WHEN r.not_before > {now} THEN r.not_before - {now} ELSE 0 END, r.attempts "
+        "FROM segment s LEFT JOIN repair_queue r ON r.segment = s.id WHERE s.id IN ({keys})",
         {segment.id for _, segment in segments},
     )
     found = {id_: (verified_at_s, queued) for id_, verified_at_s, *queued in rows}
