@@ -16,6 +16,7 @@ from bench.rows import Row
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.metadata import (
+    OUTBOX,
     DeleteReason,
     Metadata,
     NewContent,
@@ -87,7 +88,7 @@ class Store:
         assert await self.metadata.collect(LISTED) == LISTED
 
     async def list_deletes(self) -> None:
-        assert len(await self.metadata.due_deletes(1, DUE_OF_A_NODE)) == DUE_OF_A_NODE
+        assert len((await self.metadata.due_deletes(1, DUE_OF_A_NODE)).rows) == DUE_OF_A_NODE
 
 
 @asynccontextmanager
@@ -95,6 +96,7 @@ async def open_store(directory: Path) -> AsyncIterator[Store]:
     """Deleted contents may be collected at once."""
     metadata = open_metadata(directory, "", grace_s=0)
     await metadata.start()
+    await metadata.take_lease(OUTBOX, DAY_S)
     session = asyncio.create_task(metadata.keep_session())
     try:
         yield Store(metadata)
@@ -138,8 +140,8 @@ async def measure(store: Store, calls: int) -> Costs:
     )
     took["count all rows (no request does)"] = await cost_us(1, [metadata.counts])
     for node in range(1, NODES + 1):
-        while rows := await metadata.due_deletes(node, LISTED):
-            await metadata.finish_deletes([row.id for row in rows])
+        while (due := await metadata.due_deletes(node, LISTED)).rows:
+            await metadata.finish_deletes(due)
     return took
 
 

@@ -9,7 +9,8 @@
     ├── NotFound
     ├── Conflict
     │   ├── WrongCluster
-    │   └── WrongNode
+    │   ├── WrongNode
+    │   └── StaleEpoch              another coordinator does by now what is asked
     ├── TooLarge
     ├── UnsupportedEncoding
     ├── RangeNotSatisfiable
@@ -80,6 +81,10 @@ class WrongCluster(Conflict):
 
 class WrongNode(Conflict):
     code = "wrong_node"
+
+
+class StaleEpoch(Conflict):
+    code = "stale_epoch"
 
 
 class TooLarge(SixfoldError):

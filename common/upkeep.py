@@ -80,6 +80,20 @@ def addresses_to_json(addresses: Sequence[ShardAddress]) -> bytes:
     return json.dumps({"addresses": [str(address) for address in addresses]}).encode()
 
 
+def orphans_to_json(epoch: int, addresses: Sequence[ShardAddress]) -> bytes:
+    """What to set aside; `epoch` as that of a DELETE frame (common/wire.py)."""
+    return json.dumps({"epoch": epoch, "addresses": [str(each) for each in addresses]}).encode()
+
+
+def orphans_from_json(body: bytes) -> tuple[int, list[ShardAddress]]:
+    """The epoch and the addresses. Raises BadRequest as `addresses_from_json`."""
+    addresses = addresses_from_json(body)
+    epoch = json.loads(body).get("epoch")
+    if type(epoch) is not int or not 0 <= epoch < 1 << 64:
+        raise BadRequest('need an "epoch", a whole number')
+    return epoch, addresses
+
+
 def addresses_from_json(body: bytes) -> list[ShardAddress]:
     """Raises BadRequest unless it is an object with at most MAX_ADDRESSES of them."""
     try:

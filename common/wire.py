@@ -18,22 +18,29 @@ then the meta, then the payload. What they hold depends on the kind:
     PROOF      proof 32                                      -
     WELCOME    window in bytes u32, window in requests u32   -
     APPEND     record header 128 (common/record.py)          the shard
-    DELETE     shard keys, 41 bytes each (common/ids.py)     -
+    DELETE     epoch u64, shard keys, 41 bytes each          -
+               (common/ids.py)
     READ       one shard key                                 -
     PING       -                                             -
     OK         -                                             -
     RECORD     record header 128                             the shard
     MISSING    -                                             -
     ERROR      code, a zero byte, message (UTF-8)            -
+
+The epoch of a DELETE is a fencing token: a node refuses one that is lower than the highest it has
+seen (StaleEpoch). So what a paused coordinator sends late does nothing, once another has taken
+over its job.
 """
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 
 from common.errors import ProtocolError, SixfoldError, revive
+from common.ids import KEY_BYTES, ShardAddress
 from common.units import KIB, MIB
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 FRAME_HEADER_BYTES = 12
 NONCE_BYTES = 32
 PROOF_BYTES = 32
@@ -45,6 +52,7 @@ FRAME = struct.Struct("<IIHBx")
 HELLO = struct.Struct("<HBx16s16s32s")
 CHALLENGE = struct.Struct("<32s32s")
 WELCOME = struct.Struct("<II")
+EPOCH = struct.Struct("<Q")
 
 
 class FrameKind(IntEnum):
@@ -74,6 +82,21 @@ def pack_frame(
 ) -> bytes:
     """The frame up to its payload, which the caller sends after it."""
     return FRAME.pack(payload_bytes, request, len(meta), kind) + meta
+
+
+def pack_deletes(epoch: int, addresses: Sequence[ShardAddress]) -> bytes:
+    """The meta of a DELETE frame: KEYS_PER_DELETE addresses at most."""
+    return EPOCH.pack(epoch) + b"".join(address.key for address in addresses)
+
+
+def unpack_deletes(meta: bytes | memoryview) -> tuple[int, list[ShardAddress]]:
+    """The epoch and the addresses. Raises ProtocolError for what `pack_deletes` does not make."""
+    keys_bytes = len(meta) - EPOCH.size
+    if not 0 <= keys_bytes <= KEY_BYTES * KEYS_PER_DELETE or keys_bytes % KEY_BYTES:
+        raise ProtocolError(f"DELETE with a meta of {len(meta)} bytes")
+    starts = range(EPOCH.size, len(meta), KEY_BYTES)
+    (epoch,) = EPOCH.unpack_from(meta)
+    return epoch, [ShardAddress.from_key(meta[at : at + KEY_BYTES]) for at in starts]
 
 
 def pack_error(error: SixfoldError) -> bytes:

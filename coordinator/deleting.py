@@ -4,20 +4,24 @@ A deletion has three steps, each of which may be repeated: a transaction takes t
 puts exact shards on exact nodes into the outbox (from then on they are doomed: a PUT of the same
 bytes writes a new generation); the node deletes them; a transaction takes them out of the outbox.
 
+A process may be paused at any moment, and go on when another does its job (`metadata/outbox.py`):
+the epoch that goes with each request tells the nodes whose deletes come too late. A node that has
+restarted does not know it any more; but what was on its way there is lost with its lanes, and what
+was read long ago is not sent any more.
+
 Nothing is deleted while deletes are stopped, nor before the nodes concerned have reported since
 this process began: only then is it known that the database is not a restored backup.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
-from common.ids import ShardAddress
 from coordinator.cluster import Cluster
-from coordinator.metadata import DeleteReason, Metadata, OutboxRow
+from coordinator.metadata import OUTBOX, DeleteReason, DueDeletes, Metadata
 from coordinator.remote_store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -30,7 +34,7 @@ class OutboxWorker:
     """Does on nodes what transactions have decided: deletes exact shards on exact nodes. A row
     goes when its node has answered; while it does not, the row stays."""
 
-    name = "outbox"
+    name = OUTBOX
     rest_s = 1.0
 
     def __init__(self, metadata: Metadata, cluster: Cluster) -> None:
@@ -48,32 +52,33 @@ class OutboxWorker:
         if not members.is_readable(node) or not members.has_reported(node):
             return False
         asked_at_s = monotonic()
-        rows = await self._metadata.due_deletes(node, BATCH)
+        due = await self._metadata.due_deletes(node, BATCH)
         failpoint(Point.DELETES_READ)
         if monotonic() - asked_at_s > FRESH_S:
             return True  # this process was paused: others may have done all this long ago
         try:
-            await self._send(self._cluster.store(node), rows)
+            done = await self._send(self._cluster.store(node), due)
         except SixfoldError as error:
-            log.debug("outbox: %d deletes wait for node %d: %s", len(rows), node, error)
+            log.debug("outbox: %d deletes wait for node %d: %s", len(due.rows), node, error)
             return False
         failpoint(Point.DELETES_SENT)
-        await self._metadata.finish_deletes([row.id for row in rows])
+        finished = await self._metadata.finish_deletes(done)
         failpoint(Point.DELETES_FINISHED)
-        return len(rows) == BATCH
+        return finished and (len(due.rows) == BATCH or len(done.rows) < len(due.rows))
 
-    async def _send(self, store: RemoteStore, rows: Sequence[OutboxRow]) -> None:
-        orphans = [row for row in rows if row.why is DeleteReason.ORPHAN]
-        others = [row for row in rows if row.why is not DeleteReason.ORPHAN]
+    async def _send(self, store: RemoteStore, due: DueDeletes) -> DueDeletes:
+        """What has been done of it: deletes, or else orphans. Not one after the other: whatever is
+        sent leaves at once after it was read."""
+        orphans = [row for row in due.rows if row.why is DeleteReason.ORPHAN]
+        others = [row for row in due.rows if row.why is not DeleteReason.ORPHAN]
+        rows = others or orphans
+        addresses = [address for row in rows for address in row.shards.addresses]
         if others:
-            await store.delete(_addresses(others))
-        if orphans:
-            await store.quarantine(_addresses(orphans))
+            await store.delete(addresses, due.epoch)
+        elif orphans:
+            await store.quarantine(addresses, due.epoch)
             failpoint(Point.QUARANTINE_SENT)
-
-
-def _addresses(rows: Sequence[OutboxRow]) -> list[ShardAddress]:
-    return [address for row in rows for address in row.shards.addresses]
+        return replace(due, rows=rows)
 
 
 class CollectWorker:

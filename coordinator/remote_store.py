@@ -4,9 +4,10 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -17,8 +18,14 @@ from common.ids import ShardAddress
 from common.record import HEADER_BYTES, shard_header
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
 from common.shards_json import shard_info_from_json
-from common.upkeep import MAX_ADDRESSES, Quarantined, ScrubReport, addresses_to_json
-from common.wire import KEYS_PER_DELETE, FrameKind, LaneKind
+from common.upkeep import (
+    MAX_ADDRESSES,
+    Quarantined,
+    ScrubReport,
+    addresses_to_json,
+    orphans_to_json,
+)
+from common.wire import KEYS_PER_DELETE, FrameKind, LaneKind, pack_deletes
 from coordinator.links import Link
 
 LIST_PAGE = 1000
@@ -79,16 +86,16 @@ class RemoteStore:
         answer_bytes = HEADER_BYTES + (len(into) if into is not None else 0)
         return lane.ask(_READ, address.key, answer_bytes=answer_bytes, address=address, into=into)
 
-    def delete(self, addresses: Sequence[ShardAddress]) -> Awaitable[None]:
+    def delete(self, addresses: Sequence[ShardAddress], epoch: int = 0) -> Awaitable[None]:
+        """`epoch` as of when it was decided: a node that has seen a higher one refuses with
+        StaleEpoch."""
         try:
             lane = self.link.lane(_WRITE_LANE)
         except NodeUnreachable as error:
             return _failed(error)
-        keys = [address.key for address in addresses]
-        parts = range(0, len(keys), KEYS_PER_DELETE)
-        return _all_done(
-            [lane.ask(FrameKind.DELETE, b"".join(keys[i : i + KEYS_PER_DELETE])) for i in parts]
-        )
+        starts = range(0, len(addresses), KEYS_PER_DELETE)
+        parts = [pack_deletes(epoch, addresses[at : at + KEYS_PER_DELETE]) for at in starts]
+        return _all_done([lane.ask(FrameKind.DELETE, part) for part in parts])
 
     async def stat(self) -> StoreStat:
         return StoreStat(**json.loads(await self._get("/v1/stat")))
@@ -128,13 +135,18 @@ class RemoteStore:
             if len(page) < LIST_PAGE:
                 return
 
-    async def quarantine(self, addresses: Sequence[ShardAddress]) -> int:
-        """Take orphans out of service: how many there were. Absent ones are fine."""
-        return await self._post_addresses("/v1/quarantine", addresses, "moved")
+    async def quarantine(self, addresses: Sequence[ShardAddress], epoch: int = 0) -> int:
+        """Take orphans out of service: how many there were. Absent ones are fine. `epoch` as
+        `delete`."""
+        return await self._post_addresses(
+            "/v1/quarantine", addresses, "moved", partial(orphans_to_json, epoch)
+        )
 
     async def restore(self, addresses: Sequence[ShardAddress]) -> int:
         """Put what is intact of these back into service: how many."""
-        return await self._post_addresses("/v1/quarantine/restore", addresses, "restored")
+        return await self._post_addresses(
+            "/v1/quarantine/restore", addresses, "restored", addresses_to_json
+        )
 
     async def drop_quarantined(self, address: ShardAddress) -> None:
         """Delete it for good. An absent one is fine."""
@@ -148,11 +160,15 @@ class RemoteStore:
         return ScrubReport.from_json(await self._get("/v1/scrub"))
 
     async def _post_addresses(
-        self, path: str, addresses: Sequence[ShardAddress], counted: str
+        self,
+        path: str,
+        addresses: Sequence[ShardAddress],
+        counted: str,
+        to_json: Callable[[Sequence[ShardAddress]], bytes],
     ) -> int:
         total = 0
         for at in range(0, len(addresses), MAX_ADDRESSES):
-            body = addresses_to_json(addresses[at : at + MAX_ADDRESSES])
+            body = to_json(addresses[at : at + MAX_ADDRESSES])
             said = json.loads(await self._ask("POST", path, body))
             total += int(said[counted])
         return total

@@ -44,7 +44,7 @@ class NodeHttp:
         self.app.router.add_get("/v1/shards", self._list)
         self.app.router.add_get("/v1/shards/{address}", self._get, allow_head=True)
         self.app.router.add_delete("/v1/shards/{address}", self._delete)
-        UpkeepRoutes(lambda: self._opened.upkeep, _limit).add_to(self.app.router)
+        UpkeepRoutes(lambda: self._opened, _limit).add_to(self.app.router)
 
     async def start(self, host: str, port: int) -> tuple[web.AppRunner, int]:
         """The runner, to clean up in the end, and the port that it listens on."""

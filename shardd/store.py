@@ -19,6 +19,7 @@ from common.units import GIB, MIB
 from shardd.buffers import BufferPool
 from shardd.catalog import Catalog
 from shardd.disk import Disk, RealDisk
+from shardd.fence import Fence
 from shardd.group import Incoming, WriteJob
 from shardd.identity import DataDirectory
 from shardd.index import remove_index
@@ -63,6 +64,7 @@ class VolumeStore:
         clocks: Clocks,
     ) -> None:
         self.write_buffers = BufferPool(limits.write_buffer_bytes)
+        self.fence = Fence()  # for those who take deletes from coordinators
         self._directory, self._volumes, self._catalog = directory, volumes, catalog
         self._reserve_bytes, self._capacity_bytes = limits.reserve_bytes, 0
         parts = StoreParts(

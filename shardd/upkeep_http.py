@@ -5,17 +5,23 @@ from collections.abc import Callable
 from aiohttp import web
 
 from common.ids import ShardAddress
-from common.upkeep import addresses_from_json
+from common.upkeep import addresses_from_json, orphans_from_json
+from shardd.store import VolumeStore
 from shardd.upkeep import Upkeep
 
 
 class UpkeepRoutes:
     """Handlers, to be added to an application that guards them."""
 
-    def __init__(self, upkeep: Callable[[], Upkeep], limit: Callable[[web.Request], int]) -> None:
-        """`upkeep` raises Unavailable while there is none; `limit` gives how many lines a request
+    def __init__(
+        self, store: Callable[[], VolumeStore], limit: Callable[[web.Request], int]
+    ) -> None:
+        """`store` raises Unavailable while there is none; `limit` gives how many lines a request
         wants, or raises BadRequest."""
-        self._upkeep, self._limit = upkeep, limit
+        self._store, self._limit = store, limit
+
+    def _upkeep(self) -> Upkeep:
+        return self._store().upkeep
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         router.add_get("/v1/quarantine", self._list)
@@ -33,8 +39,12 @@ class UpkeepRoutes:
         return web.Response(body=lines, content_type="application/x-ndjson")
 
     async def _set_aside(self, request: web.Request) -> web.Response:
-        addresses = addresses_from_json(await request.read())
-        return web.json_response({"moved": await self._upkeep().quarantine.set_aside(addresses)})
+        """Those who decided it before something that came already are refused (shardd/fence.py)."""
+        epoch, addresses = orphans_from_json(await request.read())
+        store = self._store()
+        store.fence.check(epoch)
+        moved = await store.upkeep.quarantine.set_aside(addresses)
+        return web.json_response({"moved": moved})
 
     async def _restore(self, request: web.Request) -> web.Response:
         addresses = addresses_from_json(await request.read())

@@ -6,12 +6,11 @@ and those of one group commit leave in one write.
 
 from collections.abc import Sequence
 
-from common.errors import Corrupt, ProtocolError, SixfoldError
+from common.errors import Corrupt, ProtocolError, SixfoldError, StaleEpoch
 from common.framing import LARGE_PAYLOAD_BYTES, kind_name
-from common.ids import KEY_BYTES, ShardAddress
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import ShardRecord
-from common.wire import KEYS_PER_DELETE, FrameKind, pack_error, pack_frame
+from common.wire import FrameKind, pack_error, pack_frame, unpack_deletes
 from shardd.buffers import AlignedBuffer
 from shardd.group import Incoming, WriteJob
 from shardd.service import Connection, LaneLimits, Window
@@ -78,10 +77,12 @@ class WriteService:
 
     def _delete(self, request: int, meta: memoryview | bytes) -> None:
         self._window.enter()
-        if len(meta) % KEY_BYTES or len(meta) > KEY_BYTES * KEYS_PER_DELETE:
-            raise ProtocolError(f"DELETE with a meta of {len(meta)} bytes")
-        keys = (meta[at : at + KEY_BYTES] for at in range(0, len(meta), KEY_BYTES))
-        deletes = [ShardAddress.from_key(key) for key in keys]
+        epoch, deletes = unpack_deletes(meta)
+        try:
+            self._store.fence.check(epoch)
+        except StaleEpoch as error:
+            self._refuse(request, error, 0)
+            return
         self._jobs.append(WriteJob(deletes=deletes, request=request))
 
     def _refuse(self, request: int, error: SixfoldError, payload_bytes: int) -> None:

@@ -29,12 +29,12 @@ class FileStore(KeepingStore):
             new.write_bytes(shard_header(record.info) + bytes(record.payload))
             new.replace(file)
 
-    async def delete(self, addresses: Sequence[ShardAddress]) -> None:
-        await super().delete(addresses)
+    async def delete(self, addresses: Sequence[ShardAddress], epoch: int | None = None) -> None:
+        await super().delete(addresses, epoch)
         self._unlink(addresses)
 
-    async def quarantine(self, addresses: Sequence[ShardAddress]) -> int:
-        found = await super().quarantine(addresses)
+    async def quarantine(self, addresses: Sequence[ShardAddress], epoch: int | None = None) -> int:
+        found = await super().quarantine(addresses, epoch)
         self._unlink(addresses)
         return found
 

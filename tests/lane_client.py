@@ -9,6 +9,7 @@ from common.errors import (
     SixfoldError,
 )
 from common.framing import FrameReceiver
+from common.ids import ShardAddress
 from common.record import shard_header
 from common.shards import ShardRecord
 from common.units import MIB
@@ -20,6 +21,7 @@ from common.wire import (
     WELCOME,
     FrameKind,
     LaneKind,
+    pack_deletes,
     unpack_error,
 )
 from shardd.service import LaneLimits
@@ -79,6 +81,9 @@ class Client(FrameReceiver):
 
     def append(self, request: int, shard: ShardRecord) -> None:
         self.send(FrameKind.APPEND, request, shard_header(shard.info), bytes(shard.payload))
+
+    def delete(self, request: int, *addresses: ShardAddress, epoch: int = 0) -> None:
+        self.send(FrameKind.DELETE, request, pack_deletes(epoch, addresses))
 
 
 async def connect(port: int) -> Client:

@@ -24,7 +24,8 @@ from coordinator.read_path import ReadPath
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
 from coordinator.write_path import WritePath
-from tests.metadata_parts import GRACE_S, Clock
+from shardd.fence import Fence
+from tests.metadata_parts import GRACE_S, Clock, seize_lease
 from tests.stores import MemoryStore, make_shard
 
 CODEC = Codec(DATA_SHARDS, ALL_SHARDS)
@@ -32,18 +33,26 @@ SEGMENT_BYTES = 4 * KIB
 
 
 class KeepingStore(MemoryStore):
-    """With a quarantine, and a memory of what was ever deleted."""
+    """With a quarantine, a memory of what was ever deleted, and a fence as nodes have. Tests delete
+    without an epoch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.kept: dict[ShardAddress, ShardRecord] = {}
         self.deleted: list[ShardAddress] = []
+        self.fence = Fence()
 
-    async def delete(self, addresses: Sequence[ShardAddress]) -> None:
+    async def delete(self, addresses: Sequence[ShardAddress], epoch: int | None = None) -> None:
+        self._check(epoch)
         self.deleted += [address for address in addresses if address in self.records]
         await super().delete(addresses)
 
-    async def quarantine(self, addresses: Sequence[ShardAddress]) -> int:
+    def _check(self, epoch: int | None) -> None:
+        if epoch is not None:
+            self.fence.check(epoch)
+
+    async def quarantine(self, addresses: Sequence[ShardAddress], epoch: int | None = None) -> int:
+        self._check(epoch)
         found = [address for address in addresses if address in self.records]
         self.kept.update((address, self.records.pop(address)) for address in found)
         return len(found)
@@ -167,6 +176,7 @@ class Sweeper:
             pass
 
     async def outbox(self) -> None:
+        await seize_lease(self.metadata)
         await OutboxWorker(self.metadata, self.nodes.cluster).step()
 
     async def orphans_noted(self) -> int:

@@ -6,12 +6,16 @@ from dataclasses import replace
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.metadata import (
+    OUTBOX,
+    DueDeletes,
     Metadata,
     NewContent,
     OutboxRow,
     RepairNotice,
     StoredSegment,
 )
+from coordinator.metadata.database import Sql
+from coordinator.metadata.sessions import epoch, next_epoch
 
 GRACE_S = 3600
 NINE = tuple(range(1, 10))
@@ -53,7 +57,29 @@ def several(metadata: Metadata, segments: list[StoredSegment]) -> NewContent:
     return NewContent(ContentId(os.urandom(32)), size, segments, listed, list(distinct.values()))
 
 
+async def seize_lease(metadata: Metadata, job: str = OUTBOX) -> None:
+    """As if the lease had run out and this process had been the first to see it."""
+    session = metadata.session
+
+    def seize(sql: Sql) -> None:
+        if sql.row("SELECT session FROM job_lease WHERE name = ?", job) != (session,):
+            sql.run(
+                "REPLACE INTO job_lease (name, session, epoch, expires_at) "
+                "VALUES (?, ?, ?, {now} + 15)",
+                job, session, next_epoch(sql),
+            )  # fmt: skip
+
+    await metadata._write(seize)
+
+
 async def due_deletes(metadata: Metadata, limit: int = 100) -> list[OutboxRow]:
     """Of all nodes, `limit` of each at most, also of nodes that never registered."""
-    rows = [await metadata.due_deletes(node, limit) for node in range(1, 20)]
-    return [row for of_node in rows for row in of_node]
+    await seize_lease(metadata)
+    due = [await metadata.due_deletes(node, limit) for node in range(1, 20)]
+    return [row for of_node in due for row in of_node.rows]
+
+
+async def finish_deletes(metadata: Metadata, rows: list[OutboxRow]) -> None:
+    """They have just been done."""
+    await seize_lease(metadata)
+    assert await metadata.finish_deletes(DueDeletes(await metadata._read(epoch), rows))

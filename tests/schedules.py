@@ -152,21 +152,21 @@ class GatedStore:
     ) -> "asyncio.Future[list[ShardRecord | ShardMissing]]":
         return self._call("read", lambda: self._store.read(addresses))
 
-    def delete(self, addresses: Sequence[ShardAddress]) -> "asyncio.Future[None]":
+    def delete(self, addresses: Sequence[ShardAddress], epoch: int) -> "asyncio.Future[None]":
         sent_at_s = self._now_s()
 
         async def delete() -> None:
             self._refuse_old(sent_at_s)
-            await self._store.delete(addresses)
+            await self._store.delete(addresses, epoch)
 
         return self._call("delete", delete)
 
-    def quarantine(self, addresses: Sequence[ShardAddress]) -> "asyncio.Future[int]":
+    def quarantine(self, addresses: Sequence[ShardAddress], epoch: int) -> "asyncio.Future[int]":
         sent_at_s = self._now_s()
 
         async def quarantine() -> int:
             self._refuse_old(sent_at_s)
-            return await self._store.quarantine(addresses)
+            return await self._store.quarantine(addresses, epoch)
 
         return self._call("quarantine", quarantine)
 

@@ -10,7 +10,15 @@ from coordinator.deleting import OutboxWorker
 from coordinator.metadata import DeleteReason, Metadata, ShardsOnNode
 from coordinator.metadata.writes import UNUSED_S
 from tests.memory_cluster import MemoryCluster
-from tests.metadata_parts import GRACE_S, Clock, due_deletes, segment, single
+from tests.metadata_parts import (
+    GRACE_S,
+    Clock,
+    due_deletes,
+    finish_deletes,
+    segment,
+    seize_lease,
+    single,
+)
 from tests.reports import incoming
 
 MOVED = {2: 12}  # shard 2 to node 12
@@ -22,13 +30,13 @@ async def test_a_place_rests_after_a_delete(metadata: Metadata, clock: Clock) ->
     asked_at_s = (await metadata.mending.forbidden(stored)).asked_at_s
     await metadata.add_deletes([ShardsOnNode(12, (stored.address(2),))], DeleteReason.LEFTOVER)
     (row,) = await due_deletes(metadata)
-    await metadata.finish_deletes([row.id])
+    await finish_deletes(metadata, [row])
     clock.now_s += UNUSED_S - 1
     await metadata._begin_session()
     forbidden = await metadata.mending.forbidden(stored)
     assert forbidden.places == {(2, 12)}
     assert not await metadata.mending.switch_layout(stored, MOVED, asked_at_s)
-    await metadata.finish_deletes([row.id for row in await due_deletes(metadata)])
+    await finish_deletes(metadata, await due_deletes(metadata))
     clock.now_s += UNUSED_S
     forbidden = await metadata.mending.forbidden(stored)
     assert forbidden.places == frozenset()
@@ -55,7 +63,7 @@ async def test_places_of_a_segment_that_is_gone_are_forgotten_at_once(
     await metadata.unpin(ContentId(stored.id))
     clock.now_s += GRACE_S
     await metadata.collect(10)
-    await metadata.finish_deletes([row.id for row in await due_deletes(metadata)])
+    await finish_deletes(metadata, await due_deletes(metadata))
     rows = await metadata._read(lambda sql: sql.rows("SELECT count(*) FROM deleted_place"))
     assert rows == [(0,)]
 
@@ -70,6 +78,7 @@ async def test_rows_that_were_read_before_a_pause_are_read_again(
     await metadata.add_deletes([ShardsOnNode(1, (stored.address(0),))], DeleteReason.LEFTOVER)
     monkeypatch.setattr(deleting, "monotonic", lambda: next(times, 200.0))
     worker = OutboxWorker(metadata, nodes.cluster)
+    await seize_lease(metadata)
     assert await worker.step()
     assert len(await due_deletes(metadata)) == 1
     assert not await worker.step()

@@ -13,7 +13,17 @@ from coordinator.metadata import (
 )
 from coordinator.metadata.database import Sql
 from coordinator.metadata.store import SESSION_LEASE_S
-from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, notice, segment, several, single
+from tests.metadata_parts import (
+    GRACE_S,
+    NINE,
+    Clock,
+    due_deletes,
+    finish_deletes,
+    notice,
+    segment,
+    several,
+    single,
+)
 from tests.reports import incoming
 
 
@@ -29,7 +39,7 @@ async def test_deleting_waits_for_the_grace_period(metadata: Metadata, clock: Cl
     assert await metadata.collect(10) == 1
     rows = await due_deletes(metadata)
     assert len([a for row in rows for a in row.shards.addresses]) == 27  # with its segment list
-    await metadata.finish_deletes([row.id for row in rows])
+    await finish_deletes(metadata, rows)
     counts = await metadata.counts()
     for table in ("content", "pin", "segment", "outbox_delete", "collect_queue"):
         assert counts[table] == 0
@@ -266,7 +276,7 @@ async def test_no_query_reads_a_whole_table(
         await metadata.unpin(id_)
     clock.now_s += GRACE_S
     assert await metadata.collect(10) == 2
-    await metadata.finish_deletes([row.id for row in await due_deletes(metadata)])
+    await finish_deletes(metadata, await due_deletes(metadata))
     await metadata.close()
     scans = {(plan, text) for plan, text in plans if plan.startswith("SCAN")}
     small = {"cluster", "session", "CONSTANT ROW", "layout", "node"}

@@ -23,7 +23,7 @@ from coordinator.metadata import (
 )
 from coordinator.metadata.database import MIGRATIONS, open_database
 from coordinator.metadata.packing import pack_layout
-from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, segment, single
+from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, finish_deletes, segment, single
 from tests.reports import incoming
 
 
@@ -88,7 +88,7 @@ async def test_a_database_of_version_1_comes_forward(
     counts = await opened.counts()
     assert (counts["content"], counts["pin"], counts["collect_queue"]) == (1, 2, 1)
     clock.now_s += GRACE_S
-    due = [row.shards.addresses for row in await opened.due_deletes(4, 10)]
+    due = [row.shards.addresses for row in await due_deletes(opened)]
     assert due == [tuple(dead[:2]), (dead[2],)]
     assert await opened.collect(10) == 1
     assert (await opened.counts())["segment"] == 2  # the composite needs both
@@ -134,7 +134,7 @@ async def test_the_outbox_of_version_9_comes_forward(
     opened = open_metadata(tmp_path, "", GRACE_S, clock)
     await opened.start()
     assert await due_deletes(opened) == before
-    await opened.finish_deletes([row.id for row in before])
+    await finish_deletes(opened, before)
     await opened.add_deletes([ShardsOnNode(3, (stored.address(3),))], DeleteReason.DOOMED)
     (later,) = await due_deletes(opened)
     assert later.id > before[-1].id

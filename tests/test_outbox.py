@@ -1,15 +1,112 @@
 """The outbox: what a paused process still does must not hit what others have done since."""
 
-from coordinator.metadata import DeleteReason, Metadata, ShardsOnNode
-from tests.metadata_parts import due_deletes, segment
+import asyncio
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from common.ids import ContentId, ShardAddress
+from coordinator.metadata import OUTBOX, DeleteReason, Metadata, ShardsOnNode, Wish
+from coordinator.metadata.writes import UNUSED_S
+from shardd.store import VolumeStore
+from tests.metadata_parts import due_deletes, finish_deletes, segment, seize_lease
+from tests.torture.one_process import Direct, Store
+
+Both = tuple[Metadata, Metadata]
 
 
 async def test_who_finishes_late_finishes_nobody_elses_delete(metadata: Metadata) -> None:
     """It was paused after its node's answer; another has done the same and finished it."""
     first, later = segment(metadata), segment(metadata)
     await metadata.add_deletes([ShardsOnNode(1, (first.address(0),))], DeleteReason.DOOMED)
-    done = [row.id for row in await due_deletes(metadata)]
-    await metadata.finish_deletes(done)
+    done = await due_deletes(metadata)
+    await finish_deletes(metadata, done)
     await metadata.add_deletes([ShardsOnNode(2, (later.address(0),))], DeleteReason.DOOMED)
-    await metadata.finish_deletes(done)
+    await finish_deletes(metadata, done)
     assert [row.shards.addresses for row in await due_deletes(metadata)] == [(later.address(0),)]
+
+
+async def test_only_the_holder_of_the_lease_sees_what_is_due(both: Both) -> None:
+    a, b = both
+    await a.add_deletes([ShardsOnNode(1, (segment(a).address(0),))], DeleteReason.DOOMED)
+    assert (await a.due_deletes(1, 10)).rows == []
+    await a.take_lease(OUTBOX, 15)
+    before = await a.due_deletes(1, 10)
+    assert (await b.due_deletes(1, 10)).rows == []
+    await seize_lease(b)
+    after = await b.due_deletes(1, 10)
+    assert (await a.due_deletes(1, 10)).rows == []
+    assert after.rows == before.rows
+    assert after.epoch > before.epoch
+
+
+async def test_only_who_held_the_lease_all_the_time_finishes(both: Both) -> None:
+    """Whoever held it in between may have deletes on their way that the node has not seen."""
+    a, b = both
+    await a.add_deletes([ShardsOnNode(1, (segment(a).address(0),))], DeleteReason.DOOMED)
+    await seize_lease(a)
+    due = await a.due_deletes(1, 10)
+    await seize_lease(b)
+    assert not await a.finish_deletes(due)
+    await seize_lease(a)
+    assert not await a.finish_deletes(due)
+    again = await a.due_deletes(1, 10)
+    assert again.rows == due.rows
+    assert await a.finish_deletes(again)
+    assert (await a.counts())["outbox_delete"] == 0
+
+
+class Stopped(Direct):
+    """Its deletes are on their way until they are let go."""
+
+    sent: asyncio.Queue[int] = asyncio.Queue()
+
+    def __init__(self, store: VolumeStore, go: asyncio.Event) -> None:
+        super().__init__(store)
+        self._go = go
+
+    async def delete(self, addresses: Sequence[ShardAddress], epoch: int) -> None:
+        self.sent.put_nowait(epoch)
+        await self._go.wait()
+        await super().delete(addresses, epoch)
+
+
+async def test_a_delete_that_was_long_on_its_way_does_not_hit_what_repair_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender was stopped behind its last look at the clock. Meanwhile another one has done the
+    same, and the place was free to be used again."""
+    store, go = Store(tmp_path), asyncio.Event()
+    await store.start()
+    first, second = store.fronts
+    data = random.Random(1).randbytes(50_000)
+    id_ = (await first.put(data)).id
+    moved = (1, 2, 3, 4)
+    for node in moved:
+        await store.wish(node, Wish.DRAINING)
+    await second.work("repair")
+    for node in moved:
+        await store.wish(node, Wish.ACTIVE)
+    monkeypatch.setattr(first.cluster, "direct", lambda number, of: Stopped(of, go))
+    stopped = asyncio.create_task(first.work("outbox"))
+    for _ in moved:
+        await Stopped.sent.get()
+    await second.work("outbox")
+    await store.pass_time(UNUSED_S + 1)
+    await second.metadata._begin_session()
+    await second.work("repair")
+    assert await missing(store, id_) == []
+    go.set()
+    await stopped
+    assert await missing(store, id_) == []
+    await store.close()
+
+
+async def missing(store: Store, id_: ContentId) -> list[ShardAddress]:
+    """What the layout names and nodes do not have."""
+    (stored,) = (await store.fronts[1].reads.find(id_)).segments
+    held = {n: {info.address for info in await node.shards()} for n, node in store.nodes.items()}
+    places = enumerate(stored.layout)
+    return [stored.address(i) for i, node in places if stored.address(i) not in held[node]]

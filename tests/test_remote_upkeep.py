@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import BadRequest, MalformedId, ProtocolError, Unavailable
+from common.errors import BadRequest, MalformedId, ProtocolError, StaleEpoch, Unavailable
 from common.shards import ShardMissing
 from common.units import GIB
-from common.upkeep import Quarantined, ScrubReport, Why, addresses_from_json, addresses_to_json
+from common.upkeep import (
+    Quarantined,
+    ScrubReport,
+    Why,
+    addresses_from_json,
+    addresses_to_json,
+    orphans_from_json,
+    orphans_to_json,
+)
 from coordinator.remote_store import ShardThere
 from shardd.store import StoreLimits
 from shardd.upkeep import UpkeepLimits
@@ -46,6 +54,24 @@ async def test_orphans_there_and_back(node: ServedNode) -> None:
         assert [each.address async for each in remote.quarantined()] == orphans[3:]
         listed = [info.address async for info in remote.list()]
         assert listed == sorted([*orphans[:2], *addresses_of(SHARDS[5:])])
+
+
+async def test_what_was_decided_before_something_that_came_already_is_refused(
+    node: ServedNode,
+) -> None:
+    """Deletes and orphans alike, whichever came: a paused coordinator's come too late."""
+    async with remote_to(node) as remote:
+        first, second, third, *rest = addresses_of(SHARDS)
+        await remote.delete([first], 7)
+        await remote.delete([second], 7)
+        for late in (remote.delete, remote.quarantine):
+            with pytest.raises(StaleEpoch, match="epoch 6, this node has seen 7"):
+                await late([third], 6)
+        assert await remote.quarantine([third], 9) == 1
+        for late in (remote.delete, remote.quarantine):
+            with pytest.raises(StaleEpoch, match="epoch 8, this node has seen 9"):
+                await late(rest, 8)
+        assert [info.address async for info in remote.list()] == rest
 
 
 async def test_more_than_one_request_holds(node: ServedNode) -> None:
@@ -117,6 +143,19 @@ def test_reports_on_scrub() -> None:
     for said in (b"", b"{}", b"[]", report.to_json().replace(b"true", b"1")):
         with pytest.raises(ProtocolError):
             ScrubReport.from_json(said)
+
+
+def test_orphans_in_a_request() -> None:
+    addresses = addresses_of(SHARDS[:2])
+    body = orphans_to_json(2**63, addresses)
+    assert json.loads(body) == {"epoch": 2**63, "addresses": [str(each) for each in addresses]}
+    assert orphans_from_json(body) == (2**63, addresses)
+    for epoch in (None, -1, 1.0, True, "1", 2**64):
+        with pytest.raises(BadRequest, match="epoch"):
+            orphans_from_json(json.dumps(json.loads(body) | {"epoch": epoch}).encode())
+    for other in (b"", b"[]", b'{"epoch": 1}', addresses_to_json(addresses)):
+        with pytest.raises(BadRequest):
+            orphans_from_json(other)
 
 
 def test_addresses_in_a_request() -> None:

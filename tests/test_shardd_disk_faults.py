@@ -206,7 +206,7 @@ async def test_a_node_says_that_it_cannot_write(tmp_path: Path) -> None:
                 disk.script("fdatasync", EIO)
                 for request in range(2, 60):
                     writer.append(request, SMALL[1] if request % 2 else LARGE[1])
-                writer.send(FrameKind.DELETE, 60, SMALL[0].address.key)
+                writer.delete(60, SMALL[0].address)
                 for _ in range(2, 61):
                     kind, _, meta, _ = await writer.next()
                     assert kind == FrameKind.ERROR

@@ -59,7 +59,7 @@ async def test_a_proof_of_another_lane_is_refused(node: ServedNode) -> None:
     [
         ({"cluster": b"x" * 16}, WrongCluster),
         ({"node_id": b"x" * 16}, WrongNode),
-        ({"version": 2}, ProtocolError),
+        ({"version": PROTOCOL_VERSION - 1}, ProtocolError),
         ({"kind": 3}, ProtocolError),
     ],
 )

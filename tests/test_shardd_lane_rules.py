@@ -29,9 +29,9 @@ from tests.stores import ServedNode, make_shard, served_node
     ("kind", "meta", "payload"),
     [
         (FrameKind.READ, bytes(41), b""),
-        (FrameKind.DELETE, bytes(42), b""),
-        (FrameKind.DELETE, bytes(41 * 1025), b""),
-        (FrameKind.DELETE, bytes(41), b"payload"),
+        (FrameKind.DELETE, bytes(41), b""),
+        (FrameKind.DELETE, bytes(8 + 41 * 1025), b""),
+        (FrameKind.DELETE, bytes(8 + 41), b"payload"),
         (FrameKind.PING, b"", bytes(MIB)),
         (FrameKind.HELLO, bytes(HELLO.size), b""),
         (77, b"", b""),
@@ -49,7 +49,7 @@ async def test_what_a_write_lane_does_not_take(
     [
         (FrameKind.APPEND, bytes(128), b"x"),
         (FrameKind.APPEND, bytes(128), bytes(MIB)),
-        (FrameKind.DELETE, bytes(41), b""),
+        (FrameKind.DELETE, bytes(8 + 41), b""),
         (FrameKind.READ, bytes(40), b""),
         (FrameKind.READ, bytes(41), b"x"),
     ],

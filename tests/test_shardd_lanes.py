@@ -55,8 +55,7 @@ async def test_deleting_over_a_lane(writer: Client, reader: Client) -> None:
     for request, shard in enumerate(shards, 1):
         writer.append(request, shard)
     await writer.answers(len(shards))
-    keys = b"".join(shard.address.key for shard in shards[:4])
-    writer.send(FrameKind.DELETE, 50, keys)
+    writer.delete(50, *(shard.address for shard in shards[:4]))
     assert (await writer.next())[:2] == (FrameKind.OK, 50)
     for request, shard in enumerate(shards):
         reader.send(FrameKind.READ, request, shard.address.key)
@@ -175,7 +174,7 @@ async def test_a_read_only_store_says_so_over_the_lane(node: ServedNode, writer:
     node.store._writer.failure = "for this test"
     writer.append(1, make_shard(10))
     writer.append(2, make_shard(100 * KIB))
-    writer.send(FrameKind.DELETE, 3, make_shard(10).address.key)
+    writer.delete(3, make_shard(10).address)
     answers = await writer.answers(3)
     assert {type(unpack_error(frame[2])) for frame in answers.values()} == {StoreReadOnly}
     assert node.store.write_buffers.lent_bytes == 0

@@ -7,10 +7,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import NotFound, ProtocolError, SixfoldError, Unreadable
-from common.ids import KEY_BYTES
+from common.ids import KEY_BYTES, SegmentId, ShardAddress
 from common.units import KIB, MIB
 from common.wire import (
     CHALLENGE,
+    EPOCH,
     FRAME,
     FRAME_HEADER_BYTES,
     HELLO,
@@ -24,8 +25,10 @@ from common.wire import (
     FrameKind,
     LaneKind,
     check_frame,
+    pack_deletes,
     pack_error,
     pack_frame,
+    unpack_deletes,
     unpack_error,
 )
 
@@ -49,10 +52,36 @@ def test_a_frame_has_these_bytes() -> None:
 
 def test_the_opening_of_a_lane_has_these_bytes() -> None:
     hello = HELLO.pack(PROTOCOL_VERSION, LaneKind.READ, b"c" * 16, b"n" * 16, b"o" * 32)
-    assert hello.hex() == "01000200" + "63" * 16 + "6e" * 16 + "6f" * 32
+    assert hello.hex() == "02000200" + "63" * 16 + "6e" * 16 + "6f" * 32
     assert CHALLENGE.pack(b"n" * 32, b"p" * 32).hex() == "6e" * 32 + "70" * 32
     assert CHALLENGE.size == NONCE_BYTES + PROOF_BYTES == 64
     assert WELCOME.pack(0x01020304, 0x0102).hex() == "0403020102010000"
+
+
+ADDRESSES = [ShardAddress(SegmentId(b"s" * 32), 0x0102030405060708, index) for index in (0, 8)]
+
+
+def test_deletes_have_these_bytes() -> None:
+    packed = pack_deletes(0x1112131415161718, ADDRESSES)
+    golden = (
+        "1817161514131211"  # epoch
+        + "73" * 32 + "0102030405060708" + "00"  # segment, generation, index
+        + "73" * 32 + "0102030405060708" + "08"
+    )  # fmt: skip
+    assert packed.hex() == golden
+    assert unpack_deletes(memoryview(packed)) == (0x1112131415161718, ADDRESSES)
+    assert unpack_deletes(pack_deletes(7, [])) == (7, [])
+
+
+def test_as_many_deletes_as_a_frame_holds() -> None:
+    most = ADDRESSES[:1] * KEYS_PER_DELETE
+    assert unpack_deletes(pack_deletes(2**64 - 1, most)) == (2**64 - 1, most)
+
+
+@pytest.mark.parametrize("meta_bytes", [0, 7, 41, 48, 50, 8 + 41 * 1025])
+def test_other_metas_are_no_deletes(meta_bytes: int) -> None:
+    with pytest.raises(ProtocolError, match=f"meta of {meta_bytes} bytes"):
+        unpack_deletes(bytes(meta_bytes))
 
 
 def test_an_error_has_these_bytes() -> None:
@@ -83,7 +112,7 @@ def test_a_frame_may_have_these_sizes() -> None:
     assert (MAX_META_BYTES, MAX_PAYLOAD_BYTES) == (60 * KIB, 16 * MIB)
     check_frame(0, 0)
     check_frame(MAX_PAYLOAD_BYTES, MAX_META_BYTES)
-    check_frame(0, KEYS_PER_DELETE * KEY_BYTES)
+    check_frame(0, EPOCH.size + KEYS_PER_DELETE * KEY_BYTES)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,9 @@ class MemoryNode(MemoryStore):
         answers = await super().read(addresses, into)
         return list(map(_rotten, answers)) if self.fault == "rotten" else answers
 
+    async def delete(self, addresses: Sequence[ShardAddress], epoch: int = 0) -> None:
+        await super().delete(addresses)
+
     async def head(self, address: ShardAddress) -> ShardThere | ShardMissing:
         return ShardThere(self.verified_at_s) if address in self.records else ShardMissing(address)
 

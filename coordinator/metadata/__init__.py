@@ -1,7 +1,9 @@
 """The metadata database: the one package of the coordinator that knows peewee and SQL."""
 
 from coordinator.metadata.rows import (
+    OUTBOX,
     DeleteReason,
+    DueDeletes,
     JobState,
     KnownSegment,
     Manifest,
@@ -18,7 +20,9 @@ from coordinator.metadata.sharing import IncomingReport
 from coordinator.metadata.store import Metadata, open_metadata
 
 __all__ = [
+    "OUTBOX",
     "DeleteReason",
+    "DueDeletes",
     "IncomingReport",
     "JobState",
     "KnownSegment",

@@ -226,7 +226,8 @@ class ReportNonce(Table):
 
 
 class JobLease(Table):
-    """Which session does a background job. `epoch` grows whenever the job changes hands."""
+    """Which session does a background job. `epoch` is the cluster's as of when the job last
+    changed hands, which makes that grow."""
 
     name = TextField(primary_key=True)
     session = IntegerField()

@@ -3,18 +3,15 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from common.ids import ContentId, SegmentId, ShardAddress
+from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.metadata.database import Sql
 from coordinator.metadata.notices import LEFT_JOIN_QUEUE
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import (
-    DeleteReason,
     KnownSegment,
     Manifest,
     NodeRow,
-    OutboxRow,
-    ShardsOnNode,
     StoredSegment,
     Wish,
 )
@@ -97,50 +94,6 @@ def collectable(sql: Sql, grace_s: int, limit: int) -> list[ContentId]:
         grace_s, limit,
     )  # fmt: skip
     return [ContentId(id_) for (id_,) in rows]
-
-
-def nodes_with_deletes(sql: Sql) -> list[int]:
-    """The nodes that have something due to delete, also those that were removed."""
-    rows = sql.rows(
-        "SELECT n.number FROM node n WHERE EXISTS "
-        "(SELECT 1 FROM outbox_delete o WHERE o.node = n.number AND o.not_before <= {now}) "
-        f"AND {MAY_DELETE}"
-    )
-    return [number for (number,) in rows]
-
-
-def removed_nodes_with_deletes(sql: Sql) -> list[int]:
-    rows = sql.rows(
-        "SELECT n.number FROM node n WHERE n.wish = 'removed' "
-        "AND EXISTS (SELECT 1 FROM outbox_delete o WHERE o.node = n.number)"
-    )
-    return [number for (number,) in rows]
-
-
-def writes_in_outbox(sql: Sql) -> set[tuple[SegmentId, int]]:
-    """The segments and generations of which something is to be deleted."""
-    rows = sql.rows("SELECT DISTINCT segment, generation FROM outbox_delete")
-    return {(SegmentId(segment), generation) for segment, generation in rows}
-
-
-def due_deletes(sql: Sql, node: int, limit: int) -> list[OutboxRow]:
-    """What is due on one node, oldest first; nothing while deletes are stopped."""
-    rows = sql.rows(
-        "SELECT id, segment, generation, indexes, why FROM outbox_delete "
-        f"WHERE node = ? AND not_before <= {{now}} AND {MAY_DELETE} "
-        "ORDER BY not_before, id LIMIT ?",
-        node, limit,
-    )  # fmt: skip
-    return [
-        OutboxRow(
-            id_, ShardsOnNode(node, _addresses(segment, generation, indexes)), DeleteReason(why)
-        )
-        for id_, segment, generation, indexes, why in rows
-    ]
-
-
-def _addresses(segment: bytes, generation: int, indexes: bytes) -> tuple[ShardAddress, ...]:
-    return tuple(ShardAddress(SegmentId(segment), generation, index) for index in indexes)
 
 
 def nodes(sql: Sql) -> list[NodeRow]:

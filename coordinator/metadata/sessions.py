@@ -1,12 +1,14 @@
 """Sessions, the epoch that numbers them, and the stop of all deletion.
 
-The epoch is `cluster.sessions`. It grows whenever a session begins and whenever one is renewed,
-and a session's number is the epoch at its beginning. Every node is told the epoch in the answer to
-its report and remembers the highest. The database notes what it has told to whom
-(`node.told_epoch`) in the transaction of the report, before the answer goes out. So a node that
-knows a higher epoch than it was ever told was told that by a younger database: this one is a
-backup, restored. Comparing with what *this node* was told, not with the epoch itself, finds that
-out however much the restored database has been used meanwhile.
+The epoch is `cluster.sessions`. It grows whenever a session begins, whenever one is renewed, and
+whenever the lease of a job changes hands; a session's number is the epoch at its beginning. What is
+deleted on nodes carries it too (see `outbox`).
+
+Every node is told the epoch in the answer to its report and remembers the highest. The database
+notes what it has told to whom (`node.told_epoch`) in the transaction of the report, before the
+answer goes out. So a node that knows a higher epoch than it was ever told was told that by a
+younger database: this one is a backup, restored. Comparing with what *this node* was told, not with
+the epoch itself, finds that out however much the restored database has been used meanwhile.
 
 What remains: a backup that was taken less than a renewal (15 s) and a report (2 s) before the end
 of the database that was lost. It looks like a crash at the time of the backup. What was stored in
@@ -25,12 +27,10 @@ MAY_DELETE = "(SELECT deletes_stopped FROM cluster) = ''"  # a condition
 def open_session(sql: Sql, lease_s: int) -> int:
     """A session number that was never used: generations are made from it."""
     sql.run("DELETE FROM session WHERE expires_at < {now}")
-    sql.run("UPDATE cluster SET sessions = sessions + 1")
+    number = next_epoch(sql)
     tick(sql)
-    sql.run(
-        "INSERT INTO session (number, expires_at) SELECT sessions, {now} + ? FROM cluster", lease_s
-    )
-    return epoch(sql)
+    sql.run("INSERT INTO session (number, expires_at) VALUES (?, {now} + ?)", number, lease_s)
+    return number
 
 
 def renew_session(sql: Sql, session: int, lease_s: int) -> None:
@@ -38,7 +38,7 @@ def renew_session(sql: Sql, session: int, lease_s: int) -> None:
     acted on its end."""
     check_session(sql, session)
     sql.run("UPDATE session SET expires_at = {now} + ? WHERE number = ?", lease_s, session)
-    sql.run("UPDATE cluster SET sessions = sessions + 1")
+    next_epoch(sql)
     tick(sql)
 
 
@@ -73,6 +73,12 @@ def epoch(sql: Sql) -> int:
     found = sql.row("SELECT sessions FROM cluster")
     assert found is not None
     return int(found[0])
+
+
+def next_epoch(sql: Sql) -> int:
+    """It has grown on return, and this is what it is now."""
+    sql.run("UPDATE cluster SET sessions = sessions + 1")
+    return epoch(sql)
 
 
 def tell_epoch(sql: Sql, node: int, known: int, told: int) -> tuple[int, bool]:

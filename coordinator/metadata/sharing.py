@@ -9,7 +9,7 @@ from common.errors import BadRequest, Conflict, Unauthorized
 from common.membership import NodeReport
 from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NodeRow, SharedReport, Wish
-from coordinator.metadata.sessions import check_session, deletes_stopped, tell_epoch
+from coordinator.metadata.sessions import check_session, deletes_stopped, next_epoch, tell_epoch
 from coordinator.metadata.writes import add_node
 
 NONCE_KEPT_S = int(4 * VALID_S)  # twice what is needed: the processes' clocks may differ
@@ -144,7 +144,8 @@ def _parsed(text: str) -> NodeReport | None:
 
 
 def take_lease(sql: Sql, name: str, session: int, lease_s: int) -> int | None:
-    """Take or renew the lease of a job. Its epoch, or None while another session holds it.
+    """Take or renew the lease of a job. Its epoch, which is the cluster's as of when it changed
+    hands; None while another session holds it.
 
     Raises SessionLost: a session that has run out holds nothing.
     """
@@ -152,9 +153,7 @@ def take_lease(sql: Sql, name: str, session: int, lease_s: int) -> int | None:
     found = sql.row("SELECT session, epoch, expires_at < {now} FROM job_lease WHERE name = ?", name)
     if found and found[0] != session and not found[2]:
         return None
-    epoch = int(found[1]) if found else 0
-    if not found or found[0] != session:
-        epoch += 1
+    epoch = int(found[1]) if found and found[0] == session else next_epoch(sql)
     sql.run(
         "INSERT INTO job_lease (name, session, epoch, expires_at) VALUES (?, ?, ?, {now} + ?) "
         "ON CONFLICT (name) DO UPDATE SET session = excluded.session, epoch = excluded.epoch, "

@@ -12,11 +12,7 @@ from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import (
-    BadSetting,
-    SessionLost,
-    SixfoldError,
-)
+from common.errors import BadSetting, SessionLost, SixfoldError
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
@@ -24,6 +20,7 @@ from coordinator.metadata import (
     collecting,
     jobs,
     notices,
+    outbox,
     reads,
     restoring,
     sessions,
@@ -37,11 +34,11 @@ from coordinator.metadata.mending import Mending
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     DeleteReason,
+    DueDeletes,
     KnownSegment,
     Manifest,
     NewContent,
     NodeRow,
-    OutboxRow,
     RepairNotice,
     ShardsOnNode,
     SharedReport,
@@ -132,14 +129,16 @@ class Metadata(Inspecting):
         return await self._read(reads.wishes)
 
     async def nodes_with_deletes(self) -> list[int]:
-        return await self._read(reads.nodes_with_deletes)
+        return await self._read(outbox.nodes_with_deletes)
 
-    async def due_deletes(self, node: int, limit: int) -> list[OutboxRow]:
-        return await self._read(partial(reads.due_deletes, node=node, limit=limit))
+    async def due_deletes(self, node: int, limit: int) -> DueDeletes:
+        """What is due on one node; nothing unless this process holds the lease of the outbox."""
+        due = partial(outbox.due_deletes, node=node, session=self.session, limit=limit)
+        return await self._read(due)
 
     async def writes_in_outbox(self) -> set[tuple[SegmentId, int]]:
         """The segments and generations of which something is to be deleted."""
-        return await self._read(reads.writes_in_outbox)
+        return await self._read(outbox.writes_in_outbox)
 
     # Changing
 
@@ -181,13 +180,15 @@ class Metadata(Inspecting):
     ) -> None:
         await self._write(partial(writes.add_deletes, deletes=deletes, why=why, delay_s=delay_s))
 
-    async def finish_deletes(self, ids: Sequence[int]) -> None:
-        await self._write(partial(writes.finish_deletes, ids=ids))
+    async def finish_deletes(self, done: DueDeletes) -> bool:
+        """The node has answered. False, and nothing has happened, if another process held the lease
+        of the outbox since they were read."""
+        return await self._write(partial(outbox.finish_deletes, done=done, session=self.session))
 
     async def forget_deletes_of_removed_nodes(self) -> None:
-        nodes = await self._read(reads.removed_nodes_with_deletes)
+        nodes = await self._read(outbox.removed_nodes_with_deletes)
         if nodes:
-            await self._write(partial(writes.forget_deletes, nodes=nodes))
+            await self._write(partial(outbox.forget_deletes, nodes=nodes))
 
     async def queue_repair(self, notice: RepairNotice) -> bool:
         """Whether that is news: not if the segment has changed since, or it was known."""

@@ -1,7 +1,7 @@
 """The transactions. Each function runs inside one, together with others (group commit), so it
 checks first and writes after: what raises a SixfoldError has written nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from common.errors import Conflict, SegmentGone
@@ -221,25 +221,3 @@ def add_deletes(
             shards.node, delay_s, segment, signed(generation),
             bytes(address.index for address in shards.addresses), int(why),
         )  # fmt: skip
-
-
-def forget_deletes(sql: Sql, nodes: Sequence[int]) -> None:
-    """Nodes that are gone for good: what lay on them is gone with them."""
-    for node in nodes:
-        sql.run("DELETE FROM outbox_delete WHERE node = ?", node)
-        sql.run("DELETE FROM orphan WHERE node = ?", node)
-
-
-def finish_deletes(sql: Sql, ids: Sequence[int]) -> None:
-    """The nodes have answered. Another process may have read the rows too and be about to send the
-    same: while the segment lives, the places are not to be used for a while."""
-    sql.run("DELETE FROM deleted_place WHERE until <= {now}")
-    for row in ids:
-        sql.run(
-            "INSERT INTO deleted_place (node, segment, generation, indexes, until) "
-            "SELECT o.node, o.segment, o.generation, o.indexes, {now} + ? FROM outbox_delete o "
-            "WHERE o.id = ? AND EXISTS (SELECT 1 FROM segment s "
-            "WHERE s.id = o.segment AND s.generation = o.generation)",
-            UNUSED_S, row,
-        )  # fmt: skip
-        sql.run("DELETE FROM outbox_delete WHERE id = ?", row)

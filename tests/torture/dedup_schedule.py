@@ -21,7 +21,7 @@ from coordinator.read_path import ReadPath
 from coordinator.sweep import SweepWorker
 from coordinator.write_path import WritePath
 from tests.memory_cluster import MemoryCluster, get, paths, put
-from tests.metadata_parts import GRACE_S, Clock
+from tests.metadata_parts import GRACE_S, Clock, seize_lease
 from tests.schedules import GatedCluster, GatedThread, Gates, Step
 
 NODES = 4
@@ -78,7 +78,11 @@ class Schedule:
             self.gates.in_order = False
             await self.gates.run(
                 *(self._client(*ends) for ends in both for _ in range(self.rng.choice([1, 1, 2]))),
-                *(self._job(job) for m in self.world.coordinators for job in _workers(m, cluster)),
+                *(
+                    self._job(m, job)
+                    for m in self.world.coordinators
+                    for job in _workers(m, cluster)
+                ),
                 *(self._mend(*of) for of in zip(self.world.coordinators, both, strict=True)),
                 self._time(),
                 self._clean_up(self.rng.choice(self.world.coordinators), cluster),
@@ -150,9 +154,11 @@ class Schedule:
             await upload
         return True
 
-    async def _job(self, worker: Worker) -> None:
+    async def _job(self, metadata: Metadata, worker: Worker) -> None:
+        """The other one's lease has run out each time."""
         for _ in range(self.rng.randrange(10 if worker.name == "sweep" else 4)):
             with suppress(SixfoldError):
+                await seize_lease(metadata, worker.name)
                 await worker.step()
 
     async def _mend(self, metadata: Metadata, ends: tuple[WritePath, ReadPath]) -> None:
@@ -181,6 +187,7 @@ class Schedule:
             await self.gates.call("a grace period passes", self._pass_grace)
             for job in (collect, swept, outbox):
                 with suppress(SixfoldError):
+                    await seize_lease(metadata, job.name)
                     while await job.step():
                         pass
 
@@ -215,11 +222,13 @@ class Schedule:
     async def _settle(self, cluster: MemoryCluster) -> None:
         """All jobs until nothing is left for them to do: an orphan is noted, condemned a grace
         period later, and quarantined."""
-        collect, outbox, swept = _workers(self.world.coordinators[0], cluster)
+        first = self.world.coordinators[0]
+        collect, outbox, swept = _workers(first, cluster)
         for _ in range(3):
             self.world.clock.now_s += GRACE_S
             for metadata in self.world.coordinators:
                 await metadata._begin_session()
+            await seize_lease(first)
             for job in (collect, swept, outbox):
                 while await job.step():
                     pass

@@ -175,7 +175,7 @@ async def _calls(writer: Client, told: Told, rng: random.Random) -> None:
         if known and rng.random() < 0.4:
             address = rng.choice(known)
             asked[request] = address, False
-            writer.send(FrameKind.DELETE, request, address.key)
+            writer.delete(request, address)
         else:
             shard = make_shard(rng.choice((0, 300, 5000, 70_000)), rng.randrange(1 << 40))
             told.shards[shard.address] = shard

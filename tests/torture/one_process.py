@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import cast
@@ -18,7 +18,7 @@ import aiohttp
 
 from common.codec import Codec
 from common.errors import NodeUnreachable, SessionLost
-from common.ids import ContentId
+from common.ids import ContentId, ShardAddress
 from common.units import KIB, MIB
 from common.upkeep import Quarantined
 from coordinator.buffers import StripeBuffers
@@ -41,7 +41,7 @@ from coordinator.throttle import Throttle
 from coordinator.write_path import WritePath
 from coordinator.write_upload import Stored
 from shardd.store import VolumeStore
-from tests.metadata_parts import Clock
+from tests.metadata_parts import Clock, seize_lease
 from tests.stores import SECRET
 from tests.torture.storage_node import StorageNode
 
@@ -57,10 +57,18 @@ class Direct:
     """What a coordinator asks a node for over lanes and HTTP, asked of its store."""
 
     def __init__(self, store: VolumeStore) -> None:
-        self.append, self.read, self.delete = store.append, store.read, store.delete
+        self.append, self.read = store.append, store.read
         self.stat, self.list = store.stat, store.list
-        self._kept = store.upkeep.quarantine
-        self.quarantine, self.restore = self._kept.set_aside, self._kept.restore
+        self._store, self._kept = store, store.upkeep.quarantine
+        self.restore = self._kept.restore
+
+    async def delete(self, addresses: Sequence[ShardAddress], epoch: int) -> None:
+        self._store.fence.check(epoch)
+        await self._store.delete(addresses)
+
+    async def quarantine(self, addresses: Sequence[ShardAddress], epoch: int) -> int:
+        self._store.fence.check(epoch)
+        return await self._kept.set_aside(addresses)
 
     async def quarantined(self) -> AsyncIterator[Quarantined]:
         for kept in self._kept.page(None, sys.maxsize):
@@ -157,7 +165,9 @@ class Front:
             return data
 
     async def work(self, job: str) -> None:
-        """The job's steps, until there is nothing left for it to do at once."""
+        """The job's steps, until there is nothing left for it to do at once. Who has held its lease
+        has lost it."""
+        await seize_lease(self.metadata, job)
         while await self.jobs[job].step():
             pass
 

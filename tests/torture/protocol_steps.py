@@ -29,7 +29,7 @@ from coordinator.sweep import SweepWorker
 from coordinator.write_path import WritePath
 from tests.file_store import FileStore
 from tests.memory_cluster import MemoryCluster, body, get, leave_orphans, paths, put
-from tests.metadata_parts import GRACE_S, Clock
+from tests.metadata_parts import GRACE_S, Clock, seize_lease
 from tests.reports import incoming
 
 NODES = 4
@@ -159,6 +159,7 @@ class _Coordinator:
         for _ in range(3):
             self._clock.now_s += GRACE_S
             await self._metadata._begin_session()
+            await seize_lease(self._metadata)
             for job in self._jobs:
                 while await job.step():
                     pass

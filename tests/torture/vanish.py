@@ -17,6 +17,7 @@ import uvloop
 from common.units import KIB, MIB
 from coordinator.deleting import OutboxWorker
 from tests.blobs import get, id_of, put
+from tests.metadata_parts import seize_lease
 from tests.torture.outcome import Outcome, scaled, scratch
 from tests.whole_path import Bed, memory_bed
 
@@ -185,6 +186,7 @@ async def _settled(bed: Bed, idle: InUse, tally: Tally) -> None:
     except TimeoutError:
         tally.violations.append(f"{_in_use(bed)} stay in use, not {idle}")
     await coordinator.writes.settle()
+    await seize_lease(coordinator.metadata)
     outbox = OutboxWorker(coordinator.metadata, bed.cluster)
     while await outbox.step():
         pass
