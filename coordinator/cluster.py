@@ -13,8 +13,9 @@ from common.wire import LaneKind
 from coordinator.config import Config
 from coordinator.lanes import LaneLimits
 from coordinator.links import Link
-from coordinator.membership import Membership, Node, NodeState
+from coordinator.membership import Membership
 from coordinator.metadata import Metadata
+from coordinator.node import Node, NodeState
 from coordinator.placement import Placement, Target, candidates, place
 from coordinator.remote_store import RemoteStore
 

@@ -13,10 +13,10 @@ from typing import Any
 from common.errors import Conflict
 from common.units import format_bytes
 from coordinator.config import LEAST_NODES
-from coordinator.membership import Node, NodeState
 from coordinator.metadata import Wish
 from coordinator.metadata.rows import NO_NODE
 from coordinator.moves import destinations
+from coordinator.node import Node, NodeState
 from coordinator.placement import Target, survives
 from coordinator.services import Services
 
@@ -127,7 +127,7 @@ class Draining:
             plan = await self.plan(node)
             if plan.segments:
                 raise Conflict(f"{plan.segments} segments still have shards on {node.row.name}")
-            if not force:
+            if not force and state is not NodeState.LOST:
                 self._refuse_unless_empty(node)
             await self._wish(node, Wish.REMOVED)
         return {"node": node.row.name, "state": NodeState.REMOVED.value}

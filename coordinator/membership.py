@@ -8,11 +8,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from common.errors import Conflict, NotFound, SixfoldError, WrongCluster
 from common.membership import NodeReport, ReportAnswer
+from coordinator.attention import Attention
 from coordinator.metadata import IncomingReport, Metadata, NodeRow, SharedReport, Wish
+from coordinator.node import Node, NodeState
 from coordinator.placement import Target
 from coordinator.ring import Ring, RingNode
 from coordinator.wanted import SWEEP, want_pass
@@ -22,43 +23,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 OVERLAP_S = 2  # a report that is committed late may bear a time before the last look
 ZONES_FRESH_S = 1.0
-
-
-class NodeState(StrEnum):
-    ACTIVE = "active"
-    READ_ONLY = "read-only"
-    DETACHED = "detached"  # it serves files that are gone from its directory
-    DRAINING = "draining"
-    DRAINED = "drained"  # nothing is left on it
-    SUSPECT = "suspect"
-    LOST = "lost"
-    REMOVED = "removed"
-
-
-@dataclass(slots=True)
-class Node:
-    """One node. `reachable` says whether its lanes are open; `sent_bytes` counts what this
-    process appended since its last report, which the reported figures do not show yet; `version`
-    is that of the report in the database."""
-
-    row: NodeRow
-    report: NodeReport | None = None
-    version: int = 0
-    reported_at_s: float = float("-inf")
-    reachable: bool = False
-    sent_bytes: int = 0
-    detached_at_s: float = float("inf")  # when it first said so
-
-    @property
-    def number(self) -> int:
-        return self.row.number
-
-    def fill(self) -> float:
-        """The used fraction of what the node could hold."""
-        assert self.report is not None
-        used_bytes = self.report.used_bytes + self.sent_bytes
-        total_bytes = self.report.used_bytes + self.report.free_bytes
-        return used_bytes / total_bytes if total_bytes else 1.0
 
 
 @dataclass(slots=True)
@@ -72,12 +36,14 @@ class Membership:
     on_report: Callable[[Node], None] = lambda node: None
     nodes: dict[int, Node] = field(default_factory=dict)
     _loaded: Mapping[int, int] = field(default_factory=dict)  # versions of reports, at start
-    _attentive_since_s: float = 0.0  # silence before that says nothing
-    _looked_at_s: float = float("-inf")
-    _looked_s: int = 0  # the same by the database's clock
+    _looked_s: int = 0  # when it last looked, by the database's clock
     _ring: Ring | None = None
     _zone_sizes: Mapping[str, int] = field(default_factory=dict)
     _zones_counted_at_s: float = float("-inf")
+    _attention: Attention = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._attention = Attention(self.clock, self.lost_after_s / 2)
 
     async def load(self) -> None:
         """Read the registered nodes and their last reports; their silence counts from now."""
@@ -119,19 +85,23 @@ class Membership:
         operators want of nodes, also of those that are silent."""
         known = {node.number: node.version for node in self.nodes.values()}
         now_s, found = await self.metadata.reports_since(self._looked_s - OVERLAP_S, known)
-        if self._is_blind():
-            self._attentive_since_s = self.clock()
-        self._looked_s, self._looked_at_s = now_s, self.clock()
+        self._looked_s = now_s
+        self._attention.look()
         for shared in found:
             self._take_over(shared)
         wishes = await self.metadata.wishes()
-        for number in self.nodes:
+        for number, node in self.nodes.items():
             self.wish_changed(number, wishes.get(number, Wish.ACTIVE))
+            if node.reachable:
+                node.reached_at_s = self.clock()
+            self._tell(node)
 
-    def _is_blind(self) -> bool:
-        """Whether this process was stopped, or had no database, for so long that it cannot tell
-        which nodes have been silent."""
-        return self.clock() - self._looked_at_s > self.lost_after_s / 2
+    def _tell(self, node: Node) -> None:
+        """What is new, once."""
+        trouble = self.trouble(node)
+        if trouble and trouble != node.trouble:
+            log.error("%s: %s", node.row.name, trouble)
+        node.trouble = trouble
 
     def _take_over(self, shared: SharedReport) -> None:
         """The process that it came to has looked whether it is an impostor's."""
@@ -143,7 +113,7 @@ class Membership:
         node = self.nodes.get(row.number)
         if node is None:
             log.info("node %d is %s (%s) in zone %s", row.number, row.name, row.node_id, row.zone)
-            node = self.nodes[row.number] = Node(row)
+            node = self.nodes[row.number] = Node(row, reached_at_s=self.clock())
         if node.version >= version:
             return node  # a younger one came by the other way meanwhile
         if node.report is None or node.report.capacity_bytes != report.capacity_bytes:
@@ -174,10 +144,9 @@ class Membership:
     def state(self, node: Node) -> NodeState:
         if node.row.wish is Wish.REMOVED:
             return NodeState.REMOVED
-        silent_s, detached_s = self._since(node.reported_at_s), self._since(node.detached_at_s)
-        if max(silent_s, detached_s) >= self.lost_after_s and not self._is_blind():
+        if self._useless_s(node) >= self.lost_after_s and not self._attention.is_blind():
             return NodeState.LOST
-        if silent_s >= self.suspect_after_s or not node.reachable or node.report is None:
+        if self._is_silent(node) or not node.reachable or node.report is None:
             return NodeState.SUSPECT
         if node.report.detached:
             return NodeState.DETACHED
@@ -185,9 +154,15 @@ class Membership:
             return NodeState.DRAINING if node.report.shards else NodeState.DRAINED
         return NodeState.READ_ONLY if node.report.failure else NodeState.ACTIVE
 
-    def _since(self, at_s: float) -> float:
-        """Seconds; what this process could not follow does not count."""
-        return self.clock() - max(at_s, self._attentive_since_s)
+    def _useless_s(self, node: Node) -> float:
+        """For how long it has been silent, out of reach, or without its directory. A node that
+        still reports but cannot be reached is of no more use than a silent one."""
+        since = self._attention.since
+        unreached_s = 0.0 if node.reachable else since(node.reached_at_s)
+        return max(since(node.reported_at_s), since(node.detached_at_s), unreached_s)
+
+    def _is_silent(self, node: Node) -> bool:
+        return self._attention.since(node.reported_at_s) >= self.suspect_after_s
 
     def count(self, state: NodeState) -> int:
         """How many nodes are in that state."""
@@ -248,10 +223,20 @@ class Membership:
         report = self.nodes[number].report if self.is_readable(number) else None
         return report is not None and not report.detached
 
-    def is_leaving(self, number: int) -> bool:
-        """Whether an operator wants its shards elsewhere, be it reachable or not."""
+    def is_gone(self, number: int) -> bool:
+        """Whether its shards will not come back, nor can be read: it was removed, or it is lost. Of
+        a node that this process has not heard of yet, nothing is known."""
         node = self.nodes.get(number)
-        return node is not None and node.row.wish is Wish.DRAINING
+        state = None if node is None else self.state(node)
+        lost = state is NodeState.LOST and not self.is_readable(number)
+        return lost or state is NodeState.REMOVED
+
+    def is_leaving(self, number: int) -> bool:
+        """Whether its shards should be elsewhere, be it reachable or not."""
+        node = self.nodes.get(number)
+        if node is None:
+            return False
+        return node.row.wish is Wish.DRAINING or self.state(node) is NodeState.LOST
 
     def wish_changed(self, number: int, wish: Wish) -> None:
         """Known at once, not at the next look."""
@@ -281,9 +266,27 @@ class Membership:
         return node is not None and node.version > self._loaded.get(number, 0)
 
     def all_have_reported(self) -> bool:
-        """All that can be reached, of which there is one."""
-        reachable = [node.number for node in self.nodes.values() if node.reachable]
-        return bool(reachable) and all(map(self.has_reported, reachable))
+        """All that can be reached, of which there is one; of those that are lost nobody waits for
+        a word."""
+        reachable = [node for node in self.nodes.values() if node.reachable]
+        heard = any(self.has_reported(node.number) for node in reachable)
+        return heard and not any(map(self.is_waited_for, reachable))
+
+    def is_waited_for(self, node: Node) -> bool:
+        """Whether it may have to tell of a younger database, so that nothing is deleted before."""
+        past = self.state(node) in (NodeState.LOST, NodeState.REMOVED)
+        return node.reachable and not past and not self.has_reported(node.number)
+
+    def trouble(self, node: Node) -> str:
+        """What an operator should look after, in words; empty if nothing."""
+        report, silent = node.report, self._is_silent(node)
+        if silent and self.is_waited_for(node):
+            return "it does not report: until it does, or is lost, nothing is collected or swept"
+        if report is None or silent or node.row.wish is Wish.REMOVED:
+            return ""
+        if not node.reachable and self._attention.since(node.reached_at_s) >= self.suspect_after_s:
+            return f"it reports, but {report.data_host}:{report.data_port} cannot be reached"
+        return report.failure
 
     def zone_of(self, number: int) -> str:
         """Empty for a node that nobody knows."""

@@ -7,8 +7,9 @@ hear of: the node takes the latest record of an address. Whatever fails on the w
 segment as it was, and what was appended in vain goes to the outbox; after a crash the sweep finds
 it.
 
-What only cannot be reached is waited for: a node that restarts must not cost a rebuild. Before a
-segment is given up, its shards are looked for on all nodes.
+What only cannot be reached is waited for: a node that restarts must not cost a rebuild. A lost node
+that can be read is treated like one that is drained: what it still has may be the last there is.
+Before a segment is given up, its shards are looked for on all nodes.
 """
 
 import asyncio
@@ -155,7 +156,7 @@ class Mender:
         return at_home | found, lacking
 
     def _to_rebuild(self, survey: Survey, stored: StoredSegment) -> list[int]:
-        """What is gone or bad, and what a node that is drained cannot give."""
+        """What is gone or bad, and what a node that is drained or lost cannot give."""
         for index in survey.having(ShardState.UNREACHABLE):
             if self._cluster.membership.is_leaving(stored.layout[index]):
                 survey.states[index] = ShardState.LOST

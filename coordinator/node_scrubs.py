@@ -7,7 +7,7 @@ from typing import Any
 
 from common.errors import SixfoldError
 from coordinator.cluster import Cluster
-from coordinator.membership import Node, NodeState
+from coordinator.node import Node, NodeState
 from coordinator.remote_store import RemoteStore
 
 DEADLINE_S = 5.0

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 
 from common.errors import SixfoldError
 from coordinator.jobs import LEASE_S
-from coordinator.membership import NodeState
 from coordinator.mend import Mender
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE
+from coordinator.node import NodeState
 from coordinator.services import Services
 from coordinator.throttle import Throttle
 

@@ -16,16 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from common.errors import SixfoldError
 from common.units import MIB
 from coordinator.jobs import LEASE_S
-from coordinator.membership import NodeState
 from coordinator.mend import Mended, Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE
 from coordinator.metadata.packing import mask_of
 from coordinator.metadata.repair_queue import Repair
 from coordinator.metadata.rows import NO_NODE, Seen
 from coordinator.moves import crowded
-from coordinator.placement import Target
+from coordinator.node import NodeState
 from coordinator.services import Services
-from coordinator.survey import is_gone
 from coordinator.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -116,11 +114,9 @@ class RepairWorker:
             self._searched_at_s = now_s
             progress.nodes, progress.layout = nodes, 0
         page = await self._metadata.layout_uses(progress.layout, LAYOUTS_AT_ONCE)
-        targets = list(self._services.cluster.membership.targets(0).values())
+        judge = self._judge()
         found = [
-            (use.id, *trouble)
-            for use in page
-            if use.segments and (trouble := self._trouble(use.layout, targets))
+            (use.id, *trouble) for use in page if use.segments and (trouble := judge(use.layout))
         ]
         if found:
             await self._mending.queue_layouts(found)
@@ -134,30 +130,32 @@ class RepairWorker:
 
     def _nodes(self) -> str:
         """What the search depends on: what is written while a node is away can be spread better
-        when it is back, so it matters who is suspect too."""
+        when it is back, so it matters who is suspect too; and whether lost ones can be read."""
         members = self._services.cluster.membership
-        nodes = sorted(members.nodes.items())
-        return ",".join(f"{number}:{members.state(node)},{node.row.wish}" for number, node in nodes)
-
-    def _trouble(
-        self, layout: tuple[int, ...], targets: Sequence[Target]
-    ) -> tuple[int, str] | None:
-        """Which shards of a segment with this layout are on no node, as a mask, and what is wrong,
-        if anything is."""
-        members = self._services.cluster.membership
-        gone = mask_of(
-            index
-            for index, number in enumerate(layout)
-            if number == NO_NODE or is_gone(self._services, number)
+        return ",".join(
+            f"{number}:{members.state(node)},{node.row.wish},{members.is_gone(number):d}"
+            for number, node in sorted(members.nodes.items())
         )
-        if gone:
-            return gone, "shards on nodes that are lost"
-        if any(map(members.is_leaving, layout)):
-            return 0, "shards on a node that is drained"
-        tolerated = len(layout) - self._services.codec.k
-        if crowded(layout, members.zone_of, targets, tolerated):
-            return 0, "shards that could be spread better"
-        return None
+
+    def _judge(self) -> Callable[[tuple[int, ...]], tuple[int, str] | None]:
+        """Tells of a layout, as nodes are now, which shards are on no node, as a mask, and what is
+        wrong, if anything is."""
+        members, k = self._services.cluster.membership, self._services.codec.k
+        targets = list(members.targets(0).values())
+        gone = {NO_NODE, *filter(members.is_gone, members.nodes)}
+        leaving = set(filter(members.is_leaving, members.nodes))
+
+        def trouble(layout: tuple[int, ...]) -> tuple[int, str] | None:
+            if not gone.isdisjoint(layout):
+                lacking = mask_of(i for i, node in enumerate(layout) if node in gone)
+                return lacking, "shards on nodes that are lost"
+            if not leaving.isdisjoint(layout):
+                return 0, "shards on a node that is drained or lost"
+            if crowded(layout, members.zone_of, targets, len(layout) - k):
+                return 0, "shards that could be spread better"
+            return None
+
+        return trouble
 
     # Mending
 

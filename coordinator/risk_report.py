@@ -10,8 +10,8 @@ from typing import Any
 from common.errors import BadRequest
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
-from coordinator.membership import Node, NodeState
 from coordinator.metadata import JobState, Metadata
+from coordinator.node import Node, NodeState
 from coordinator.risk import Assumed, any_loss, loss_before_repair, yearly_loss
 from coordinator.scrub import progress_of
 from coordinator.standing import Kind, Standing, standing_of, surroundings

@@ -6,7 +6,7 @@ import logging
 
 from common.errors import SixfoldError
 from common.ids import ShardAddress
-from coordinator.membership import Node
+from coordinator.node import Node
 from coordinator.services import Services
 
 log = logging.getLogger(__name__)

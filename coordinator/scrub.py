@@ -11,6 +11,7 @@ from common.errors import SixfoldError
 from coordinator.check import StripeCheck
 from coordinator.metadata import Metadata, StoredSegment
 from coordinator.services import Services
+from coordinator.survey import ShardState
 from coordinator.throttle import Throttle
 from coordinator.wanted import SCRUB, wanted_passes
 
@@ -25,7 +26,7 @@ class Progress:
     `verified_at_s` is when the last complete pass began: all that was there then was looked at
     since. `served` is the last request for a pass that this or an earlier pass answers. `after` is
     the last segment looked at. The counts are those of the running pass, or of the last one; of
-    `unchecked` segments some shard could not be reached, and no other was bad."""
+    `unchecked` segments some shard could not be reached, whatever was found of the others."""
 
     running: bool = False
     served: int = 0
@@ -97,7 +98,7 @@ class ScrubWorker:
         else:
             progress.whole += found.is_whole
             progress.to_repair += bool(found.to_repair or found.disagrees)
-            progress.unchecked += not (found.is_whole or found.to_repair or found.disagrees)
+            progress.unchecked += ShardState.UNREACHABLE in found.states
         progress.segments += 1
         progress.bytes += size_bytes
         await self._throttle.spend(size_bytes)

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coordinator.durability import without
-from coordinator.membership import Membership, NodeState
+from coordinator.membership import Membership
 from coordinator.metadata import Metadata
 from coordinator.metadata.rows import NO_NODE
+from coordinator.node import NodeState
 from coordinator.placement import survives
 
 LAYOUTS_AT_ONCE = 500

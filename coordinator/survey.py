@@ -6,7 +6,6 @@ from enum import StrEnum
 from common.errors import Corrupt, SixfoldError
 from common.hashing import blake3_digest
 from common.shards import ShardMissing, ShardRecord
-from coordinator.membership import NodeState
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.rows import CHECKSUM_BYTES, NO_NODE, UNKNOWN_CHECKSUM
 from coordinator.services import Services
@@ -50,7 +49,7 @@ class Survey:
         node = self._segment.layout[index]
         if node == NO_NODE:
             self.states[index] = ShardState.ABSENT
-        elif is_gone(self._services, node):
+        elif self._services.cluster.membership.is_gone(node):
             self.states[index] = ShardState.LOST
         else:
             self.states[index] = await self._read(index, node)
@@ -110,11 +109,3 @@ class Survey:
         """Whether the good shards, k or more, belong together: each beyond the first k, computed
         from those, is what its checksum says."""
         return await self.rebuild(self.good[self._segment.k :])
-
-
-def is_gone(services: Services, number: int) -> bool:
-    """Whether this node's shards will not come back: it is lost, or was removed. Of a node that
-    this process has not heard of yet, nothing is known."""
-    members = services.cluster.membership
-    node = members.nodes.get(number)
-    return node is not None and members.state(node) in (NodeState.LOST, NodeState.REMOVED)

@@ -16,8 +16,8 @@ from coordinator.buffers import StripeBuffers
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS, Config
 from coordinator.deleting import OutboxWorker
-from coordinator.membership import NodeState
 from coordinator.metadata import Metadata
+from coordinator.node import NodeState
 from coordinator.offload import Offload
 from coordinator.placement import Placement, Target
 from coordinator.read_path import ReadPath
@@ -85,6 +85,7 @@ class MemoryCluster:
             count_sent=lambda number, size_bytes: None,
             state=lambda node: NodeState.ACTIVE,
             is_leaving=lambda number: number in self.leaving,
+            is_gone=lambda number: False,
             zone_of=lambda number: "zone",
             is_readable=lambda number: number not in self.away,
             is_lasting=lambda number: number not in self.away,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import Conflict, Undurable
-from coordinator.membership import NodeState
 from coordinator.metadata import Wish
+from coordinator.node import NodeState
 from coordinator.repair import SEARCH_AGAIN_DRAINING_S
 from coordinator.write_upload import Stored
 from tests.test_repair import check, filled

@@ -201,6 +201,45 @@ async def test_what_is_found_during_a_repair_outlasts_it(metadata: Metadata) -> 
     assert await metadata.queued_by_survivors() == {8: 1}
 
 
+async def verified_at(metadata: Metadata, stored: StoredSegment) -> int:
+    found = await metadata.explained(ContentId(stored.id), 0, 1)
+    assert found is not None
+    return found.segments[0].verified_at_s
+
+
+async def test_a_segment_that_is_whole_leaves_the_queue(metadata: Metadata) -> None:
+    stored = segment(metadata)
+    await metadata.commit_content(single(stored))
+    await metadata.queue_repair(notice(stored, 0))
+    (repair,) = await metadata.mending.due_repairs(range(10), 1)
+    await metadata.mending.set_whole(repair.stored, verified=False)
+    assert await metadata.queued_by_survivors() == {}
+    assert await verified_at(metadata, stored) == 0
+    await metadata.mending.set_whole(repair.stored, verified=True)
+    assert await verified_at(metadata, stored) > 0
+
+
+async def test_what_is_found_meanwhile_is_not_verified(metadata: Metadata) -> None:
+    stored = segment(metadata)
+    await metadata.commit_content(single(stored))
+    await metadata.queue_repair(notice(stored, 5))
+    await metadata.mending.set_whole(stored, verified=True)
+    assert await verified_at(metadata, stored) == 0
+
+
+async def test_only_a_segment_that_still_lies_so_is_whole(metadata: Metadata) -> None:
+    """Of where its shards were moved meanwhile, the repair that ends here has seen nothing."""
+    stored = segment(metadata)
+    await metadata.commit_content(single(stored))
+    await metadata.queue_repair(notice(stored, 0))
+    (repair,) = await metadata.mending.due_repairs(range(10), 1)
+    asked_at_s = (await metadata.mending.forbidden(stored)).asked_at_s
+    assert await metadata.mending.switch_layout(stored, {4: 11}, asked_at_s)
+    await metadata.mending.set_whole(repair.stored, verified=True)
+    assert await metadata.queued_by_survivors() == {8: 1}
+    assert await verified_at(metadata, stored) == 0
+
+
 async def test_lost_nodes_and_bad_shards_count_together(metadata: Metadata) -> None:
     stored = segment(metadata)
     await metadata.commit_content(single(stored))

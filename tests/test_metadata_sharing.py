@@ -6,9 +6,10 @@ import os
 import pytest
 
 from common.errors import Conflict, Unauthorized
-from coordinator.membership import Membership, NodeState
+from coordinator.membership import Membership
 from coordinator.metadata import Metadata, SharedReport
 from coordinator.metadata.sharing import NONCE_KEPT_S
+from coordinator.node import NodeState
 from tests.metadata_parts import Clock
 from tests.reports import ALIVE_S, incoming, report_of
 

@@ -15,8 +15,9 @@ from common.ids import SegmentId
 from common.membership import NodeReport, ReportAnswer
 from coordinator.cluster import Cluster
 from coordinator.config import Config
-from coordinator.membership import Membership, NodeState
-from coordinator.metadata import Metadata, open_metadata, sessions
+from coordinator.membership import Membership
+from coordinator.metadata import Metadata, Wish, open_metadata, sessions
+from coordinator.node import NodeState
 from coordinator.wanted import wanted_passes
 from tests.lane_peer import SECRET
 from tests.reports import report_of
@@ -121,6 +122,77 @@ async def test_what_lies_on_a_detached_node_is_lost_in_time(
     assert not membership.is_lasting(node.number)
     assert await beat(detached=False) is NodeState.ACTIVE
     assert await beat(detached=True) is NodeState.DETACHED
+
+
+async def test_a_node_that_reports_but_cannot_be_reached_is_lost_in_time(
+    membership: Membership, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its shards are as far away as those of a silent one."""
+
+    async def beat(passed_s: float) -> NodeState:
+        clock.now_s += passed_s
+        await hear(membership, report_of(1))
+        await membership.look()
+        return membership.state(node)
+
+    await membership.look()
+    node = membership.nodes[await join(membership, 1)]
+    assert await beat(100.0) is NodeState.ACTIVE
+    node.reachable = False
+    assert await beat(0.0) is NodeState.SUSPECT
+    assert membership.trouble(node) == ""
+    assert await beat(449.0) is NodeState.SUSPECT
+    assert await beat(450.0) is NodeState.SUSPECT
+    assert not membership.is_gone(1)
+    assert await beat(1.0) is NodeState.LOST
+    assert membership.is_gone(1)
+    alarms = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert alarms == ["node-1: it reports, but 127.0.0.1:1 cannot be reached"]
+    node.reachable = True
+    assert await beat(0.0) is NodeState.ACTIVE
+    assert membership.trouble(node) == ""
+    assert not membership.is_leaving(1)
+
+
+async def test_a_new_node_is_not_lost_before_it_was_reached(
+    membership: Membership, clock: Clock
+) -> None:
+    for _ in range(4):
+        await membership.look()
+        clock.now_s += LOST_S / 2
+    await membership.look()
+    await hear(membership, report_of(1))
+    assert membership.state(membership.nodes[1]) is NodeState.SUSPECT
+
+
+async def test_who_can_be_reached_but_is_silent_is_waited_for_until_it_is_lost(
+    metadata: Metadata, clock: Clock
+) -> None:
+    before = Membership(metadata, clock, SUSPECT_S, LOST_S)
+    await before.load()
+    for number in (1, 2, 3):
+        await join(before, number)
+    await metadata.set_wish(3, Wish.REMOVED)
+    membership = Membership(metadata, clock, SUSPECT_S, LOST_S)
+    await membership.load()
+    for node in membership.nodes.values():
+        node.reachable = True
+    silent = membership.nodes[2]
+    clock.now_s += LOST_S
+    assert not membership.all_have_reported()  # of nobody anything is known
+    await membership.look()
+    await join(membership, 1)
+    for passed_s, alarm in ((0.0, False), (450.0, True), (449.0, True)):
+        clock.now_s += passed_s
+        await membership.look()
+        assert not membership.all_have_reported()
+        assert ("nothing is collected" in membership.trouble(silent)) is alarm
+    clock.now_s += 1.0
+    assert membership.all_have_reported()
+    assert membership.state(silent) is NodeState.LOST
+    assert membership.is_leaving(2)
+    assert not membership.is_gone(2)
+    assert not membership.has_reported(2)  # nothing is deleted on it
 
 
 async def test_a_node_with_an_old_directory_is_swept_soon(membership: Membership) -> None:

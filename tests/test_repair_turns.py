@@ -78,7 +78,7 @@ async def queued(metadata: Metadata, bad: int, count: int = 1) -> list[bytes]:
 def worker(metadata: Metadata, clock: Clock, mender: PretendedMender) -> RepairWorker:
     """Of a cluster in which no node comes or goes."""
     members = SimpleNamespace(nodes={}, targets=lambda size: {}, count=lambda state: 0)
-    members.is_leaving = lambda number: False
+    members.is_leaving = members.is_gone = lambda number: False
     members.zone_of = str
     services: Any = SimpleNamespace(
         metadata=metadata,

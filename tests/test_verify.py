@@ -207,6 +207,15 @@ async def test_a_pass_that_reached_not_everything_has_not_verified_everything(be
     assert (progress.unchecked, progress.verified_at_s) == (1, 0)
 
 
+async def test_what_else_is_wrong_does_not_hide_that_not_everything_was_reached(bed: Bed) -> None:
+    id_ = await put(bed.http, content(5000, "hidden"))
+    bed.lose((await bed.segments(id_))[0], 0)
+    bed.away(3)
+    await run_pass(scrubber(bed))
+    progress = await progress_of(bed.coordinator.metadata)
+    assert (progress.to_repair, progress.unchecked, progress.verified_at_s) == (1, 1, 0)
+
+
 async def test_a_pass_can_be_asked_for(bed: Bed) -> None:
     await put(bed.http, content(5000, "asked for"))
     worker = scrubber(bed)

@@ -18,8 +18,8 @@ from common.upkeep import ScrubReport
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.jobs import run_worker
-from coordinator.membership import Node
 from coordinator.metadata import StoredSegment
+from coordinator.node import Node
 from coordinator.remote_store import ShardThere
 from coordinator.server import Coordinator
 from tests.metadata_parts import Clock

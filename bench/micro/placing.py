@@ -11,9 +11,10 @@ from common.ids import SegmentId
 from common.membership import NodeReport
 from common.units import GIB, MIB
 from coordinator.config import ALL_SHARDS, DATA_SHARDS
-from coordinator.membership import Membership, Node
+from coordinator.membership import Membership
 from coordinator.metadata import Metadata, open_metadata
 from coordinator.metadata.rows import NodeRow
+from coordinator.node import Node
 from coordinator.placement import CANDIDATES_PER_SHARD, candidates, place
 from coordinator.ring import Ring, RingNode
 

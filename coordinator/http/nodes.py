@@ -8,8 +8,9 @@ from common.auth import HEADER, ClusterSecret
 from common.codec import Codec
 from common.membership import REPORT_PATH, NodeReport
 from coordinator.config import LEAST_NODES
-from coordinator.membership import Membership, Node, NodeState
+from coordinator.membership import Membership
 from coordinator.metadata import Metadata
+from coordinator.node import Node, NodeState
 
 TAKE_NOTHING = (NodeState.READ_ONLY, NodeState.DETACHED)  # but can be read
 
@@ -86,5 +87,5 @@ class NodeHandlers:
             "free_bytes": report.free_bytes if report else None,
             "shards": report.shards if report else None,
             "last_seen_s": None if silent_s is None else round(silent_s, 3),
-            "failure": report.failure if report else None,
+            "failure": self._membership.trouble(node) if report else None,
         }

@@ -125,7 +125,7 @@ def _on_nodes(stored: StoredSegment, places: Iterable[tuple[int, int]]) -> list[
 def set_whole(sql: Sql, stored: StoredSegment, verified: bool) -> None:
     """All shards of the segment, as `stored` says it is, lie where they should; `verified` if all
     have been read and found good. What was found to be bad since `stored` was read is not
-    forgotten."""
+    forgotten, and then it is not verified."""
     if _layout_now(sql, stored) != stored.layout:
         return
     key = (stored.id, signed(stored.generation))
@@ -134,7 +134,11 @@ def set_whole(sql: Sql, stored: StoredSegment, verified: bool) -> None:
         *key, stored.known_bad,
     )  # fmt: skip
     if verified:
-        sql.run("UPDATE segment SET verified_at = {now} WHERE id = ? AND generation = ?", *key)
+        sql.run(
+            "UPDATE segment SET verified_at = {now} WHERE id = ? AND generation = ? "
+            "AND NOT EXISTS (SELECT 1 FROM repair_queue r WHERE r.segment = segment.id)",
+            *key,
+        )
 
 
 @dataclass(frozen=True, slots=True)

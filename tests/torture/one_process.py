@@ -27,8 +27,8 @@ from coordinator.config import Config
 from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.draining import Draining
 from coordinator.jobs import Worker
-from coordinator.membership import Node as Member
 from coordinator.metadata import Wish, open_metadata
+from coordinator.node import Node as Member
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
 from coordinator.rebalance import RebalanceWorker
@@ -86,13 +86,13 @@ class Connected(Cluster):
         return Direct(store)
 
     def store(self, number: int) -> RemoteStore:
-        store = self.reached[number].store
+        store = self.reached[number].reached
         if store is None:
             raise NodeUnreachable(f"node-{number} is down")
         return cast(RemoteStore, self.direct(number, store))
 
     def _connect(self, node: Member) -> None:
-        node.reachable = self.reached[node.number].store is not None
+        node.reachable = self.reached[node.number].reached is not None
 
 
 class Front:
@@ -220,7 +220,7 @@ class Store:
         first, *others = (front.cluster.membership for front in self.fronts)
         node = self.nodes[number]
         answer = await first.report(await node.report(), os.urandom(16))
-        node.directory.note_epoch(answer.epoch)
+        node.hear(answer)
         for other in others:
             await other.look()
 
@@ -238,7 +238,8 @@ class Store:
             for front in self.fronts:
                 await front.cluster.membership.look()
         for number in self.up:
-            await self._report(number)
+            if not self.nodes[number].mute:
+                await self._report(number)
 
 
 async def _chunks(data: bytes) -> AsyncIterator[bytes]:

@@ -1,11 +1,12 @@
 """A node without its process: its volume store, and what may befall its directory."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from common.errors import Corrupt, SixfoldError
+from common.errors import Corrupt, SixfoldError, WrongNode
 from common.ids import ShardAddress
-from common.membership import NodeReport
+from common.membership import NodeReport, ReportAnswer
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import ShardInfo, ShardRecord
 from common.units import KIB, MIB
@@ -34,12 +35,18 @@ class WithoutSync(RealDisk):
 
 
 class StorageNode:
-    """`store` is None while it is down."""
+    """`store` is None while it is down. One that is `cut_off` reports but cannot be reached; one
+    that is `mute` does not report."""
 
     def __init__(self, number: int, path: Path) -> None:
         self.number, self.path = number, path
         self.store: VolumeStore | None = None
+        self.cut_off = self.mute = False
         self.starts = 0
+
+    @property
+    def reached(self) -> VolumeStore | None:
+        return None if self.cut_off else self.store
 
     async def start(self, cluster_id: str) -> None:
         self.directory = DataDirectory(self.path, f"node-{self.number}", WithoutSync())
@@ -60,8 +67,13 @@ class StorageNode:
             self.number, instance=f"{self.number:016x}{self.starts:016x}",
             cluster_id=identity.cluster_id, epoch=identity.epoch,
             capacity_bytes=stat.capacity_bytes, used_bytes=stat.used_bytes,
-            free_bytes=stat.free_bytes, shards=stat.shards,
+            free_bytes=stat.free_bytes, shards=stat.shards, failure=stat.failure,
+            detached=stat.detached,
         )  # fmt: skip
+
+    def hear(self, answer: ReportAnswer) -> None:
+        with suppress(WrongNode):  # the directory was deleted under it
+            self.directory.note_epoch(answer.epoch)
 
     async def shards(self) -> list[ShardInfo]:
         """All that it has."""
