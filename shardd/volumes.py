@@ -6,11 +6,19 @@ import re
 from pathlib import Path
 
 from common.errors import Corrupt, WrongCluster, WrongNode
+from common.record import unpack_header
 from common.units import MIB
 from shardd.direct import DirectFile, aligned
 from shardd.disk import Disk, file_size_bytes
 from shardd.identity import DataDirectory, Identity
-from shardd.volume import SUPERBLOCK_BYTES, Superblock, SyncFailed, Volume, VolumeClass
+from shardd.volume import (
+    PAGE_BYTES,
+    SUPERBLOCK_BYTES,
+    Superblock,
+    SyncFailed,
+    Volume,
+    VolumeClass,
+)
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +77,10 @@ class VolumeSet:
                 self._disk.unlink(path)
                 self._disk.fsync_dir(path.parent)
                 return
-            # A rotten superblock must not hide records. Small alignment finds those of both
-            # classes; the volume is never appended to.
+            # A rotten superblock must not hide records; the volume is never appended to.
             log.error("%s: %s; searching it for records all the same", path, error)
-            volume = Volume(self._disk, path, number, VolumeClass.SMALL, size_bytes)
-            self.by_number[number] = volume
+            volume_class = self._class_of_first_record(path)
+            self.by_number[number] = Volume(self._disk, path, number, volume_class, size_bytes)
             return
         _check_owner(path, superblock, self._directory.identity)
         volume = Volume(self._disk, path, number, superblock.volume_class, size_bytes)
@@ -87,6 +94,16 @@ class VolumeSet:
             if file.read(memoryview(place), 0):
                 raise Corrupt("the superblock cannot be read")
         return Superblock.unpack(bytes(place))
+
+    def _class_of_first_record(self, path: Path) -> VolumeClass:
+        """Small if there is no telling: its alignment finds the records of both classes."""
+        place = aligned(PAGE_BYTES)
+        with DirectFile(self._disk, path) as file:
+            file.read(memoryview(place), SUPERBLOCK_BYTES)
+        try:
+            return VolumeClass.of(unpack_header(bytes(place)).info.payload_bytes)
+        except Corrupt:
+            return VolumeClass.SMALL
 
     def appendable(self, volume_class: VolumeClass, size_bytes: int) -> Volume:
         """The open volume of the class, rolled if `size_bytes` more do not fit any longer.

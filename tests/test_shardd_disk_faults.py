@@ -267,3 +267,62 @@ def expected_order() -> Iterator[str]:
     yield from (step.format(large) for step in created)
     yield from (f"pwritev {large}", f"fdatasync {small}", f"fdatasync {large}", "answer")
     yield from (f"pwritev {small}", f"fdatasync {small}", "answer")
+
+
+async def test_what_is_set_aside_is_durable_before_its_tombstone(tmp_path: Path) -> None:
+    """Else neither the record nor its copy might outlive a power loss."""
+    disk = RecordingDisk()
+    async with opened(tmp_path, disk) as store:
+        await store.append(SMALL[:3])
+        _flip(tmp_path / "volumes" / "00000001.vol", 4096 + 200)
+        disk.calls.clear()
+        await store.upkeep.quarantine.set_aside([SMALL[1].address])
+        (orphan,) = (tmp_path / "quarantine").iterdir()
+        assert disk.changes() == _set_aside_as(orphan.name)
+        disk.calls.clear()
+        while not store.upkeep.quarantine.bad_shards:
+            await store.scrub_once()
+        (rotten,) = set((tmp_path / "quarantine").iterdir()) - {orphan}
+        steps = [step for step in disk.changes() if "scrub.json" not in step]
+        assert "".join(_set_aside_as(rotten.name)) in "".join(steps)
+        disk.calls.clear()
+        await store.upkeep.quarantine.drop(SMALL[1].address)
+        assert disk.changes() == [f"unlink {orphan.name}", "fsync_dir quarantine"]
+
+
+def _set_aside_as(name: str) -> list[str]:
+    file = [f"pwritev {name}", f"fsync {name}", "fsync_dir quarantine"]
+    return [*file, "pwritev 00000001.vol", "fdatasync 00000001.vol"]
+
+
+def _flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (old,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([old ^ 1]))
+
+
+async def test_a_volume_goes_durably(tmp_path: Path) -> None:
+    """It would come back without the tombstones that compaction has dropped since."""
+    disk = RecordingDisk()
+    async with opened(tmp_path, disk) as store:
+        await store.append(LARGE[:2])
+        await store.delete([shard.address for shard in LARGE[:2]])
+        disk.calls.clear()
+        assert await store.compact_once()
+        assert disk.changes()[-2:] == ["unlink 00000001.vol", "fsync_dir volumes"]
+
+
+async def test_what_was_refused_is_cut_off_durably(tmp_path: Path) -> None:
+    recording = RecordingDisk()
+    with faulty(recording) as disk:
+        async with opened(tmp_path, disk) as store:
+            await store.append(SMALL[:1])
+            recording.calls.clear()
+            disk.script("pwritev", Short(1))
+            with pytest.raises(StorageFull):
+                await store.append(SMALL[1:2])
+            recording.mark("answer")
+            cut = ["truncate 00000001.vol", "fdatasync 00000001.vol", "answer"]
+            assert recording.changes("answer")[-3:] == cut

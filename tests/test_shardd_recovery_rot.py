@@ -126,6 +126,24 @@ async def test_a_rotten_superblock_hides_no_record(tmp_path: Path) -> None:
         assert volume(tmp_path, 3).exists()  # nothing more goes into the rotten ones
 
 
+@pytest.mark.parametrize("size", [30, 100 * KIB])
+async def test_behind_a_rotten_superblock_all_is_certain(tmp_path: Path, size: int) -> None:
+    """The first record says of which class the volume is: no hole is where there is none."""
+    kept, back, gone = (make_shard(size, seed) for seed in range(3))
+    async with opened(tmp_path) as store:
+        await store.append([kept, back, gone])
+        await store.delete([back.address, gone.address])
+        await store.append([back])
+    rotten = volume(tmp_path)  # where the shards are; large ones have their tombstones elsewhere
+    data = bytearray(rotten.read_bytes())
+    data[9] ^= 1
+    rotten.write_bytes(data)
+    remove_index(tmp_path / "index.db")
+    async with opened(tmp_path) as store:
+        assert await present(store, [kept, back, gone]) == [True, True, False]
+        assert store.upkeep.quarantine.bad_shards == 0
+
+
 async def test_a_superblock_that_cannot_be_read_hides_no_record(tmp_path: Path) -> None:
     shards = [make_shard(size, seed) for seed in range(3) for size in (30, 100 * KIB)]
     await fill(tmp_path, shards)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import StoreReadOnly
+from common.failpoints import Point, armed
 from common.ids import ShardAddress
 from common.record import HEADER_BYTES
 from common.shards import ShardRecord
@@ -29,6 +30,7 @@ from tests.traps import (
     shards_for,
     spring,
 )
+from tests.upkeep import snapshot
 
 both_classes = pytest.mark.parametrize("sizes", [SMALL, LARGE], ids=["small", "large"])
 any_damage = pytest.mark.parametrize("damage", DAMAGES)
@@ -195,6 +197,23 @@ async def test_a_payload_does_not_make_up_for_a_record_that_has_rotted(
     async with opened(tmp_path) as store:
         assert await present(store, [changed, same]) == [False, True]
         assert bad_shards(store) == [changed.address]
+
+
+async def test_a_recovery_that_is_killed_hides_nothing(tmp_path: Path) -> None:
+    """What is uncertain comes to the index last, and its checkpoint with it."""
+    data, killed = tmp_path / "data", tmp_path / "killed"
+    before, inside, behind, large = (make_shard(size) for size in (50, 40, 60, 70 * KIB))
+    await fill(data, [before], [trap(SMALL)], [behind], [large])
+    spring(data, 1, offsets([before])[1], SMALL, [embedded_shard(inside, HIGHEST)], "rotten")
+
+    def kill() -> None:
+        if not killed.exists():
+            snapshot(data, killed)
+
+    with armed(Point.INDEX_FLUSHED, kill):
+        async with opened(data):
+            pass
+    await holds(killed, [before, inside, behind, large])
 
 
 async def test_after_a_stretch_that_cannot_be_read_anything_may_be_payload(tmp_path: Path) -> None:
