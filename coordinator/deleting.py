@@ -21,7 +21,7 @@ from time import monotonic
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from coordinator.cluster import Cluster
-from coordinator.metadata import OUTBOX, DeleteReason, DueDeletes, Metadata
+from coordinator.metadata import COLLECT, OUTBOX, DeleteReason, DueDeletes, Metadata
 from coordinator.remote_store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class OutboxWorker:
         failpoint(Point.DELETES_READ)
         if monotonic() - asked_at_s > FRESH_S:
             return True  # this process was paused: others may have done all this long ago
+        if not due.rows:
+            return False
         done = await self._send(self._cluster.store(node), due)
         failpoint(Point.DELETES_SENT)
         finished = await self._metadata.finish_deletes(done)
@@ -106,7 +108,7 @@ class OutboxWorker:
 class CollectWorker:
     """Removes contents that nobody pins, once the grace period is over."""
 
-    name = "collect"
+    name = COLLECT
     rest_s = 10.0
 
     def __init__(self, metadata: Metadata, cluster: Cluster) -> None:

@@ -198,6 +198,23 @@ async def test_a_node_that_fails_holds_up_no_other_and_waits_for_its_turn(bed: B
     assert await bed.waiting() == {}
 
 
+async def test_the_job_counts_what_it_did_and_nothing_while_there_is_nothing_to_do(
+    bed: Bed,
+) -> None:
+    await bed.worker.step()
+    assert await bed.metadata.job_states() == {}
+    bed.slow.go.set()
+    await bed.add(1)
+    await bed.add(2, 3)
+    orphan = ShardsOnNode(2, (segment(bed.metadata).address(0),))
+    await bed.metadata.add_deletes([orphan], DeleteReason.ORPHAN)
+    assert (await bed.metadata.waiting())[OUTBOX] == 5
+    await bed.worker.step()
+    said = (await bed.metadata.job_states())[OUTBOX]
+    assert said.state == {"deleted": 4, "quarantined": 1}
+    assert (await bed.metadata.waiting())[OUTBOX] == 0
+
+
 async def test_what_nodes_are_asked_ends_with_the_job(bed: Bed) -> None:
     await bed.add(1)
     job = asyncio.create_task(run_worker(bed.worker, bed.metadata, 0.001))

@@ -9,7 +9,8 @@ from typing import TypeVar
 from common.ids import ContentId
 from coordinator.metadata.database import Sql
 from coordinator.metadata.explaining import Explained, explained
-from coordinator.metadata.rows import StoredSegment
+from coordinator.metadata.jobs import job_states
+from coordinator.metadata.rows import COLLECT, OUTBOX, JobState, StoredSegment
 from coordinator.metadata.verifying import now_s, segments_after, set_verified
 from coordinator.metadata.writes import unpack_layout
 
@@ -56,6 +57,14 @@ def job_leases(sql: Sql) -> dict[str, Lease]:
     return {name: Lease(*rest) for name, *rest in rows}
 
 
+def waiting(sql: Sql) -> dict[str, int]:
+    """How much there is left to do for the jobs that delete: contents to collect, rows of the
+    outbox. It counts in an index."""
+    tables = {COLLECT: "collect_queue", OUTBOX: "outbox_delete"}
+    counts = {job: sql.row(f"SELECT count(*) FROM {table}") for job, table in tables.items()}
+    return {job: int(count[0]) for job, count in counts.items() if count}
+
+
 def cluster_age_s(sql: Sql) -> int:
     """How long ago this database was made."""
     row = sql.row("SELECT {now} - created_at FROM cluster")
@@ -91,6 +100,14 @@ class Inspecting(ABC):
         """A content with some of its segments, and how they are cared for; None if there is none
         and nothing is being deleted of it."""
         return await self._read(partial(explained, content=content, first=first, limit=limit))
+
+    async def job_states(self) -> dict[str, JobState]:
+        """What the jobs remember, by their names."""
+        return await self._read(job_states)
+
+    async def waiting(self) -> Mapping[str, int]:
+        """How much there is left to do for the jobs that delete, by their names."""
+        return await self._read(waiting)
 
     async def segments_after(self, after: bytes, limit: int) -> list[StoredSegment]:
         """In order of their ids, from behind `after` on."""
