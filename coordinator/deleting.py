@@ -21,7 +21,7 @@ from time import monotonic
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from coordinator.cluster import Cluster
-from coordinator.metadata import OUTBOX, DeleteReason, DueDeletes, Metadata
+from coordinator.metadata import COLLECT, OUTBOX, DeleteReason, DueDeletes, Metadata
 from coordinator.remote_store import RemoteStore
 
 log = logging.getLogger(__name__)
@@ -41,26 +41,50 @@ class OutboxWorker:
         self._metadata, self._cluster = metadata, cluster
 
     async def step(self) -> bool:
-        """Each node by itself: one that is away holds up no other."""
-        await self._metadata.forget_deletes_of_removed_nodes()
-        nodes = await self._metadata.nodes_with_deletes()
-        return any(await asyncio.gather(*map(self._serve, nodes)))
+        """Until nothing is left to do on the nodes that can be asked. Each is served by itself: one
+        that is slow holds up no other, since meanwhile this looks again for what there is."""
+        serving: dict[int, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for node in await self._to_serve():
+                    if node not in serving:
+                        serving[node] = group.create_task(self._serve(node))
+                if serving:
+                    await asyncio.wait(serving.values(), timeout=self.rest_s)
+                serving = {node: task for node, task in serving.items() if not task.done()}
+                if not serving:
+                    return False
 
-    async def _serve(self, node: int) -> bool:
-        """Whether there may be more for this node at once."""
+    async def _to_serve(self) -> list[int]:
         members = self._cluster.membership
-        if not members.is_readable(node) or not members.has_reported(node):
-            return False
+        try:
+            await self._metadata.forget_deletes_of_removed_nodes()
+            nodes = await self._metadata.nodes_with_deletes()
+        except SixfoldError as error:  # what is being done goes on
+            log.warning("outbox: %s", error)
+            return []
+        return [n for n in nodes if members.is_readable(n) and members.has_reported(n)]
+
+    async def _serve(self, node: int) -> None:
+        """One batch after the other. What goes wrong on one node is no reason to stop others."""
+        try:
+            while await self._do_batch(node):
+                pass
+        except SixfoldError as error:
+            log.debug("outbox: deletes wait for node %d: %s", node, error)
+        except Exception:
+            log.exception("outbox: node %d", node)
+
+    async def _do_batch(self, node: int) -> bool:
+        """Whether there may be more for this node at once."""
         asked_at_s = monotonic()
         due = await self._metadata.due_deletes(node, BATCH)
         failpoint(Point.DELETES_READ)
         if monotonic() - asked_at_s > FRESH_S:
             return True  # this process was paused: others may have done all this long ago
-        try:
-            done = await self._send(self._cluster.store(node), due)
-        except SixfoldError as error:
-            log.debug("outbox: %d deletes wait for node %d: %s", len(due.rows), node, error)
+        if not due.rows:
             return False
+        done = await self._send(self._cluster.store(node), due)
         failpoint(Point.DELETES_SENT)
         finished = await self._metadata.finish_deletes(done)
         failpoint(Point.DELETES_FINISHED)
@@ -84,7 +108,7 @@ class OutboxWorker:
 class CollectWorker:
     """Removes contents that nobody pins, once the grace period is over."""
 
-    name = "collect"
+    name = COLLECT
     rest_s = 10.0
 
     def __init__(self, metadata: Metadata, cluster: Cluster) -> None:

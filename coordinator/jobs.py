@@ -18,13 +18,14 @@ LEASE_S = 15
 
 
 class Worker(Protocol):
-    """A job: a name, how long it rests when there is nothing to do, and one bounded step."""
+    """A job: a name, how long it rests when there is nothing to do, and one step."""
 
     name: str
     rest_s: float
 
     async def step(self) -> bool:
-        """Do a bounded piece of work. True if there may be more at once."""
+        """Do a piece of work. True if there may be more at once. It is cancelled when the lease
+        ends, and leaves nothing running."""
 
 
 async def run_worker(worker: Worker, metadata: Metadata, renew_s: float = LEASE_S / 3) -> None:

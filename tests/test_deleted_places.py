@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from common.failpoints import Point, armed
 from common.ids import ContentId
 from coordinator import deleting
 from coordinator.deleting import OutboxWorker
@@ -79,7 +80,11 @@ async def test_rows_that_were_read_before_a_pause_are_read_again(
     monkeypatch.setattr(deleting, "monotonic", lambda: next(times, 200.0))
     worker = OutboxWorker(metadata, nodes.cluster)
     await seize_lease(metadata)
-    assert await worker.step()
-    assert len(await due_deletes(metadata)) == 1
-    assert not await worker.step()
+    reads, sent = [], []
+    with (
+        armed(Point.DELETES_READ, lambda: reads.append(1)),
+        armed(Point.DELETES_SENT, lambda: sent.append(1)),
+    ):
+        await worker.step()
+    assert (len(reads), len(sent)) == (2, 1)
     assert await due_deletes(metadata) == []

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from common.units import MIB
+from coordinator.metadata import COLLECT, OUTBOX, DeleteReason, ShardsOnNode
 from coordinator.metadata.rows import NO_NODE
 from coordinator.risk import Assumed, yearly_loss
 from coordinator.risk_report import FRESH_S
@@ -16,6 +17,7 @@ from sixfold.client import Client
 from tests.blobs import content, put
 from tests.metadata_parts import notice
 from tests.reports import report_of
+from tests.stores import make_shard
 from tests.whole_path import Bed, memory_bed
 
 NINE = tuple(range(1, 10))
@@ -164,9 +166,24 @@ async def test_what_is_no_rate_is_refused(bed: Bed, query: str) -> None:
 # Jobs, and words
 
 
+async def test_the_jobs_that_delete_tell_what_they_did_and_what_waits(bed: Bed) -> None:
+    metadata = bed.coordinator.metadata
+    async with Client(bed.url) as client:
+        for job in (COLLECT, OUTBOX):
+            assert await metadata.take_lease(job, 15)
+        assert [line.split()[-1] for line in job_lines(await client.jobs())[1:]] == ["-", "-"]
+        shards = [ShardsOnNode(node, (make_shard(1).address,)) for node in (1, 2)]
+        await metadata.add_deletes(shards, DeleteReason.DOOMED)
+        assert await metadata.finish_deletes(await metadata.due_deletes(1, 10))
+        words = {line.split()[0]: line for line in job_lines(await client.jobs())}
+    assert words[OUTBOX].endswith("  deleted 1, waiting 1")
+    assert words[COLLECT].endswith("  -")
+
+
 async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     metadata = bed.coordinator.metadata
-    assert await metadata.take_lease("repair", 15)
+    epoch = await metadata.take_lease("repair", 15)
+    assert epoch
     state = {
         "nodes": "1:active", "running": True, "queued": 3, "hopeless": 0, "left_s": None,
         "words": "x" * 100, "bytes": 5 * MIB,
@@ -176,7 +193,7 @@ async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
         said = await client.jobs()
     jobs = {job["name"]: job for job in said["jobs"]}
     assert jobs["repair"] == {
-        "name": "repair", "session": metadata.session, "epoch": 1, "held": True,
+        "name": "repair", "session": metadata.session, "epoch": epoch, "held": True,
         "age_s": jobs["repair"]["age_s"], "state": state,
     }  # fmt: skip
     assert 0 <= jobs["repair"]["age_s"] < 60

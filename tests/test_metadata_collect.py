@@ -8,6 +8,7 @@ import pytest
 from common.errors import SegmentGone, SessionLost
 from common.ids import ContentId
 from coordinator.metadata import (
+    COLLECT,
     Metadata,
     open_metadata,
 )
@@ -187,6 +188,21 @@ async def test_shards_of_a_session_that_has_ended_do_not_become_visible(
             await metadata.commit_content(new)
     assert (await metadata.counts())["segment"] == 0
     assert await metadata.commit_content(single(segment(metadata)))
+
+
+async def test_what_was_collected_is_counted(metadata: Metadata, clock: Clock) -> None:
+    gone = [segment(metadata) for _ in range(3)]
+    for stored in gone:
+        await metadata.commit_content(single(stored))
+        await metadata.unpin(ContentId(stored.id))
+    assert await metadata.collect(10) == 0
+    assert await metadata.job_states() == {}
+    assert (await metadata.waiting())[COLLECT] == 3
+    clock.now_s += GRACE_S
+    for limit in (1, 10):
+        await metadata.collect(limit)
+    assert (await metadata.job_states())[COLLECT].state == {"collected": 3}
+    assert (await metadata.waiting())[COLLECT] == 0
 
 
 async def test_two_processes_that_collect_the_same_content(

@@ -44,7 +44,7 @@ class CareHandlers:
     async def jobs(self, request: web.Request) -> web.Response:
         """Every background job: who does it, and what it says of itself."""
         leases = await self._metadata.job_leases()
-        states = await self._metadata.job_states()
+        states, waiting = await self._metadata.job_states(), await self._metadata.waiting()
         jobs = [
             {
                 "name": name,
@@ -52,7 +52,8 @@ class CareHandlers:
                 "epoch": leases[name].epoch if name in leases else None,
                 "held": name in leases and leases[name].left_s >= 0,
                 "age_s": states[name].age_s if name in states else None,
-                "state": dict(states[name].state) if name in states else {},
+                "state": (dict(states[name].state) if name in states else {})
+                | ({"waiting": waiting[name]} if name in waiting else {}),
             }
             for name in sorted(leases.keys() | states.keys())
             if not name.endswith(NO_JOB)

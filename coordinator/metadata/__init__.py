@@ -1,6 +1,7 @@
 """The metadata database: the one package of the coordinator that knows peewee and SQL."""
 
 from coordinator.metadata.rows import (
+    COLLECT,
     OUTBOX,
     DeleteReason,
     DueDeletes,
@@ -20,6 +21,7 @@ from coordinator.metadata.sharing import IncomingReport
 from coordinator.metadata.store import Metadata, open_metadata
 
 __all__ = [
+    "COLLECT",
     "OUTBOX",
     "DeleteReason",
     "DueDeletes",

@@ -11,7 +11,7 @@ from coordinator.metadata import jobs, reads
 from coordinator.metadata.database import Sql
 from coordinator.metadata.explaining import Explained, explained
 from coordinator.metadata.packing import unpack_layout
-from coordinator.metadata.rows import JobState, StoredSegment
+from coordinator.metadata.rows import COLLECT, OUTBOX, JobState, StoredSegment
 from coordinator.metadata.verifying import moved, now_s, segments_after, set_verified
 
 T = TypeVar("T")
@@ -76,6 +76,14 @@ def job_leases(sql: Sql) -> dict[str, Lease]:
     return {name: Lease(*rest) for name, *rest in rows}
 
 
+def waiting(sql: Sql) -> dict[str, int]:
+    """How much there is left to do for the jobs that delete: contents to collect, rows of the
+    outbox. It counts in an index."""
+    tables = {COLLECT: "collect_queue", OUTBOX: "outbox_delete"}
+    counts = {job: sql.row(f"SELECT count(*) FROM {table}") for job, table in tables.items()}
+    return {job: int(count[0]) for job, count in counts.items() if count}
+
+
 def cluster_age_s(sql: Sql) -> int:
     """How long ago this database was made."""
     row = sql.row("SELECT {now} - created_at FROM cluster")
@@ -124,6 +132,10 @@ class Inspecting(ABC):
         """A content with some of its segments, and how they are cared for; None if there is none
         and nothing is being deleted of it."""
         return await self._read(partial(explained, content=content, first=first, limit=limit))
+
+    async def waiting(self) -> Mapping[str, int]:
+        """How much there is left to do for the jobs that delete, by their names."""
+        return await self._read(waiting)
 
     async def segments_after(self, after: bytes, limit: int) -> list[StoredSegment]:
         """In order of their ids, from behind `after` on."""

@@ -17,6 +17,14 @@ def save_job_state(sql: Sql, name: str, state: Mapping[str, Any]) -> None:
     )  # fmt: skip
 
 
+def count_in_job_state(sql: Sql, name: str, **done: int) -> None:
+    """The job has done so much more; to be called where it does it."""
+    found = sql.row("SELECT state FROM job_state WHERE name = ?", name)
+    state = json.loads(found[0]) if found else {}
+    counts = {key: state.get(key, 0) + count for key, count in done.items()}
+    save_job_state(sql, name, state | counts)
+
+
 def job_states(sql: Sql) -> dict[str, JobState]:
     rows = sql.rows("SELECT name, state, {now} - updated_at FROM job_state")
     return {name: JobState(json.loads(state), max(0, age_s)) for name, state, age_s in rows}

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from common.ids import SegmentId, ShardAddress
 from coordinator.metadata.database import Sql
+from coordinator.metadata.jobs import count_in_job_state
 from coordinator.metadata.rows import (
     OUTBOX,
     DeleteReason,
@@ -85,6 +86,7 @@ def finish_deletes(sql: Sql, done: DueDeletes, session: int) -> bool:
     if not sql.row(f"{_HELD} AND epoch <= ?", session, done.epoch):
         return False
     sql.run("DELETE FROM deleted_place WHERE until <= {now}")
+    counts = {"deleted": 0, "quarantined": 0}
     for row in done.rows:
         sql.run(
             "INSERT INTO deleted_place (node, segment, generation, indexes, until) "
@@ -93,7 +95,10 @@ def finish_deletes(sql: Sql, done: DueDeletes, session: int) -> bool:
             "WHERE s.id = o.segment AND s.generation = o.generation)",
             UNUSED_S, row.id,
         )  # fmt: skip
-        sql.run("DELETE FROM outbox_delete WHERE id = ?", row.id)
+        finished = sql.run("DELETE FROM outbox_delete WHERE id = ?", row.id)
+        what = "quarantined" if row.why is DeleteReason.ORPHAN else "deleted"
+        counts[what] += finished * len(row.shards.addresses)
+    count_in_job_state(sql, OUTBOX, **counts)
     return True
 
 

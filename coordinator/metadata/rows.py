@@ -12,7 +12,7 @@ from common.shards import Encoding
 NO_NODE = 0  # in a layout: this shard was never confirmed and waits for repair
 CHECKSUM_BYTES = 32
 UNKNOWN_CHECKSUM = bytes(CHECKSUM_BYTES)  # of a shard that no node had at a rebuild
-OUTBOX = "outbox"  # the job that deletes on nodes, and its lease
+COLLECT, OUTBOX = "collect", "outbox"  # the two jobs that delete, and their leases
 GENERATION_COUNTER_BITS = 32  # of a generation; above them stands the session number
 Places = frozenset[tuple[int, int]]  # (shard index, node)
 

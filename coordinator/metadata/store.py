@@ -32,6 +32,7 @@ from coordinator.metadata.database import Sql, open_database
 from coordinator.metadata.inspecting import Inspecting
 from coordinator.metadata.mending import Mending
 from coordinator.metadata.rows import (
+    COLLECT,
     GENERATION_COUNTER_BITS,
     DeleteReason,
     DueDeletes,
@@ -170,6 +171,8 @@ class Metadata(Inspecting):
         for content in candidates:
             removed += await self._write(partial(self._collect_one, content=content))
             failpoint(Point.COLLECTED)
+        if removed:
+            await self._write(partial(jobs.count_in_job_state, name=COLLECT, collected=removed))
         return removed
 
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
@@ -181,8 +184,7 @@ class Metadata(Inspecting):
         await self._write(partial(writes.add_deletes, deletes=deletes, why=why, delay_s=delay_s))
 
     async def finish_deletes(self, done: DueDeletes) -> bool:
-        """The node has answered. False, and nothing has happened, if another process held the lease
-        of the outbox since they were read."""
+        """False, and they stay, if another held the lease of the outbox since they were read."""
         return await self._write(partial(outbox.finish_deletes, done=done, session=self.session))
 
     async def forget_deletes_of_removed_nodes(self) -> None:
