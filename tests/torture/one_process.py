@@ -34,6 +34,7 @@ from coordinator.read_path import ReadPath
 from coordinator.rebalance import RebalanceWorker
 from coordinator.remote_store import RemoteStore
 from coordinator.repair import RepairWorker
+from coordinator.rot import RotWorker
 from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
@@ -61,6 +62,7 @@ class Direct:
         self.stat, self.list = store.stat, store.list
         self._kept = store.upkeep.quarantine
         self.quarantine, self.restore = self._kept.set_aside, self._kept.restore
+        self.drop_quarantined = self._kept.drop
 
     async def quarantined(self) -> AsyncIterator[Quarantined]:
         for kept in self._kept.page(None, sys.maxsize):
@@ -117,6 +119,7 @@ class Front:
             SweepWorker(self.metadata, self.cluster, every_s=0),
             RepairWorker(services, Throttle(math.inf), self._clock),
             RebalanceWorker(services, Throttle(math.inf), self._clock),
+            RotWorker(services),
             ScrubWorker(services, Throttle(math.inf), interval_s=1),
         ]
         self.draining = Draining(services)
