@@ -60,6 +60,11 @@ class Mended:
         return not any(troubles)
 
     @property
+    def has_helped(self) -> bool:
+        """Whether it stands better than before, or as well as it can."""
+        return self.is_whole or (self.written_bytes > 0 and not self.superseded)
+
+    @property
     def reason(self) -> str:
         """What is left to do, in words."""
         if self.disagrees:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from common.errors import SixfoldError
 from common.units import MIB
@@ -42,8 +43,9 @@ FIRST_DELAY_S, LAST_DELAY_S = 5, 600  # until the next try, doubled each time
 class Progress:
     """What the job shows of itself, and where it stands. `nodes` is the state of all nodes for
     which it goes through the layouts, `layout` the last one looked at, -1 when it is through. The
-    rates are those at which segments have lately been mended, 0 if never. `hopeless` segments of
-    the queue have fewer than k good shards; `left_s` is an estimate for the others."""
+    rates are those at which segments have lately been mended, as far as they could be, 0 if never.
+    `hopeless` segments of the queue have fewer than k good shards; `left_s` is an estimate for the
+    others."""
 
     nodes: str = ""
     layout: int = -1
@@ -80,6 +82,7 @@ class RepairWorker:
         self._mender = Mender(services)
         self._metadata, self._mending = services.metadata, services.metadata.mending
         self._progress = Progress()
+        self._saved: dict[str, Any] = {}
         self._saved_at_s = self._searched_at_s = self._stepped_at_s = float("-inf")
         self._hopeless_at_s = float("-inf")
 
@@ -98,7 +101,7 @@ class RepairWorker:
             states = await self._metadata.job_states()
             state = states[self.name].state if self.name in states else {}
             known = {name: state[name] for name in Progress.__slots__ if name in state}
-            self._progress = Progress(**known)
+            self._progress, self._saved = Progress(**known), dict(state)
         return self._progress
 
     # Searching
@@ -168,14 +171,14 @@ class RepairWorker:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._mend(repair)) for repair in batch]
         done = [(repair.stored, task.result()) for repair, task in zip(batch, tasks, strict=True)]
-        whole_bytes = [stored.size_bytes for stored, mended in done if mended and mended.is_whole]
+        done_bytes = [stored.size_bytes for stored, mended in done if mended and mended.has_helped]
         await self._throttle.spend(
             sum(min(stored.size_bytes, mended.read_bytes) for stored, mended in done if mended)
         )
-        if whole_bytes:
+        if done_bytes:
             took_s = max(1e-3, self._clock() - began_s)
-            progress.note(len(whole_bytes), sum(whole_bytes), took_s)
-        return bool(whole_bytes)
+            progress.note(len(done_bytes), sum(done_bytes), took_s)
+        return bool(done_bytes)
 
     async def _due(self) -> list[Repair]:
         """What can be mended, as far as is known; and of what is hopeless one now and then, or as
@@ -229,11 +232,12 @@ class RepairWorker:
     async def _save(self, progress: Progress, at_once: bool) -> None:
         if not at_once and self._clock() - self._saved_at_s < SAVE_EVERY_S:
             return
-        before, codec = asdict(progress), self._services.codec
+        codec = self._services.codec
         backlog = await self._mending.backlog(codec.k, codec.n)
         progress.queued, progress.hopeless = backlog.queued, backlog.hopeless
         rate, left = progress.segments_per_s, backlog.queued - backlog.hopeless
         progress.left_s = round(left / rate, 1) if rate else None
-        if asdict(progress) != before or self._saved_at_s < 0:
-            self._saved_at_s = self._clock()
-            await self._metadata.save_job_state(self.name, asdict(progress))
+        state = asdict(progress)
+        if state != self._saved:
+            await self._metadata.save_job_state(self.name, state)
+            self._saved, self._saved_at_s = state, self._clock()

@@ -1,6 +1,6 @@
 """Rot that nodes find by themselves: their scrubs put bad records out of service, and this job puts
 the segments into the repair queue. Once repair has written the shard anew, the node forgets the bad
-one; what no segment needs it is told to drop."""
+one; what no segment needs, nor any upload that goes on may come to need, it is told to drop."""
 
 import logging
 

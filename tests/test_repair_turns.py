@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,15 +27,19 @@ MENDABLE, HOPELESS = range(6, 10), range(6)
 
 
 class PretendedMender:
-    """Mends what is in `mendable`; of the rest it can read a part. `turns` says who came when."""
+    """Mends what is in `mendable`, and of `partly` all but one shard, whose node is away; of the
+    rest it can read a part. `turns` says who came when."""
 
-    def __init__(self, mendable: set[bytes]) -> None:
-        self.mendable, self.turns = mendable, list[bytes]()
+    def __init__(self, mendable: set[bytes], partly: Collection[bytes] = ()) -> None:
+        self.mendable, self.partly, self.turns = mendable, partly, list[bytes]()
 
     async def mend(self, stored: StoredSegment) -> Mended:
         self.turns.append(stored.id)
         if stored.id in self.mendable:
             return Mended(6, Seen(), read_bytes=9 * stored.shard_bytes, layout=stored.layout)
+        if stored.id in self.partly:
+            written_bytes = stored.shard_bytes
+            return Mended(8, Seen(), 1, written_bytes=written_bytes, layout=stored.layout)
         left = 9 - stored.known_bad.bit_count()
         seen = Seen(bad=stored.known_bad)
         return Mended(left, seen, 1, read_bytes=2 * stored.shard_bytes, hopeless=left < 6)
@@ -171,6 +175,22 @@ async def test_only_what_was_read_is_paid_for(metadata: Metadata, clock: Clock) 
     await job.step()
     assert isinstance(job._throttle, Bytes)
     assert job._throttle.spent == 6 * MIB + 2 * MIB
+
+
+async def test_repair_does_not_rest_while_it_helps_though_nothing_gets_whole(
+    metadata: Metadata, clock: Clock
+) -> None:
+    """As when one node is lost while another is away."""
+    partly = await queued(metadata, 1, 12)
+    mender = PretendedMender(set(), partly)
+    job = worker(metadata, clock, mender)
+    while await job.step():
+        clock.now_s += 0.1
+    assert sorted(mender.turns) == sorted(partly)
+    state = (await metadata.job_states())["repair"].state
+    assert (state["segments"], state["bytes"]) == (12, 12 * 6 * MIB)
+    assert state["bytes_per_s"] > 0
+    assert state["left_s"] is not None
 
 
 async def test_no_look_at_the_queue_reads_all_of_it(metadata: Metadata) -> None:

@@ -11,6 +11,7 @@ from coordinator.metadata.database import Sql
 from coordinator.metadata.notices import queue_repair, survivors_of
 from coordinator.metadata.packing import signed, unpack_layout
 from coordinator.metadata.rows import Places, RepairNotice, Seen, StoredSegment
+from coordinator.metadata.sweeping import unreferenced
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +125,10 @@ def queue_layouts(sql: Sql, found: Iterable[tuple[int, int, str]]) -> None:
 
 
 def queue_rotten(sql: Sql, node: int, rotten: Sequence[ShardAddress]) -> list[ShardAddress]:
-    """The node has found these shards to be rotten: their segments go into the queue. Which of them
-    no segment needs."""
-    needless = []
+    """The node has found these shards to be rotten: the segments whose layouts name them there go
+    into the queue. Which of them nothing will come to need. The rest may be named in a moment, as
+    those of an upload that is not over: the node goes on telling of them."""
     for address in rotten:
-        row = sql.row(
-            "SELECT l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
-            "WHERE s.id = ? AND s.generation = ?",
-            address.segment, signed(address.generation),
-        )  # fmt: skip
-        layout = unpack_layout(row[0]) if row else ()
-        if layout[address.index : address.index + 1] != (node,):
-            needless.append(address)
-            continue
         bad, reason = Places({(address.index, node)}), f"shard {address.index} is rotten"
         queue_repair(sql, RepairNotice(address.segment, address.generation, reason, bad))
-    return needless
+    return unreferenced(sql, node, rotten)

@@ -86,11 +86,12 @@ def expected(
 
 
 def judge(sql: Sql, listing: Listing) -> Judgement:
-    orphans = _unreferenced(sql, listing.node, listing.addresses)
+    orphans = unreferenced(sql, listing.node, listing.addresses)
     return Judgement(orphans, set(orphans) != set(_noted(sql, listing)))
 
 
-def _unreferenced(sql: Sql, node: int, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
+def unreferenced(sql: Sql, node: int, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
+    """Of what lies on a node, the shards that nothing refers to, nor may come to."""
     if not addresses:
         return []
     live, segments = live_sessions(sql), {address.segment for address in addresses}
@@ -167,7 +168,7 @@ def note_orphans(sql: Sql, listing: Listing) -> int:
 
     A session above the epoch means that nodes know a younger database: deletes are stopped.
     """
-    orphans = _unreferenced(sql, listing.node, listing.addresses)
+    orphans = unreferenced(sql, listing.node, listing.addresses)
     highest = epoch(sql)
     for address in orphans:
         if address.generation >> GENERATION_COUNTER_BITS > highest:
@@ -224,7 +225,7 @@ def condemn(sql: Sql, node: int, grace_s: int, limit: int) -> int:
     for address in old:
         _forget(sql, node, address)
     by_write: defaultdict[tuple[SegmentId, int], list[ShardAddress]] = defaultdict(list)
-    for address in _unreferenced(sql, node, old):
+    for address in unreferenced(sql, node, old):
         by_write[address.segment, address.generation].append(address)
     shards = [ShardsOnNode(node, tuple(addresses)) for addresses in by_write.values()]
     add_deletes(sql, shards, DeleteReason.ORPHAN)

@@ -34,6 +34,7 @@ from coordinator.read_path import ReadPath
 from coordinator.rebalance import RebalanceWorker
 from coordinator.remote_store import RemoteStore
 from coordinator.repair import RepairWorker
+from coordinator.rot import RotWorker
 from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
 from coordinator.sweep import SweepWorker
@@ -60,7 +61,7 @@ class Direct:
         self.append, self.read = store.append, store.read
         self.stat, self.list = store.stat, store.list
         self._store, self._kept = store, store.upkeep.quarantine
-        self.restore = self._kept.restore
+        self.restore, self.drop_quarantined = self._kept.restore, self._kept.drop
 
     async def delete(self, addresses: Sequence[ShardAddress], epoch: int) -> None:
         self._store.fence.check(epoch)
@@ -125,6 +126,7 @@ class Front:
             SweepWorker(self.metadata, self.cluster, every_s=0),
             RepairWorker(services, Throttle(math.inf), self._clock),
             RebalanceWorker(services, Throttle(math.inf), self._clock),
+            RotWorker(services),
             ScrubWorker(services, Throttle(math.inf), interval_s=1),
         ]
         self.draining = Draining(services)

@@ -68,7 +68,7 @@ class StorageNode:
             cluster_id=identity.cluster_id, epoch=identity.epoch,
             capacity_bytes=stat.capacity_bytes, used_bytes=stat.used_bytes,
             free_bytes=stat.free_bytes, shards=stat.shards, failure=stat.failure,
-            detached=stat.detached,
+            detached=stat.detached, bad_shards=self.store.upkeep.quarantine.bad_shards,
         )  # fmt: skip
 
     def hear(self, answer: ReportAnswer) -> None:
