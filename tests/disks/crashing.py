@@ -67,6 +67,16 @@ class CrashDisk:
         """What a power loss after so many steps may leave."""
         return CrashDisk(self._root, after_power_loss(self.image, self.steps[:after], chance))
 
+    def rot(self, path: Path, at: int) -> None:
+        """A byte of the file is another one from now on: on the platter, so a crash does not bring
+        the old one back."""
+        with self._lock:
+            file = self._file(path)
+            (old,) = self._state.contents[file][at : at + 1]
+            self._do(SyncFile(file))
+            self._do(Write(file, at, bytes([old ^ 1])))
+            self._do(SyncFile(file))
+
     @property
     def content(self) -> Image:
         """What a process sees now."""

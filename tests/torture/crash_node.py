@@ -1,14 +1,17 @@
 """A node's store on a simulated disk: what happened to it, and what it holds after a crash."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from common.errors import SixfoldError
+from common.errors import Corrupt, SixfoldError
 from common.ids import ShardAddress
 from common.shards import ShardRecord
 from common.units import GIB, KIB
+from common.upkeep import Why
 from shardd.disk import Disk
 from shardd.identity import DataDirectory
 from shardd.index import remove_index
@@ -26,49 +29,71 @@ LIMITS = StoreLimits(reserve_bytes=0, volume_bytes=160 * KIB, upkeep=UPKEEP)
 IndexFiles = Mapping[str, bytes]  # by suffix; none is an index that was lost
 
 
+class Fate(StrEnum):
+    """Where a shard that ever was in a store is now. `rotten` is in service but fails its checksum;
+    `aside` is in quarantine."""
+
+    SERVED = "served"
+    ROTTEN = "rotten"
+    ASIDE = "aside"
+    GONE = "gone"
+
+
+Fates = frozenset[Fate]
+ANY = Fates(Fate)
+NEVER = sys.maxsize  # an answer that did not come
+
+
+def only(*fates: Fate) -> Fates:
+    return Fates(fates)
+
+
 class Event(NamedTuple):
-    """A call of the store: after how many steps of the disk it began and was answered."""
+    """A call of the store: after how many steps of the disk it began and was answered; what shards
+    may have come to from its answer on, and what else until then."""
 
     begun: int
     answered: int
-    appended: Sequence[ShardRecord] = ()
-    deleted: Sequence[ShardAddress] = ()
+    after: Mapping[ShardAddress, Fates]
+    until: Mapping[ShardAddress, Fates] = {}
 
 
 @dataclass(slots=True)
 class History:
-    """What was asked of a store since it was new, and all shards that ever were in it."""
+    """What was asked of a store since it was new, and all shards that ever were in it. A file in
+    quarantine may come back after a power loss, as long as nobody waited for its removal: `filed`
+    are the shards that have had one."""
 
     events: list[Event] = field(default_factory=list)
     shards: dict[ShardAddress, ShardRecord] = field(default_factory=dict)
+    filed: set[ShardAddress] = field(default_factory=set)
+    _latest: dict[ShardAddress, None] = field(default_factory=dict)
 
     def note(self, event: Event) -> None:
         self.events.append(event)
-        self.shards.update({shard.address: shard for shard in event.appended})
+        for address in event.after:
+            self._latest.pop(address, None)
+            self._latest[address] = None
 
-    def live(self) -> list[ShardAddress]:
-        """After all that was asked, the latest last."""
-        live: dict[ShardAddress, None] = {}
-        for event in self.events:
-            for shard in event.appended:
-                live.pop(shard.address, None)
-                live[shard.address] = None
-            for address in event.deleted:
-                live.pop(address, None)
-        return list(live)
+    def now(self, fate: Fate) -> list[ShardAddress]:
+        """The shards that have come to this after all that was asked, the latest last."""
+        allowed = self.allowed(NEVER - 1)
+        return [address for address in self._latest if allowed[address] == {fate}]
 
-    def allowed(self, after: int) -> dict[ShardAddress, set[bool]]:
-        """For each shard, whether it may be there when a crash comes after so many steps: what was
+    def absent(self, address: ShardAddress) -> Fates:
+        """What may have become of it once it is deleted."""
+        return only(Fate.GONE, Fate.ASIDE) if address in self.filed else only(Fate.GONE)
+
+    def allowed(self, after: int) -> dict[ShardAddress, Fates]:
+        """What each shard may have come to when a crash comes after so many steps: what was
         answered holds; what had only begun may have happened to each shard, or not."""
-        allowed = {address: {False} for address in self.shards}
+        allowed = dict.fromkeys(self.shards, only(Fate.GONE))
         for event in self.events:
-            changes = {shard.address: True for shard in event.appended}
-            changes |= dict.fromkeys(event.deleted, False)
-            for address, present in changes.items():
+            for address, fates in event.after.items():
                 if event.answered <= after:
-                    allowed[address] = {present}
+                    allowed[address] = fates
                 elif event.begun < after:
-                    allowed[address] |= {present}
+                    allowed[address] |= fates | event.until.get(address, only())
         return allowed
 
 
@@ -96,33 +121,53 @@ class RunningNode:
         await self.store.close()
         self._directory.close()
 
-    async def present(self, shards: Mapping[ShardAddress, ShardRecord]) -> frozenset[ShardAddress]:
-        """Which of these, all that ever were, are there. Raises Broken for wrong bytes, and if
-        reading, listing and counting do not tell the same."""
-        found = {address: await self._read(address, shards) for address in shards}
-        present = frozenset(address for address, shard in found.items() if shard is not None)
+    async def fates(self, shards: Mapping[ShardAddress, ShardRecord]) -> dict[ShardAddress, Fate]:
+        """Of these, all that ever were. Raises Broken for wrong bytes, and if reading, listing and
+        counting do not tell the same."""
+        fates = {address: await self._fate(address, shards[address]) for address in shards}
+        served = [a for a, fate in fates.items() if fate in (Fate.SERVED, Fate.ROTTEN)]
         listed = [info async for info in self.store.list()]
-        if [info.address for info in listed] != sorted(present):
+        if [info.address for info in listed] != sorted(served):
             raise Broken("the listing tells other shards than reading")
         if any(info != shards[info.address].info for info in listed):
             raise Broken("the listing describes a shard wrongly")
         counted = (await self.store.stat()).shards
-        if counted != len(present):
-            raise Broken(f"{counted} shards are counted, {len(present)} are there")
-        return present
+        if counted != len(served):
+            raise Broken(f"{counted} shards are counted, {len(served)} are there")
+        for kept in self.store.upkeep.quarantine.page(None, len(shards) + 1):
+            if fates.get(kept.address) is not Fate.GONE:
+                raise Broken(f"{named(kept.address)} is in service and in quarantine")
+            fates[kept.address] = Fate.ASIDE
+        return fates
 
-    async def _read(
-        self, address: ShardAddress, shards: Mapping[ShardAddress, ShardRecord]
-    ) -> ShardRecord | None:
+    async def _fate(self, address: ShardAddress, shard: ShardRecord) -> Fate:
         try:
             (found,) = await self.store.read([address])
         except SixfoldError as error:
             raise Broken(f"{named(address)} cannot be read: {error}") from error
         if not isinstance(found, ShardRecord):
-            return None
-        if found.info != shards[address].info or found.payload != shards[address].payload:
+            return Fate.GONE
+        if found.info == shard.info and found.payload == shard.payload:
+            return Fate.SERVED
+        if found.is_intact():
             raise Broken(f"{named(address)} is not what was stored")
-        return found
+        return Fate.ROTTEN
+
+    def check_kept(self, shard: ShardRecord) -> None:
+        """Raises Broken unless quarantine has what it must have of this shard. An orphan is whole;
+        of rot no byte can be relied on, but all are there."""
+        quarantine = self.store.upkeep.quarantine
+        kept = quarantine._kept[shard.address]
+        if kept.why is Why.ROT:
+            if kept.size_bytes < len(shard.payload):
+                raise Broken(f"of {named(kept.address)} only {kept.size_bytes} bytes are kept")
+            return
+        try:
+            record = quarantine._folder.read(kept)
+        except Corrupt as error:
+            raise Broken(f"{named(kept.address)} is lost in quarantine: {error}") from error
+        if record.payload != shard.payload:
+            raise Broken(f"{named(kept.address)} is another shard in quarantine")
 
 
 def named(address: ShardAddress) -> str:
@@ -131,13 +176,14 @@ def named(address: ShardAddress) -> str:
 
 
 def check_allowed(
-    present: Collection[ShardAddress], allowed: Mapping[ShardAddress, set[bool]]
+    node: RunningNode, fates: Mapping[ShardAddress, Fate], history: History, after: int
 ) -> None:
     """Raises Broken if something is lost, or has come back."""
-    for address, states in allowed.items():
-        if (address in present) not in states:
-            fate = "has come back" if address in present else "is lost"
-            raise Broken(f"{named(address)} {fate}")
+    for address, wanted in history.allowed(after).items():
+        if fates[address] not in wanted:
+            raise Broken(f"{named(address)} is {fates[address]}, not {' or '.join(sorted(wanted))}")
+        if fates[address] is Fate.ASIDE and Fate.GONE not in wanted:
+            node.check_kept(history.shards[address])
 
 
 def index_files(folder: Path) -> IndexFiles:

@@ -3,18 +3,37 @@
 A new operation is a coroutine that is added to OPERATIONS.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
+from common.errors import StorageFull
 from common.ids import ShardAddress
+from common.record import HEADER_BYTES
 from common.shards import ShardRecord
 from common.units import KIB
+from shardd.quarantine import Quarantine
+from shardd.store import VolumeStore
 from tests.disks.crashing import CrashDisk
+from tests.disks.faulty import FaultyDisk, Short
 from tests.disks.filesystem import Image, Step
+from tests.flips import live_entries
 from tests.stores import make_shard
-from tests.torture.crash_node import Event, History, IndexFiles, RunningNode, index_files
+from tests.torture.crash_node import (
+    ANY,
+    Broken,
+    Event,
+    Fate,
+    Fates,
+    History,
+    IndexFiles,
+    RunningNode,
+    index_files,
+    only,
+)
+from tests.upkeep import compact_all
 
 SMALL_BYTES, LARGE_BYTES, ROLL_BYTES = 300, 70 * KIB, 53 * KIB
 PAGES_BYTES = 5000  # of two neighbours one may be lost and the other kept
@@ -22,10 +41,11 @@ PAGES_BYTES = 5000  # of two neighbours one may be lost and the other kept
 
 @dataclass(slots=True)
 class Run:
-    """A program on its way. `indexes` are copies of the index, each from before that step of the
-    disk."""
+    """A program on its way. `faults` is the disk of the node, over `disk`. `indexes` are copies of
+    the index, each from before that step of the disk."""
 
     disk: CrashDisk
+    faults: FaultyDisk
     node: RunningNode
     history: History
     indexes: list[IndexFiles] = field(default_factory=list)
@@ -36,16 +56,36 @@ class Run:
         self.used += 1
         return make_shard(size_bytes, len(self.history.shards) + 1000 * self.used)
 
-    async def append(self, *shards: ShardRecord) -> None:
+    @property
+    def quarantine(self) -> Quarantine:
+        return self.node.store.upkeep.quarantine
+
+    @property
+    def live(self) -> list[ShardAddress]:
+        return self.history.now(Fate.SERVED)
+
+    async def call(
+        self,
+        work: Awaitable[object],
+        after: Mapping[ShardAddress, Fates],
+        until: Mapping[ShardAddress, Fates] = {},
+    ) -> None:
+        """Do it, and note what may have become of shards once it is done, and what else before."""
         begun = len(self.disk.steps)
-        await self.node.store.append(shards)
-        self.history.note(Event(begun, len(self.disk.steps), appended=shards))
+        await work
+        self.history.note(Event(begun, len(self.disk.steps), after, until))
+
+    async def append(self, *shards: ShardRecord) -> None:
+        """What is torn before the answer, recovery may take for rot."""
+        self.history.shards.update({shard.address: shard for shard in shards})
+        served = {shard.address: only(Fate.SERVED) for shard in shards}
+        torn = dict.fromkeys(served, only(Fate.ASIDE))
+        await self.call(self.node.store.append(shards), served, torn)
 
     async def delete(self, address: ShardAddress) -> None:
-        begun = len(self.disk.steps)
-        await self.node.store.delete([address])
-        if address in self.history.shards:
-            self.history.note(Event(begun, len(self.disk.steps), deleted=[address]))
+        known = [address] if address in self.history.shards else []
+        after = {address: self.history.absent(address) for address in known}
+        await self.call(self.node.store.delete([address]), after)
 
 
 async def small(run: Run) -> None:
@@ -68,13 +108,11 @@ async def again(run: Run) -> None:
 
 
 async def delete(run: Run) -> None:
-    live = run.history.live()
-    await run.delete(live[-1] if live else make_shard(1).address)
+    await run.delete(run.live[-1] if run.live else make_shard(1).address)
 
 
 async def delete_first(run: Run) -> None:
-    live = run.history.live()
-    await run.delete(live[0] if live else make_shard(1).address)
+    await run.delete(run.live[0] if run.live else make_shard(1).address)
 
 
 async def delete_absent(run: Run) -> None:
@@ -92,12 +130,67 @@ async def reopen(run: Run) -> None:
 
 
 async def compact(run: Run) -> None:
-    await run.node.store.compact_once()
+    await run.call(compact_all(run.node.store), {})
+
+
+async def refused(run: Run) -> None:
+    """The disk is full before the last byte of two shards is written: nothing of them may stay."""
+    shards = [run.shard(PAGES_BYTES) for _ in range(2)]
+    run.history.shards.update({shard.address: shard for shard in shards})
+    gone = {shard.address: only(Fate.GONE) for shard in shards}
+    run.faults.script("pwritev", Short(1))
+    begun = dict.fromkeys(gone, only(Fate.SERVED, Fate.ASIDE))
+    await run.call(_refused(run.node.store, shards), gone, begun)
+
+
+async def _refused(store: VolumeStore, shards: Sequence[ShardRecord]) -> None:
+    with suppress(StorageFull):
+        await store.append(shards)
+        raise Broken("a full disk has taken a shard")
+
+
+async def set_aside(run: Run) -> None:
+    """As an orphan."""
+    orphans = run.live[-1:]
+    run.history.filed.update(orphans)
+    await run.call(run.quarantine.set_aside(orphans), dict.fromkeys(orphans, only(Fate.ASIDE)))
+
+
+async def restore(run: Run) -> None:
+    """All orphans. Their files have gone durably then."""
+    orphans = run.history.now(Fate.ASIDE)
+    await run.call(run.quarantine.restore(orphans), dict.fromkeys(orphans, only(Fate.SERVED)))
+
+
+async def expire(run: Run) -> None:
+    """All orphans."""
+    orphans = run.history.now(Fate.ASIDE)
+    await run.call(run.quarantine.expire(-1), dict.fromkeys(orphans, only(Fate.GONE)))
+
+
+async def condemn(run: Run) -> None:
+    """Rot, which scrub finds; a crash may come before it does, or recovery cut it off."""
+    rotten = run.live[:1]
+    run.history.filed.update(rotten)
+    after = dict.fromkeys(rotten, only(Fate.ASIDE))
+    await run.call(_scrubbed(run, rotten), after, dict.fromkeys(rotten, ANY))
+
+
+async def _scrubbed(run: Run, rotten: Sequence[ShardAddress]) -> None:
+    store = run.node.store
+    for entry in live_entries(store):
+        if entry.key in [address.key for address in rotten]:
+            path = store._volumes.by_number[entry.volume].path
+            run.disk.rot(path, entry.offset + HEADER_BYTES)
+    store.upkeep.scrubber.start()
+    while store.upkeep.scrub_report().running:
+        await store.scrub_once()
 
 
 Operation = Callable[[Run], Awaitable[None]]
 OPERATIONS: tuple[Operation, ...] = (
     small, large, both, again, delete, delete_first, delete_absent, roll, reopen, compact,
+    refused, set_aside, restore, condemn, expire,
 )  # fmt: skip
 Program = tuple[Operation, ...]
 # What a node has been through before a program begins.
@@ -137,7 +230,8 @@ async def run_program(root: Path, past: str, program: Program, flush: Sequence[b
     """On a new disk. `flush` says after which operations the index is written."""
     folder = root / "data"
     disk = _Watched(root)
-    run = Run(disk, RunningNode(disk, folder), History())
+    faults = FaultyDisk(disk)
+    run = Run(disk, faults, RunningNode(faults, folder), History())
     disk.before_step = lambda: run.indexes.append(index_files(folder))
     await run.node.start()
     first = 0
