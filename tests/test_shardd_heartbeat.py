@@ -81,7 +81,7 @@ async def made(
         identity = directory.identity
         return NodeReport(
             identity.node_id, "cd" * 16, identity.cluster_id, identity.name, "zone",
-            "http://127.0.0.1:1", "127.0.0.1", 2, 100, 10, 90, 5, False, identity.epoch,
+            "http://127.0.0.1:1", "127.0.0.1", 2, 100, 10, 90, 5, identity.epoch,
         )  # fmt: skip
 
     async with aiohttp.ClientSession() as http:
