@@ -59,7 +59,7 @@ class RebalanceWorker:
         self._bytes: Counter[int] = Counter()  # what layouts put on each node
 
     async def step(self) -> bool:
-        if (await self._mending.backlog(self._k, self._n)).is_due:
+        if (await self._mending.backlog(self._k, self._n)).due:
             return False
         await self._load()
         try:

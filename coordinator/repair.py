@@ -44,8 +44,8 @@ class Progress:
     """What the job shows of itself, and where it stands. `nodes` is the state of all nodes for
     which it goes through the layouts, `layout` the last one looked at, -1 when it is through. The
     rates are those at which segments have lately been mended, as far as they could be, 0 if never.
-    `hopeless` segments of the queue have fewer than k good shards; `left_s` is an estimate for the
-    others."""
+    `hopeless` segments of the queue have fewer than k good shards, and `waiting` ones were tried in
+    vain, the next because of `waits_for`; `left_s` is an estimate for the others."""
 
     nodes: str = ""
     layout: int = -1
@@ -55,6 +55,8 @@ class Progress:
     bytes_per_s: float = 0.0
     queued: int = 0
     hopeless: int = 0
+    waiting: int = 0
+    waits_for: str = ""
     left_s: float | None = None
 
     def note(self, segments: int, size_bytes: int, took_s: float) -> None:
@@ -235,8 +237,9 @@ class RepairWorker:
         codec = self._services.codec
         backlog = await self._mending.backlog(codec.k, codec.n)
         progress.queued, progress.hopeless = backlog.queued, backlog.hopeless
-        rate, left = progress.segments_per_s, backlog.queued - backlog.hopeless
-        progress.left_s = round(left / rate, 1) if rate else None
+        progress.waiting, progress.waits_for = backlog.waiting, backlog.waits_for
+        rate = progress.segments_per_s
+        progress.left_s = round(backlog.due / rate, 1) if rate else None
         state = asdict(progress)
         if state != self._saved:
             await self._metadata.save_job_state(self.name, state)

@@ -260,7 +260,9 @@ async def test_what_cannot_be_reached_is_not_taken_for_lost(store: Store) -> Non
     for number in (2, 3, 4, 5):
         await store.kill(number)
     await front.work("repair")
-    assert (await front.metadata.job_states())["repair"].state["hopeless"] == 0
+    state = (await front.metadata.job_states())["repair"].state
+    assert (state["hopeless"], state["waiting"]) == (0, state["queued"])
+    assert state["waits_for"] == "4 shards cannot be reached"
     for id_ in contents:
         for segment in (await front.reads.find(id_)).segments:
             assert await front.metadata.find_segment(segment.id) is not None

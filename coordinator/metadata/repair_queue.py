@@ -28,12 +28,18 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The repair queue in figures. `hopeless` segments have fewer than k good shards; `is_due` says
-    whether any other is due now."""
+    """The repair queue in figures. `hopeless` segments have fewer than k good shards; of the
+    others, `waiting` were tried in vain and are not due yet, the next because of `waits_for`."""
 
     queued: int
     hopeless: int
-    is_due: bool
+    waiting: int
+    waits_for: str
+
+    @property
+    def due(self) -> int:
+        """How many could be mended now."""
+        return self.queued - self.hopeless - self.waiting
 
 
 def due_repairs(sql: Sql, survivors: Iterable[int], limit: int) -> list[Repair]:
@@ -68,9 +74,17 @@ def backlog(sql: Sql, k: int, n: int) -> Backlog:
         k,
     )
     assert counts is not None
-    due = "SELECT 1 FROM repair_queue WHERE survivors = ? AND not_before <= {now} LIMIT 1"
-    is_due = any(sql.row(due, count) for count in range(k, n + 1))
-    return Backlog(counts[0], counts[1], is_due)
+    waiting, waits_for = 0, ""
+    for survivors in range(k, n + 1):
+        found = sql.row(
+            "SELECT count(*), (SELECT reason FROM repair_queue WHERE survivors = ? "
+            "AND not_before > {now} ORDER BY not_before LIMIT 1) "
+            "FROM repair_queue WHERE survivors = ? AND not_before > {now}",
+            survivors, survivors,
+        )  # fmt: skip
+        assert found is not None
+        waiting, waits_for = waiting + found[0], waits_for or found[1] or ""
+    return Backlog(counts[0], counts[1], waiting, waits_for)
 
 
 def postpone(sql: Sql, stored: StoredSegment, seen: Seen | None, reason: str, delay_s: int) -> None:
