@@ -255,6 +255,10 @@ def _find_due_repairs_by_survivors(sql: Sql, cluster_id: str) -> None:
         sql.run(f"DROP INDEX {needless}")
 
 
+def _count_what_is_forgotten(sql: Sql, cluster_id: str) -> None:
+    sql.run("ALTER TABLE cluster ADD COLUMN layouts_forgotten BIGINT NOT NULL DEFAULT 0")
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -266,6 +270,7 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _remember_deleted_places,
     _remember_what_is_bad,
     _find_due_repairs_by_survivors,
+    _count_what_is_forgotten,
 )
 
 
