@@ -3,8 +3,9 @@ them, fewest survivors first, but what cannot be mended as far as is known behin
 
 What reads, uploads, scrubs and sweeps find is in the repair queue already. The job itself looks for
 what follows from nodes: whenever nodes are lost, removed, drained or come (back), it goes through
-all layouts, a page at a time, and queues the segments whose layout could be better now. Where it
-stands is in the database, so another process goes on from there.
+all layouts, a page at a time, and queues the segments whose layout could be better now. Layouts
+that no segment has any more are forgotten then. Where it stands is in the database, so another
+process goes on from there.
 """
 
 import asyncio
@@ -125,6 +126,8 @@ class RepairWorker:
         ]
         if found:
             await self._mending.queue_layouts(found)
+        if unused := [use.id for use in page if not use.segments]:
+            await self._mending.forget_layouts(unused)
         progress.layout = page[-1].id if len(page) == LAYOUTS_AT_ONCE else -1
         return progress.layout >= 0
 

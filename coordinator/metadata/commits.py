@@ -60,6 +60,7 @@ def commit_contents(
     known = _look(sql, session, lost_after_s, uploads)
     if not known.session_lives:
         return [session_lost() for _ in uploads]
+    layouts.compare(known.forgotten)
     alike = _alike(uploads, session, known)
     done = _insert(sql, layouts, [new for new in uploads if id(new) in alike])
     return [id(new) in done or _alone(sql, layouts, session, new, known) for new in uploads]
@@ -67,11 +68,12 @@ def commit_contents(
 
 class _Known(NamedTuple):
     """What must be known of the database before. `recut` are the contents of one segment that are
-    cut into several so far, or by another upload of the group."""
+    cut into several so far, or by another upload of the group; `forgotten` is for `Layouts`."""
 
     session_lives: bool
     gone: frozenset[int]
     recut: Set[bytes]
+    forgotten: int
 
 
 def _look(sql: Sql, session: int, lost_after_s: float, uploads: Sequence[NewContent]) -> _Known:
@@ -83,13 +85,14 @@ def _look(sql: Sql, session: int, lost_after_s: float, uploads: Sequence[NewCont
     marks = ",".join("?" * len(padded))
     found = sql.row(
         f"SELECT EXISTS ({LIVE_SESSION}), ({GONE_NODES}), "
-        f"(SELECT group_concat(hex(id)) FROM content WHERE id IN ({marks}))",
+        f"(SELECT group_concat(hex(id)) FROM content WHERE id IN ({marks})), "
+        "(SELECT layouts_forgotten FROM cluster)",
         session, lost_after_s, *padded,
     )  # fmt: skip
     assert found is not None
-    lives, gone, recut = found
+    lives, gone, recut, forgotten = found
     cut = {bytes.fromhex(id_) for id_ in recut.split(",")} if recut else set[bytes]()
-    return _Known(bool(lives), numbers_in(gone), cut | several)
+    return _Known(bool(lives), numbers_in(gone), cut | several, forgotten)
 
 
 def _alike(uploads: Sequence[NewContent], session: int, known: _Known) -> set[int]:

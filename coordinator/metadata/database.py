@@ -272,6 +272,10 @@ def _number_each_delete_once(sql: Sql, cluster_id: str) -> None:
         sql.run(statement)
 
 
+def _count_what_is_forgotten(sql: Sql, cluster_id: str) -> None:
+    sql.run("ALTER TABLE cluster ADD COLUMN layouts_forgotten BIGINT NOT NULL DEFAULT 0")
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -284,6 +288,7 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _remember_what_is_bad,
     _find_due_repairs_by_survivors,
     _number_each_delete_once,
+    _count_what_is_forgotten,
 )
 
 

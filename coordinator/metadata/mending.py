@@ -225,6 +225,10 @@ class Mending:
     async def queue_layouts(self, found: Sequence[tuple[int, int, str]]) -> None:
         await self._write(partial(repair_queue.queue_layouts, found=found))
 
+    async def forget_layouts(self, ids: Sequence[int]) -> None:
+        """Those of these that no segment has."""
+        await self._write(lambda sql: self._layouts.forget_unused(ids))
+
     async def layout_loads(self, after: int, limit: int) -> list[LayoutLoad]:
         return await self._read(partial(layout_loads, after=after, limit=limit))
 

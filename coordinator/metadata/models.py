@@ -29,7 +29,8 @@ class Cluster(Table):
     sessions are numbered by it. Since version 4 with a column deletes_stopped: why nothing may be
     deleted on nodes, empty if it may. Since version 5 with deletes_allowed_at, when an operator
     last ended that; and with the database's clock (see `clock`): clock_s is where it last ticked,
-    clock_offset_s what it is ahead of the monotonic clock of clock_boot."""
+    clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since version 10 with
+    layouts_forgotten: how often rows of `layout` were deleted."""
 
     id = IntegerField(primary_key=True)
     cluster_id = TextField()

@@ -101,6 +101,7 @@ class Threads:
         """First the new contents, with few statements; then all else, one after another."""
         uploads = [change for change in batch if isinstance(change, NewContent)]
         with self._sql.transaction():
+            self._layouts.begin()
             outcomes = iter(self._commit_contents(uploads))
             answers = [
                 next(outcomes) if isinstance(change, NewContent) else self._refusable(change)

@@ -45,12 +45,32 @@ UNREADABLE = (
 @dataclass
 class Layouts:
     """Interns layouts. On few nodes there are few; on many hardly one comes twice: so only the
-    latest are looked for, and these in memory."""
+    latest are looked for, and these in memory.
+
+    Another process may have forgotten one of them since. `cluster.layouts_forgotten` counts how
+    often any has, and each transaction compares that before it relies on what is in memory.
+    """
 
     sql: Sql
     _ids: dict[bytes, int] = field(default_factory=dict)
+    _forgotten: int = 0  # the count by which _ids are right
+    _compared: bool = False  # in this transaction
+
+    def begin(self) -> None:
+        """A transaction begins."""
+        self._compared = False
+
+    def compare(self, forgotten: int) -> None:
+        """What this transaction has found in `cluster.layouts_forgotten`."""
+        if forgotten != self._forgotten:
+            self.forget()
+        self._forgotten, self._compared = forgotten, True
 
     def intern(self, layout: tuple[int, ...]) -> int:
+        if not self._compared:
+            found = self.sql.row("SELECT layouts_forgotten FROM cluster")
+            assert found is not None
+            self.compare(found[0])
         packed = pack_layout(layout)
         if not self._ids or len(self._ids) >= MAX_LAYOUTS:
             self._ids = self._latest()
@@ -69,6 +89,21 @@ class Layouts:
     def forget(self) -> None:
         """After a rollback: what was interned in it may not exist."""
         self._ids.clear()
+
+    def forget_unused(self, ids: Iterable[int]) -> None:
+        """Delete those of these layouts that no segment has. The latest of all stays, so that no
+        number comes a second time."""
+        deleted = sum(
+            self.sql.run(
+                "DELETE FROM layout WHERE id = ? AND id < (SELECT max(id) FROM layout) "
+                "AND NOT EXISTS (SELECT 1 FROM segment s WHERE s.layout = layout.id)",
+                id_,
+            )
+            for id_ in ids
+        )
+        if deleted:
+            self.sql.run("UPDATE cluster SET layouts_forgotten = layouts_forgotten + 1")
+            self.forget()
 
 
 def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
