@@ -14,8 +14,8 @@ from coordinator.metadata import (
     RepairNotice,
     StoredSegment,
 )
-from coordinator.metadata.database import Sql
 from coordinator.metadata.sessions import epoch, next_epoch
+from coordinator.metadata.sql import Sql
 
 GRACE_S = 3600
 NINE = tuple(range(1, 10))

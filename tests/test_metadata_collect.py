@@ -12,7 +12,7 @@ from coordinator.metadata import (
     Metadata,
     open_metadata,
 )
-from coordinator.metadata.database import Sql
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.store import SESSION_LEASE_S
 from tests.metadata_parts import (
     GRACE_S,

@@ -13,7 +13,7 @@ from common.ids import ContentId, SegmentId, ShardAddress
 from common.shards import Encoding
 from coordinator.metadata import open_metadata, turns
 from coordinator.metadata.commits import commit_contents
-from coordinator.metadata.database import Sql, open_database
+from coordinator.metadata.database import open_database
 from coordinator.metadata.reads import known_segments
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
@@ -22,6 +22,7 @@ from coordinator.metadata.rows import (
     StoredSegment,
 )
 from coordinator.metadata.sessions import open_session
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import Layouts, commit_content
 from tests.metadata_parts import Clock
 

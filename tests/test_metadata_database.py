@@ -19,9 +19,11 @@ from coordinator.metadata import (
     ShardsOnNode,
     checkpoints,
     database,
+    migrations,
     open_metadata,
 )
-from coordinator.metadata.database import MIGRATIONS, open_database
+from coordinator.metadata.database import open_database
+from coordinator.metadata.migrations import MIGRATIONS
 from coordinator.metadata.packing import pack_layout
 from tests.metadata_parts import GRACE_S, NINE, Clock, due_deletes, finish_deletes, segment, single
 from tests.reports import incoming
@@ -54,7 +56,7 @@ async def test_a_database_of_version_1_comes_forward(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'metadata.db'}"
     with monkeypatch.context() as patch:
-        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:1])
+        patch.setattr(migrations, "MIGRATIONS", MIGRATIONS[:1])
         patch.setattr(database._Times, "take_over", lambda times, sql: None)  # it knew no clock
         old = open_database(url, clock)
     kept, unpinned, composite = (bytes([fill]) * 32 for fill in (1, 2, 3))
@@ -99,7 +101,7 @@ async def test_what_a_database_of_version_7_knew_to_be_lost_is_still_taken_for_l
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:7])
+        patch.setattr(migrations, "MIGRATIONS", MIGRATIONS[:7])
         old = open_database(f"sqlite:///{tmp_path / 'metadata.db'}", clock)
     old.run("INSERT INTO layout VALUES (1, ?)", pack_layout(NINE))
     ids = [bytes([survivors]) * 32 for survivors in (5, 6)]
@@ -123,7 +125,7 @@ async def test_the_outbox_of_version_9_comes_forward(
 ) -> None:
     """With its rows and their numbers; from now on no number comes again."""
     with monkeypatch.context() as patch:
-        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:9])
+        patch.setattr(migrations, "MIGRATIONS", MIGRATIONS[:9])
         old = open_metadata(tmp_path, "", GRACE_S, clock)
     await old.start()
     stored = segment(old)

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from common.ids import ContentId
-from coordinator.metadata import Metadata, StoredSegment, database, open_metadata
-from coordinator.metadata.database import MIGRATIONS, Sql, open_database
+from coordinator.metadata import Metadata, StoredSegment, migrations, open_metadata
+from coordinator.metadata.database import open_database
+from coordinator.metadata.migrations import MIGRATIONS
 from coordinator.metadata.packing import pack_layout
+from coordinator.metadata.sql import Sql
 from tests.metadata_parts import GRACE_S, NINE, Clock, segment, single
 from tests.torture.one_process import Store
 
@@ -115,11 +117,11 @@ async def test_a_layout_that_is_used_again_meanwhile_stays(metadata: Metadata) -
     assert await is_there(metadata, again)
 
 
-async def test_a_database_of_version_9_comes_forward(
+async def test_a_database_of_version_10_comes_forward(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:9])
+        patch.setattr(migrations, "MIGRATIONS", MIGRATIONS[:10])
         old = open_database(f"sqlite:///{tmp_path / 'metadata.db'}", clock)
     for layout in (NINE, ANOTHER):
         old.run("INSERT INTO layout (nodes) VALUES (?)", pack_layout(layout))

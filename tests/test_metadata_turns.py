@@ -13,7 +13,7 @@ import pytest
 
 from common.errors import NotOurTurn
 from coordinator.metadata import Metadata
-from coordinator.metadata.database import Sql
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.turns import turn
 
 ONE, TWO, THREE = (f"{number:032x}" for number in (1, 2, 3))  # instances

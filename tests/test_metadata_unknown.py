@@ -11,7 +11,7 @@ import pytest
 from common.errors import FateUnknown, SessionLost, Unavailable
 from common.failpoints import Point, armed
 from coordinator.metadata import Metadata
-from coordinator.metadata.database import Sql
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.store import SESSION_LEASE_S
 from tests.metadata_parts import Clock, due_deletes, segment, several, single
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.metadata import StoredSegment
-from coordinator.metadata.database import Sql
+from coordinator.metadata.sql import Sql
 from tests.metadata_parts import notice
 from tests.test_draining import THREE_SEGMENTS, slow_upload
 from tests.test_repair import check

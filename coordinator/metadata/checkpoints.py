@@ -5,7 +5,7 @@ import threading
 
 from peewee import PeeweeException
 
-from coordinator.metadata.database import Sql
+from coordinator.metadata.sql import Sql
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
-from coordinator.metadata.database import Sql
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import DeleteReason, StoredSegment
 from coordinator.metadata.sessions import deletes_stopped
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
     SEGMENTS_BEHIND,

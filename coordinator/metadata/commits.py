@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 from common.errors import SixfoldError
 from common.ids import ContentId
 from coordinator.metadata.cuts import forget_cut
-from coordinator.metadata.database import Sql
 from coordinator.metadata.gone import GONE_NODES, numbers_in, without_gone
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
@@ -22,6 +21,7 @@ from coordinator.metadata.rows import (
     StoredSegment,
 )
 from coordinator.metadata.sessions import LIVE_SESSION, session_lost
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
     Layouts,

@@ -7,8 +7,8 @@ to the collector, which looks whether anything else needs them.
 """
 
 from common.ids import ContentId
-from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NewContent
+from coordinator.metadata.sql import Sql
 
 
 def set_cut(sql: Sql, new: NewContent) -> None:

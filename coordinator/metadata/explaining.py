@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from common.ids import ContentId, SegmentId
 from coordinator.metadata import reads
-from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import DeleteReason, StoredSegment
+from coordinator.metadata.sql import Sql
 
 
 class ContentState(StrEnum):

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from common.errors import SegmentGone, SixfoldError, Undurable
 from common.ids import SegmentId
-from coordinator.metadata.database import Sql
 from coordinator.metadata.notices import LEFT_JOIN_QUEUE, survivors_of
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import NO_NODE, NewContent, StoredSegment, Wish
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import shards_of
 from coordinator.placement import is_quorum
 

@@ -8,10 +8,10 @@ from typing import NamedTuple, TypeVar
 
 from common.ids import ContentId
 from coordinator.metadata import jobs, reads
-from coordinator.metadata.database import Sql
 from coordinator.metadata.explaining import Explained, explained
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import COLLECT, OUTBOX, JobState, StoredSegment
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.verifying import moved, now_s, segments_after, set_verified
 
 T = TypeVar("T")

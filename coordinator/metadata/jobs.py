@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import JobState
+from coordinator.metadata.sql import Sql
 
 
 def save_job_state(sql: Sql, name: str, state: Mapping[str, Any]) -> None:

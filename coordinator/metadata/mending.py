@@ -16,7 +16,6 @@ from typing import Protocol, TypeVar
 from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
 from coordinator.metadata import repair_queue
-from coordinator.metadata.database import Sql
 from coordinator.metadata.gone import gone_nodes
 from coordinator.metadata.packing import mask_of, signed, unpack_layout
 from coordinator.metadata.repair_queue import Backlog, Repair
@@ -28,6 +27,7 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
     StoredSegment,
 )
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     UNUSED_S,
     Layouts,

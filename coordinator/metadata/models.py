@@ -29,7 +29,7 @@ class Cluster(Table):
     sessions are numbered by it. Since version 4 with a column deletes_stopped: why nothing may be
     deleted on nodes, empty if it may. Since version 5 with deletes_allowed_at, when an operator
     last ended that; and with the database's clock (see `clock`): clock_s is where it last ticked,
-    clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since version 10 with
+    clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since version 11 with
     layouts_forgotten: how often rows of `layout` were deleted."""
 
     id = IntegerField(primary_key=True)
@@ -150,7 +150,7 @@ class RepairQueue(Table):
 class OutboxDelete(Table):
     """Shards of one act of writing a segment, to delete on one node once `not_before` has passed;
     `indexes` are the shards', a byte each, `why` a `DeleteReason`. While there is such a row, no
-    shard of these addresses may be put on that node: the delete may be on its way. Since version 8
+    shard of these addresses may be put on that node: the delete may be on its way. Since version 10
     no number comes a second time, also not when its row is gone."""
 
     id = AutoField()

@@ -6,9 +6,9 @@ or rotten. Whatever promises something of the segment leaves them out. A notice 
 never takes from it; that do only a look at all shards, and what is written in their place.
 """
 
-from coordinator.metadata.database import Sql
 from coordinator.metadata.packing import mask_of, signed, unpack_layout
 from coordinator.metadata.rows import NO_NODE, Places, RepairNotice
+from coordinator.metadata.sql import Sql
 
 # Of a segment s its row of the queue r, if it is in it.
 LEFT_JOIN_QUEUE = "LEFT JOIN repair_queue r ON r.segment = s.id AND r.generation = s.generation "

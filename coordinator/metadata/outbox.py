@@ -14,7 +14,6 @@ The rules for transactions are those of `writes`.
 from collections.abc import Sequence
 
 from common.ids import SegmentId, ShardAddress
-from coordinator.metadata.database import Sql
 from coordinator.metadata.jobs import count_in_job_state
 from coordinator.metadata.rows import (
     OUTBOX,
@@ -24,6 +23,7 @@ from coordinator.metadata.rows import (
     ShardsOnNode,
 )
 from coordinator.metadata.sessions import MAY_DELETE
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import UNUSED_S
 
 _HELD = f"SELECT 1 FROM job_lease WHERE name = '{OUTBOX}' AND session = ?"

@@ -5,7 +5,6 @@ from typing import Any
 
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
-from coordinator.metadata.database import Sql
 from coordinator.metadata.notices import LEFT_JOIN_QUEUE
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import (
@@ -16,6 +15,7 @@ from coordinator.metadata.rows import (
     Wish,
 )
 from coordinator.metadata.sessions import MAY_DELETE
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import SEGMENTS_BEHIND
 
 SEGMENT_COLUMNS = (

@@ -7,10 +7,10 @@ from itertools import chain, zip_longest
 
 from common.ids import ShardAddress
 from coordinator.metadata import reads
-from coordinator.metadata.database import Sql
 from coordinator.metadata.notices import queue_repair, survivors_of
 from coordinator.metadata.packing import signed, unpack_layout
 from coordinator.metadata.rows import Places, RepairNotice, Seen, StoredSegment
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.sweeping import unreferenced
 
 

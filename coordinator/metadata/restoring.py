@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from common.ids import SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
-from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import GENERATION_COUNTER_BITS, StoredSegment
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import DEFAULT_ACCOUNT, Layouts, insert_segment, pin
 
 

@@ -18,7 +18,7 @@ databases could give the same generation only to the same bytes at the same addr
 """
 
 from common.errors import SessionLost
-from coordinator.metadata.database import Sql
+from coordinator.metadata.sql import Sql
 
 LIVE_SESSION = "SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}"
 MAY_DELETE = "(SELECT deletes_stopped FROM cluster) = ''"  # a condition

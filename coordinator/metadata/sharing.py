@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from common.auth import VALID_S
 from common.errors import BadRequest, Conflict, Unauthorized
 from common.membership import NodeReport
-from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NodeRow, SharedReport, Wish
 from coordinator.metadata.sessions import check_session, deletes_stopped, next_epoch, tell_epoch
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import add_node
 
 NONCE_KEPT_S = int(4 * VALID_S)  # twice what is needed: the processes' clocks may differ

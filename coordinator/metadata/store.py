@@ -28,7 +28,7 @@ from coordinator.metadata import (
     writes,
 )
 from coordinator.metadata.clock import Clock
-from coordinator.metadata.database import Sql, open_database
+from coordinator.metadata.database import open_database
 from coordinator.metadata.inspecting import Inspecting
 from coordinator.metadata.mending import Mending
 from coordinator.metadata.rows import (
@@ -47,6 +47,7 @@ from coordinator.metadata.rows import (
     Wish,
 )
 from coordinator.metadata.sharing import IncomingReport, TakenReport
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.sweeping import Sweeping
 from coordinator.metadata.threads import Threads
 

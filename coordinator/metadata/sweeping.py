@@ -13,7 +13,6 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from common.ids import SegmentId, ShardAddress
-from coordinator.metadata.database import Sql
 from coordinator.metadata.notices import queue_repair
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import (
@@ -30,6 +29,7 @@ from coordinator.metadata.sessions import (
     name_of,
     stop_deletes,
 )
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import add_deletes
 
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from coordinator.metadata import reads
 from coordinator.metadata.batching import BatchThread, own_copy
 from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.commits import Outcome, commit_contents
-from coordinator.metadata.database import Sql
 from coordinator.metadata.rows import NewContent
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import Layouts
 
 log = logging.getLogger(__name__)

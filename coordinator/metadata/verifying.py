@@ -3,10 +3,10 @@ when they were found good."""
 
 from collections.abc import Sequence
 
-from coordinator.metadata.database import Sql
 from coordinator.metadata.packing import signed
 from coordinator.metadata.reads import SEGMENT_COLUMNS, SEGMENT_TABLES, segment_of
 from coordinator.metadata.rows import StoredSegment
+from coordinator.metadata.sql import Sql
 
 
 def segments_after(sql: Sql, after: bytes, limit: int) -> list[StoredSegment]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from common.errors import Conflict, SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.cuts import set_cut
-from coordinator.metadata.database import Sql
 from coordinator.metadata.notices import queue_repair
 from coordinator.metadata.packing import pack_layout, signed, unpack_layout
 from coordinator.metadata.rows import (
@@ -24,6 +23,7 @@ from coordinator.metadata.rows import (
     Wish,
 )
 from coordinator.metadata.sessions import check_session
+from coordinator.metadata.sql import Sql
 
 DEFAULT_ACCOUNT = 0
 UNUSED_S = 120  # a place where a shard was deleted; longer than a delete is on its way

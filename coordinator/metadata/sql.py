@@ -1,0 +1,76 @@
+"""Plain SQL on the metadata database, whatever database that is."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from peewee import Database, PeeweeException
+
+from common.errors import FateUnknown
+from coordinator.metadata.turns import turn
+
+
+class Sql:
+    """Statements on one database, written with ``?``, ``{now}`` (its clock, in seconds) and
+    ``{wall}`` (the time of day, for people to read)."""
+
+    def __init__(self, database: Database, now: str, wall: str) -> None:
+        self.database = database
+        self._dialect = cache(
+            lambda text: text.format(now=now, wall=wall).replace("?", database.param)
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All statements of the block or none. Raises NotOurTurn, and nothing has happened, if
+        another process does not let us; FateUnknown if COMMIT fails.
+
+        It takes the write lock at once (lock_type): one that began by reading could not write any
+        more if another process had written meanwhile (SQLITE_BUSY_SNAPSHOT).
+        """
+        done = False
+        try:
+            with turn(str(self.database.database)), self.database.atomic():
+                yield
+                done = True
+        except PeeweeException as error:
+            if done:
+                raise FateUnknown(f"COMMIT failed, its fate is unknown: {error}") from error
+            raise
+
+    def run(self, text: str, *values: Any) -> int:
+        """Execute; the number of rows that changed."""
+        return int(self._execute(text, values).rowcount)
+
+    def insert(self, text: str, *values: Any) -> int:
+        """Insert a row; its number."""
+        return int(self._execute(text, values).lastrowid)
+
+    def rows(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self._execute(text, values).fetchall()
+        return found
+
+    def row(self, text: str, *values: Any) -> tuple[Any, ...] | None:
+        found: tuple[Any, ...] | None = self._execute(text, values).fetchone()
+        return found
+
+    def _execute(self, text: str, values: tuple[Any, ...]) -> Any:
+        database: Any = self.database  # its stubs leave execute_sql untyped
+        return database.execute_sql(self._dialect(text), values)
+
+    @property
+    def rows_changed(self) -> int:
+        """By this thread's connection since it was opened."""
+        database: Any = self.database
+        return int(database.connection().total_changes)
+
+    def rows_in(self, text: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
+        """`text` contains ``{keys}`` where the list of keys goes."""
+        wanted = list(keys)
+        found: list[tuple[Any, ...]] = []
+        for at in range(0, len(wanted), 500):
+            part = wanted[at : at + 500]
+            marks = ",".join("?" * len(part))
+            found += self.rows(text.replace("{keys}", marks), *part)
+        return found
