@@ -23,7 +23,7 @@ async def find_strays(
     """For each of the `lacking` shards that is on another node than the layout says, byte for
     byte, that node's number. A node that does not answer has none, as far as we know."""
     members, found = services.cluster.membership, dict[int, int]()
-    readable = [number for number in members.nodes if members.is_lasting(number)]
+    readable = [number for number in members.nodes if members.is_readable(number)]
     for at in range(0, len(readable), NODES_AT_ONCE):
         nodes = readable[at : at + NODES_AT_ONCE]
         wanted = [index for index in lacking if index not in found]

@@ -11,7 +11,7 @@ from common.ids import ContentId
 from coordinator.deleting import OutboxWorker
 from coordinator.metadata import Metadata
 from tests.memory_cluster import MemoryCluster, body, get, paths
-from tests.metadata_parts import GRACE_S, Clock
+from tests.metadata_parts import GRACE_S, Clock, seize_lease
 from tests.reports import incoming
 
 DATA = random.Random(1).randbytes(10_000)
@@ -52,6 +52,7 @@ class Bed:
         await self.metadata._begin_session()
         while await self.metadata.collect(100):
             pass
+        await seize_lease(self.metadata)
         await OutboxWorker(self.metadata, self.nodes.cluster).step()
 
     async def segments(self) -> int:
