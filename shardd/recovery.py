@@ -67,7 +67,8 @@ class _Recovery:
         self._failure: str | None = None
 
     async def run(self, is_sound: bool) -> Recovered:
-        """`is_sound`: the index need not be checked. Closes the catalog if it raises."""
+        """`is_sound`: the last process has closed everything, and the index need not be checked.
+        Closes the catalog if it raises."""
         try:
             if not is_sound:
                 await asyncio.to_thread(self._catalog.check)
@@ -75,7 +76,9 @@ class _Recovery:
             self._check_fit(checkpoints)
             self._must(self._volumes.sync_names)
             for number, volume in sorted(self._volumes.by_number.items()):
-                await self._recover(volume, checkpoints.get(number))
+                known = checkpoints.get(number)
+                if known != volume.end or not is_sound:
+                    await self._recover(volume, known)
             await asyncio.to_thread(self._catalog.settle)
             lost = await asyncio.to_thread(self._judge)
         except BaseException:
@@ -111,9 +114,8 @@ class _Recovery:
             self._failure = self._failure or f"recovery failed: {error}"
 
     async def _recover(self, volume: Volume, checkpoint: int | None) -> None:
-        """`volume.end` is the size of its file until here."""
-        if checkpoint == volume.end:
-            return
+        """`volume.end` is the size of its file until here. It is synced even if the index knows all
+        of it: a process that was killed may have cut it, which a power loss could undo."""
         start = end = checkpoint or SUPERBLOCK_BYTES
         has_hole = False
         with DirectFile(self._disk, volume.path) as file:

@@ -13,6 +13,8 @@ from common.units import KIB, MIB
 from shardd.index import remove_index
 from shardd.store import StoreLimits
 from shardd.volume import SUPERBLOCK_BYTES, volume_name
+from tests import upkeep
+from tests.disks.recording import RecordingDisk
 from tests.reopened import fill, offsets, opened, present, volume
 from tests.stores import make_shard
 
@@ -192,6 +194,19 @@ async def test_recovery_reads_only_what_is_new(
     caplog.set_level("INFO", "shardd.recovery")
     await fill(tmp_path, [make_shard(30, 2)])
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_after_a_kill_every_volume_is_synced(tmp_path: Path, killed: bool) -> None:
+    """Also if the index knows all of it: its end may have been cut, and not durably."""
+    disk = RecordingDisk()
+    async with upkeep.opened(tmp_path / "data") as store:
+        await store.append([make_shard(30)])
+        await store.stat()  # which writes the index
+        upkeep.snapshot(tmp_path / "data", tmp_path / "killed")
+    async with upkeep.opened(tmp_path / ("killed" if killed else "data"), disk=disk):
+        synced = f"fdatasync {volume_name(1)}" in disk.changes()
+    assert synced is killed
 
 
 def test_addresses_in_these_tests_differ() -> None:

@@ -193,11 +193,14 @@ OPERATIONS: tuple[Operation, ...] = (
     refused, set_aside, restore, condemn, expire,
 )  # fmt: skip
 Program = tuple[Operation, ...]
-# What a node has been through before a program begins.
+# What a node has been through before a program begins. In `buried`, one volume holds a dead shard
+# and another its tombstone; compaction takes both away and makes no volume between.
 PASTS: dict[str, Program] = {
     "new": (),
     "used": (small, large, small, delete, large, delete, roll, small),
+    "buried": (large, small, delete_first, roll, small),
 }
+LONGEST = {"new": 3, "used": 3, "buried": 2}  # programs, of how many operations
 
 
 def programs(length: int) -> Iterator[Program]:
@@ -207,6 +210,12 @@ def programs(length: int) -> Iterator[Program]:
 
 def name_of(program: Sequence[Operation]) -> str:
     return " ".join(operation.__name__ for operation in program) or "nothing"
+
+
+def program_of(names: str) -> Program:
+    """The opposite."""
+    by_name = {operation.__name__: operation for operation in OPERATIONS}
+    return tuple(by_name[name] for name in names.split() if name != "nothing")
 
 
 @dataclass(frozen=True, slots=True)

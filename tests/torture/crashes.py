@@ -8,10 +8,11 @@ the recovered store acknowledges, after the next power loss.
 
 import random
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import uvloop
 
@@ -34,12 +35,12 @@ from tests.torture.crash_node import (
 )
 from tests.torture.crash_programs import (
     LARGE_BYTES,
-    OPERATIONS,
-    PASTS,
+    LONGEST,
     SMALL_BYTES,
     Program,
     Trace,
     name_of,
+    program_of,
     programs,
     run_program,
 )
@@ -47,10 +48,10 @@ from tests.torture.outcome import Outcome, quiet, scratch
 
 ROW = 2
 PROMISE = "a power loss at any step loses nothing that was acknowledged"
-LONGEST = 3  # operations
 FatesNow = Mapping[ShardAddress, Fate]
 INDEXES = ("as it was", "older", "gone")
 ROUNDS = 2 * len(INDEXES)  # crashes at each step: a power loss and a kill with each index
+FEW_ROUNDS = (0, len(INDEXES))  # a power loss and a kill; the index goes by the step
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +89,44 @@ class Crash:
 @dataclass
 class Tally:
     programs: int = 0
+    steps: int = 0
     crashes: int = 0
     violations: list[str] = field(default_factory=list)
 
     def figure(self) -> str:
-        counted = f"{self.programs:,} programs, {self.crashes:,} crash points"
+        counted = f"{self.programs:,} programs, {self.steps:,} steps, {self.crashes:,} crashes"
         return f"{counted}, {len(self.violations):,} violations"
 
 
+class Chosen(NamedTuple):
+    """What is run, and with which crashes at each step of the disk (see Crash.round)."""
+
+    past: str
+    program: Program
+    rounds: Sequence[int]
+
+
 def main(scale: float, seed: int) -> Outcome:
-    """`scale` thins out the programs of most operations, and the rounds at each step."""
+    """`scale` thins out the programs of several operations, and the rounds at each step."""
+    return crash_all(_chosen(scale, random.Random(seed)), seed)
+
+
+def crash_all(chosen: Iterable[Chosen], seed: int) -> Outcome:
     with scratch("crashes", in_memory=True) as root, quiet():
-        tally = uvloop.run(_run(root, scale, seed))
+        tally = uvloop.run(_run(root, chosen, seed))
     return Outcome(tally.figure(), tally.violations)
 
 
-async def _run(root: Path, scale: float, seed: int) -> Tally:
+async def _run(root: Path, chosen: Iterable[Chosen], seed: int) -> Tally:
     tally = Tally()
     (root / "data").mkdir()
-    rounds = max(1, round(ROUNDS * scale))
-    for past, program in _chosen(scale, random.Random(seed)):
+    for past, program, rounds in chosen:
         trace = await _traced(root, past, program, seed)
         tally.programs += 1
         for after in range(trace.first, len(trace.steps) + 1):
-            tally.crashes += 1
-            for number in range(rounds):
+            tally.steps += 1
+            for number in rounds:
+                tally.crashes += 1
                 crash = Crash(trace, after, seed, number)
                 try:
                     await _check(root, crash)
@@ -128,13 +142,17 @@ async def _traced(root: Path, past: str, program: Program, seed: int) -> Trace:
     return await run_program(root, past, program, flush)
 
 
-def _chosen(scale: float, chance: random.Random) -> Iterator[tuple[str, Program]]:
-    """All short programs, and of the longest ones the share that `scale` says."""
-    for past in PASTS:
-        for length in range(LONGEST + 1):
+def _chosen(scale: float, chance: random.Random) -> Iterator[Chosen]:
+    """All programs of one operation, and of the longer ones a share. The longest, of which there
+    are most, get fewer crashes."""
+    share = {0: 1.0, 1: 1.0, 2: min(1.0, 10 * scale), 3: scale}
+    rounds = range(max(1, round(ROUNDS * scale)))
+    for past, longest in LONGEST.items():
+        for length in range(longest + 1):
             for program in programs(length):
-                if length < LONGEST or chance.random() < scale:
-                    yield past, program
+                if chance.random() < share[length]:
+                    few = length > 2 and len(rounds) > len(FEW_ROUNDS)
+                    yield Chosen(past, program, FEW_ROUNDS if few else rounds)
 
 
 async def _check(root: Path, crash: Crash) -> None:
@@ -218,8 +236,7 @@ async def _running(root: Path, disk: CrashDisk, index: IndexFiles) -> AsyncItera
 async def _again(root: Path, text: str) -> None:
     """Raises what the crash of this text raises."""
     seed, past, names, after, number = text.split("/")
-    by_name = {operation.__name__: operation for operation in OPERATIONS}
-    program = tuple(by_name[name] for name in names.split() if name != "nothing")
+    program = program_of(names)
     (root / "data").mkdir()
     trace = await _traced(root, past, program, int(seed))
     for step in trace.steps[: int(after)]:
