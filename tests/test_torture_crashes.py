@@ -16,7 +16,7 @@ ROUNDS = 18  # at each step
 
 
 def test_a_power_loss_or_kill_at_any_step_loses_nothing() -> None:
-    crashes.main(scale=0.01, seed=1).check()
+    crashes.main(scale=0.005, seed=1).check()
 
 
 def _of_quarantined_file(disk: CrashDisk, last: Step, step: Step) -> bool:
