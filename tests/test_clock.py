@@ -11,22 +11,7 @@ from common.ids import ContentId
 from coordinator.metadata import Metadata, open_metadata
 from coordinator.metadata.clock import MachineClock
 from tests.metadata_parts import GRACE_S, Clock, due_deletes, segment, single
-
-DAY_S = 86_400
-
-
-class Skewed(Clock):
-    """Of a process that is wrong about the time of day, as the test moves it. The rest is the
-    machine's."""
-
-    def __init__(self, machine: Clock, error_s: float) -> None:
-        self.machine, self.error_s, self.boot = machine, error_s, machine.boot
-
-    def __call__(self) -> float:
-        return self.machine()
-
-    def wall(self) -> float:
-        return self.machine.wall() + self.error_s
+from tests.torture.clocks import DAY_S, Skewed
 
 
 @pytest.mark.parametrize("first_error_s", [-DAY_S, 0, DAY_S])

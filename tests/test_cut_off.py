@@ -1,53 +1,25 @@
 """Once the headers are out, whatever goes wrong cuts the connection: an answer that is not the
 content never ends as if it were."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from common.ids import ShardAddress
-from common.shards import ShardMissing, ShardRecord
-from common.units import KIB
 from coordinator.metadata import StoredSegment
 from tests.blobs import content, put
-from tests.whole_path import Bed, MemoryNode, memory_bed
+from tests.torture.cutoff import SEGMENT, SEGMENTS, SETTINGS, ask, lines, tell
+from tests.whole_path import Bed, memory_bed
 
-SEGMENT = 96 * KIB
-SEGMENTS = 12
 DATA = content(SEGMENTS * SEGMENT - 77, "cut off")
 LATER = range(SEGMENTS // 2, SEGMENTS)  # far enough behind what is fetched ahead
 
 
 @pytest.fixture
 async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
-    settings = {"segment_bytes": SEGMENT, "cache_bytes": 0, "cache_segment_bytes": 0}
-    async with memory_bed(tmp_path, jobs=False, **settings) as running:
+    async with memory_bed(tmp_path, jobs=False, **SETTINGS) as running:
         yield running
-
-
-async def ask(bed: Bed, head: str) -> tuple[bytes, bytes]:
-    """Sends the request and reads until the server ends the connection: head and body."""
-    host, port = bed.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(head.encode())
-    got = b""
-    try:
-        async with asyncio.timeout(20):
-            while piece := await reader.read(4096):
-                got += piece
-    except ConnectionResetError:
-        pass
-    finally:
-        writer.close()
-    answer_head, _, body = got.partition(b"\r\n\r\n")
-    return answer_head, body
-
-
-def lines(id_: str, version: str, *headers: str) -> str:
-    return "\r\n".join([f"GET /v1/blobs/{id_} {version}", "Host: x", *headers, "", ""])
 
 
 REQUESTS: dict[str, tuple[str, tuple[str, ...], int]] = {
@@ -93,26 +65,10 @@ async def test_nodes_that_go_while_it_is_sent_cut_the_connection(bed: Bed, name:
     version, headers, start = REQUESTS[name]
     id_ = await put(bed.http, DATA)
     fourth = (await bed.segments(id_))[4]
-    for number, node in bed.cluster.memory.items():
-        bed.cluster.memory[number] = Told(node, lambda: bed.away(1, 2, 3, 4), fourth)
+    tell(bed, fourth, lambda: bed.away(1, 2, 3, 4))
     _, body = await ask(bed, lines(id_, version, *headers))
     assert 0 < len(body) < len(DATA) - start
     assert DATA[start:].startswith(body)
-
-
-class Told(MemoryNode):
-    """Calls `back` when it is asked for a shard of `segment`."""
-
-    def __init__(self, node: MemoryNode, back: Callable[[], None], segment: StoredSegment) -> None:
-        super().__init__()
-        self.records, self._back, self._segment = node.records, back, segment
-
-    async def read(
-        self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
-    ) -> list[ShardRecord | ShardMissing]:
-        if addresses[0].segment == self._segment.id:
-            self._back()
-        return await super().read(addresses, into)
 
 
 async def test_a_defect_behind_the_headers_cuts_the_connection_too(bed: Bed) -> None:
@@ -123,8 +79,7 @@ async def test_a_defect_behind_the_headers_cuts_the_connection_too(bed: Bed) -> 
     def fail() -> None:
         raise RuntimeError("a defect")
 
-    for number, node in bed.cluster.memory.items():
-        bed.cluster.memory[number] = Told(node, fail, sixth)
+    tell(bed, sixth, fail)
     _, body = await ask(bed, lines(id_, "HTTP/1.1"))
     assert 0 < len(body) < len(DATA)
     assert DATA.startswith(body)
