@@ -1,7 +1,6 @@
 """Once the headers are out, whatever goes wrong cuts the connection: an answer that is not the
 content never ends as if it were."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -10,53 +9,19 @@ import pytest
 
 from common.ids import ShardAddress
 from common.shards import ShardMissing, ShardRecord
-from common.units import KIB
 from coordinator.metadata import StoredSegment
-from tests.blobs import content, put
+from tests.blobs import put
+from tests.torture.cutoff import DATA, FIRST, REQUESTS, SEGMENT_BYTES, SEGMENTS, ask, lines
 from tests.whole_path import Bed, MemoryNode, memory_bed
 
-SEGMENT = 96 * KIB
-SEGMENTS = 12
-DATA = content(SEGMENTS * SEGMENT - 77, "cut off")
-LATER = range(SEGMENTS // 2, SEGMENTS)  # far enough behind what is fetched ahead
+LATER = range(FIRST, SEGMENTS)
 
 
 @pytest.fixture
 async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
-    settings = {"segment_bytes": SEGMENT, "cache_bytes": 0, "cache_segment_bytes": 0}
+    settings = {"segment_bytes": SEGMENT_BYTES, "cache_bytes": 0, "cache_segment_bytes": 0}
     async with memory_bed(tmp_path, jobs=False, **settings) as running:
         yield running
-
-
-async def ask(bed: Bed, head: str) -> tuple[bytes, bytes]:
-    """Sends the request and reads until the server ends the connection: head and body."""
-    host, port = bed.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(head.encode())
-    got = b""
-    try:
-        async with asyncio.timeout(20):
-            while piece := await reader.read(4096):
-                got += piece
-    except ConnectionResetError:
-        pass
-    finally:
-        writer.close()
-    answer_head, _, body = got.partition(b"\r\n\r\n")
-    return answer_head, body
-
-
-def lines(id_: str, version: str, *headers: str) -> str:
-    return "\r\n".join([f"GET /v1/blobs/{id_} {version}", "Host: x", *headers, "", ""])
-
-
-REQUESTS: dict[str, tuple[str, tuple[str, ...], int]] = {
-    "HTTP/1.1": ("HTTP/1.1", (), 0),
-    "HTTP/1.0": ("HTTP/1.0", (), 0),
-    "closing": ("HTTP/1.1", ("Connection: close",), 0),
-    "chunks wanted": ("HTTP/1.1", ("TE: chunked, trailers",), 0),
-    "a range": ("HTTP/1.1", ("Range: bytes=1000-",), 1000),
-}
 
 
 def gone(bed: Bed, segment: StoredSegment) -> None:
@@ -144,6 +109,8 @@ async def test_before_the_headers_it_is_a_plain_error(bed: Bed) -> None:
     gone(bed, (await bed.segments(id_))[0])
     async with bed.http.get(f"/v1/blobs/{id_}") as answer:
         assert (answer.status, (await answer.json())["code"]) == (503, "unreadable")
-    async with bed.http.get(f"/v1/blobs/{id_}", headers={"Range": f"bytes={SEGMENT}-"}) as answer:
-        assert await answer.read() == DATA[SEGMENT:]
+    async with bed.http.get(
+        f"/v1/blobs/{id_}", headers={"Range": f"bytes={SEGMENT_BYTES}-"}
+    ) as answer:
+        assert await answer.read() == DATA[SEGMENT_BYTES:]
     assert bed.coordinator.buffers.used_bytes == 0
