@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from common.errors import Corrupt, SixfoldError, StorageFull
+from common.errors import Corrupt, SixfoldError, StorageFull, StoreReadOnly
 from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
 from common.upkeep import Quarantined, Why
@@ -39,7 +39,7 @@ class Quarantine:
     ) -> None:
         """`rot_found` is called for each record that has been found rotten."""
         self._parts, self._rot_found, self._clock = parts, rot_found, wall_clock
-        self._folder = QuarantineFolder(parts.directory, parts.disk)
+        self._folder = QuarantineFolder(parts.directory, parts.disk, parts.fail)
         self._kept: dict[ShardAddress, Quarantined] = {}
         self._rot: set[ShardAddress] = set()
         self._changing = asyncio.Lock()  # two at once would remove each other's files
@@ -225,6 +225,11 @@ class Quarantine:
         job = WriteJob(moves=[move for _, move in moves])
         try:
             await self._parts.write(job)
+        except StoreReadOnly:
+            # The tombstones may be on the disk, so the files stay; the next start sees.
+            for kept in by_key.values():
+                self._overlook(kept)
+            raise
         except SixfoldError:
             job.moved = []  # none was
             raise
@@ -246,11 +251,17 @@ class Quarantine:
             self._rot.add(kept.address)
 
     def _forget(self, kept: Quarantined) -> None:
-        if self._kept.get(kept.address) == kept:
-            del self._kept[kept.address]
-            self._rot.discard(kept.address)
-            self._parts.volumes.set_aside_bytes -= kept.size_bytes
+        if self._overlook(kept):
             self._folder.unlink(kept)
+
+    def _overlook(self, kept: Quarantined) -> bool:
+        """Its file stays. False if it is not known."""
+        if self._kept.get(kept.address) != kept:
+            return False
+        del self._kept[kept.address]
+        self._rot.discard(kept.address)
+        self._parts.volumes.set_aside_bytes -= kept.size_bytes
+        return True
 
     def _now(self) -> int:
         return int(self._clock())

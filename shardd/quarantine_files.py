@@ -8,6 +8,8 @@ The file holds the record's bytes as they lay in the volume, or nothing if the d
 import errno
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 
 from common.errors import Corrupt, MalformedId
 from common.ids import ShardAddress
@@ -16,16 +18,17 @@ from common.shards import Buffer, ShardRecord
 from common.upkeep import Quarantined, Why
 from shardd.disk import Disk, file_size_bytes, read_file
 from shardd.identity import DataDirectory
-from shardd.volume import ShortWrite
+from shardd.volume import ShortWrite, SyncFailed
 
 log = logging.getLogger(__name__)
 
 
 class QuarantineFolder:
-    """Methods raise the disk's OSError unless they say otherwise."""
+    """Methods raise the disk's OSError unless they say otherwise. An error of fsync is final:
+    `fail` is called then, which makes the store read-only."""
 
-    def __init__(self, directory: DataDirectory, disk: Disk) -> None:
-        self._directory, self._disk = directory, disk
+    def __init__(self, directory: DataDirectory, disk: Disk, fail: Callable[[str], None]) -> None:
+        self._directory, self._disk, self._fail = directory, disk, fail
         self._path = directory.quarantine
 
     def scan(self) -> list[Quarantined]:
@@ -49,7 +52,7 @@ class QuarantineFolder:
         try:
             if self._disk.pwritev(fd, [record], 0) != len(record):
                 raise ShortWrite(errno.ENOSPC, f"{path} was written short")
-            self._disk.fsync(fd)
+            self._durable(partial(self._disk.fsync, fd))
         except OSError:
             self.unlink(kept)
             raise
@@ -76,7 +79,14 @@ class QuarantineFolder:
             log.error("quarantine: %s cannot be removed: %s", _name_of(kept), error)
 
     def sync(self) -> None:
-        self._disk.fsync_dir(self._path)
+        self._durable(partial(self._disk.fsync_dir, self._path))
+
+    def _durable(self, sync: Callable[[], None]) -> None:
+        try:
+            sync()
+        except OSError as error:
+            self._fail(f"what is set aside may be lost: fsync failed: {error}")
+            raise SyncFailed(error.errno, f"fsync failed: {error}") from None
 
 
 def _name_of(kept: Quarantined) -> str:

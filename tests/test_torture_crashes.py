@@ -42,8 +42,8 @@ def _of_cut(disk: CrashDisk, last: Step, step: Step) -> bool:
 
 TELLING = [
     ("new", "small set_aside", _of_quarantined_file),
-    ("new", "small condemn", _of_quarantined_file),
     ("new", "small set_aside", _of_quarantine),
+    ("new", "small condemn", _of_quarantine),
     ("buried", "compact small", _of_removal),
     ("new", "large small refused", _of_cut),
 ]

@@ -62,11 +62,12 @@ class Event(NamedTuple):
 class History:
     """What was asked of a store since it was new, and all shards that ever were in it. A file in
     quarantine may come back after a power loss, as long as nobody waited for its removal: `filed`
-    are the shards that have had one."""
+    are the shards that have had one. Those that have rotted are no orphans."""
 
     events: list[Event] = field(default_factory=list)
     shards: dict[ShardAddress, ShardRecord] = field(default_factory=dict)
     filed: set[ShardAddress] = field(default_factory=set)
+    rotten: set[ShardAddress] = field(default_factory=set)
     _latest: dict[ShardAddress, None] = field(default_factory=dict)
 
     def note(self, event: Event) -> None:
@@ -79,6 +80,11 @@ class History:
         """The shards that have come to this after all that was asked, the latest last."""
         allowed = self.allowed(NEVER - 1)
         return [address for address in self._latest if allowed[address] == {fate}]
+
+    def orphans(self) -> list[ShardAddress]:
+        """That are in quarantine, or may be."""
+        allowed = self.allowed(NEVER - 1)
+        return [a for a in self._latest if Fate.ASIDE in allowed[a] and a not in self.rotten]
 
     def absent(self, address: ShardAddress) -> Fates:
         """What may have become of it once it is deleted."""
@@ -121,9 +127,12 @@ class RunningNode:
         await self.store.close()
         self._directory.close()
 
-    async def fates(self, shards: Mapping[ShardAddress, ShardRecord]) -> dict[ShardAddress, Fate]:
+    async def fates(
+        self, shards: Mapping[ShardAddress, ShardRecord], fresh: bool = True
+    ) -> dict[ShardAddress, Fate]:
         """Of these, all that ever were. Raises Broken for wrong bytes, and if reading, listing and
-        counting do not tell the same."""
+        counting do not tell the same. Only if it is not `fresh` from its start, a shard may be in
+        service and in quarantine: one that was appended again."""
         fates = {address: await self._fate(address, shards[address]) for address in shards}
         served = [a for a, fate in fates.items() if fate in (Fate.SERVED, Fate.ROTTEN)]
         listed = [info async for info in self.store.list()]
@@ -135,9 +144,10 @@ class RunningNode:
         if counted != len(served):
             raise Broken(f"{counted} shards are counted, {len(served)} are there")
         for kept in self.store.upkeep.quarantine.page(None, len(shards) + 1):
-            if fates.get(kept.address) is not Fate.GONE:
+            if fates.get(kept.address) is Fate.GONE:
+                fates[kept.address] = Fate.ASIDE
+            elif fresh:
                 raise Broken(f"{named(kept.address)} is in service and in quarantine")
-            fates[kept.address] = Fate.ASIDE
         return fates
 
     async def _fate(self, address: ShardAddress, shard: ShardRecord) -> Fate:
@@ -155,11 +165,11 @@ class RunningNode:
 
     def check_kept(self, shard: ShardRecord) -> None:
         """Raises Broken unless quarantine has what it must have of this shard. An orphan is whole;
-        of rot no byte can be relied on, but all are there."""
+        of rot no byte can be relied on, and on a full disk it has none."""
         quarantine = self.store.upkeep.quarantine
         kept = quarantine._kept[shard.address]
         if kept.why is Why.ROT:
-            if kept.size_bytes < len(shard.payload):
+            if 0 < kept.size_bytes < len(shard.payload):
                 raise Broken(f"of {named(kept.address)} only {kept.size_bytes} bytes are kept")
             return
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from common.errors import StorageFull
+from common.errors import Corrupt, StorageFull
 from common.ids import ShardAddress
 from common.record import HEADER_BYTES
 from common.shards import ShardRecord
@@ -69,11 +69,20 @@ class Run:
         work: Awaitable[object],
         after: Mapping[ShardAddress, Fates],
         until: Mapping[ShardAddress, Fates] = {},
+        told: bool = True,
     ) -> None:
-        """Do it, and note what may have become of shards once it is done, and what else before."""
+        """Do it, and note what may have become of shards once it is done, and what else before.
+        `told`: somebody hears that it was done, and relies on it."""
         begun = len(self.disk.steps)
         await work
         self.history.note(Event(begun, len(self.disk.steps), after, until))
+
+    def orphans_become(self, fate: Fate) -> dict[ShardAddress, Fates]:
+        """All that are in quarantine; and those that may be, perhaps."""
+        allowed = self.history.allowed(len(self.disk.steps))
+        orphans = {a: allowed[a] for a in self.history.orphans()}
+        sure = only(Fate.ASIDE)
+        return {a: only(fate) if was == sure else was | {fate} for a, was in orphans.items()}
 
     async def append(self, *shards: ShardRecord) -> None:
         """What is torn before the answer, recovery may take for rot."""
@@ -157,21 +166,27 @@ async def set_aside(run: Run) -> None:
 
 
 async def restore(run: Run) -> None:
-    """All orphans. Their files have gone durably then."""
-    orphans = run.history.now(Fate.ASIDE)
-    await run.call(run.quarantine.restore(orphans), dict.fromkeys(orphans, only(Fate.SERVED)))
+    """All orphans."""
+    after = run.orphans_become(Fate.SERVED)
+    certain = sum(fates == {Fate.SERVED} for fates in after.values())
+    await run.call(_restored(run, list(after), certain), after, told=certain > 0)
+
+
+async def _restored(run: Run, orphans: Sequence[ShardAddress], least: int) -> None:
+    if await run.quarantine.restore(orphans) < least:
+        raise Corrupt("not all orphans could be taken back")
 
 
 async def expire(run: Run) -> None:
-    """All orphans."""
-    orphans = run.history.now(Fate.ASIDE)
-    await run.call(run.quarantine.expire(-1), dict.fromkeys(orphans, only(Fate.GONE)))
+    """All orphans. Nobody is told that they are gone."""
+    await run.call(run.quarantine.expire(-1), run.orphans_become(Fate.GONE), told=False)
 
 
 async def condemn(run: Run) -> None:
     """Rot, which scrub finds; a crash may come before it does, or recovery cut it off."""
     rotten = run.live[:1]
     run.history.filed.update(rotten)
+    run.history.rotten.update(rotten)
     after = dict.fromkeys(rotten, only(Fate.ASIDE))
     await run.call(_scrubbed(run, rotten), after, dict.fromkeys(rotten, ANY))
 
