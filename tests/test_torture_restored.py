@@ -4,4 +4,4 @@ from tests.torture import restored
 
 
 def test_a_restored_backup_deletes_nothing() -> None:
-    restored.main(0.05, 1).check()
+    restored.main(0.03, 1).check()
