@@ -1,27 +1,34 @@
 """Once the headers are out, whatever goes wrong cuts the connection: an answer that is not the
 content never ends as if it were."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from common.ids import ShardAddress
-from common.shards import ShardMissing, ShardRecord
 from coordinator.metadata import StoredSegment
-from tests.blobs import put
-from tests.torture.cutoff import DATA, FIRST, REQUESTS, SEGMENT_BYTES, SEGMENTS, ask, lines
-from tests.whole_path import Bed, MemoryNode, memory_bed
+from tests.blobs import content, put
+from tests.torture.cutoff import SEGMENT, SEGMENTS, SETTINGS, ask, lines, tell
+from tests.whole_path import Bed, memory_bed
 
-LATER = range(FIRST, SEGMENTS)
+DATA = content(SEGMENTS * SEGMENT - 77, "cut off")
+LATER = range(SEGMENTS // 2, SEGMENTS)  # far enough behind what is fetched ahead
 
 
 @pytest.fixture
 async def bed(tmp_path: Path) -> AsyncIterator[Bed]:
-    settings = {"segment_bytes": SEGMENT_BYTES, "cache_bytes": 0, "cache_segment_bytes": 0}
-    async with memory_bed(tmp_path, jobs=False, **settings) as running:
+    async with memory_bed(tmp_path, jobs=False, **SETTINGS) as running:
         yield running
+
+
+REQUESTS: dict[str, tuple[str, tuple[str, ...], int]] = {
+    "HTTP/1.1": ("HTTP/1.1", (), 0),
+    "HTTP/1.0": ("HTTP/1.0", (), 0),
+    "closing": ("HTTP/1.1", ("Connection: close",), 0),
+    "chunks wanted": ("HTTP/1.1", ("TE: chunked, trailers",), 0),
+    "a range": ("HTTP/1.1", ("Range: bytes=1000-",), 1000),
+}
 
 
 def gone(bed: Bed, segment: StoredSegment) -> None:
@@ -58,26 +65,10 @@ async def test_nodes_that_go_while_it_is_sent_cut_the_connection(bed: Bed, name:
     version, headers, start = REQUESTS[name]
     id_ = await put(bed.http, DATA)
     fourth = (await bed.segments(id_))[4]
-    for number, node in bed.cluster.memory.items():
-        bed.cluster.memory[number] = Told(node, lambda: bed.away(1, 2, 3, 4), fourth)
+    tell(bed, fourth, lambda: bed.away(1, 2, 3, 4))
     _, body = await ask(bed, lines(id_, version, *headers))
     assert 0 < len(body) < len(DATA) - start
     assert DATA[start:].startswith(body)
-
-
-class Told(MemoryNode):
-    """Calls `back` when it is asked for a shard of `segment`."""
-
-    def __init__(self, node: MemoryNode, back: Callable[[], None], segment: StoredSegment) -> None:
-        super().__init__()
-        self.records, self._back, self._segment = node.records, back, segment
-
-    async def read(
-        self, addresses: Sequence[ShardAddress], into: Sequence[memoryview] | None = None
-    ) -> list[ShardRecord | ShardMissing]:
-        if addresses[0].segment == self._segment.id:
-            self._back()
-        return await super().read(addresses, into)
 
 
 async def test_a_defect_behind_the_headers_cuts_the_connection_too(bed: Bed) -> None:
@@ -88,8 +79,7 @@ async def test_a_defect_behind_the_headers_cuts_the_connection_too(bed: Bed) -> 
     def fail() -> None:
         raise RuntimeError("a defect")
 
-    for number, node in bed.cluster.memory.items():
-        bed.cluster.memory[number] = Told(node, fail, sixth)
+    tell(bed, sixth, fail)
     _, body = await ask(bed, lines(id_, "HTTP/1.1"))
     assert 0 < len(body) < len(DATA)
     assert DATA.startswith(body)
@@ -109,8 +99,6 @@ async def test_before_the_headers_it_is_a_plain_error(bed: Bed) -> None:
     gone(bed, (await bed.segments(id_))[0])
     async with bed.http.get(f"/v1/blobs/{id_}") as answer:
         assert (answer.status, (await answer.json())["code"]) == (503, "unreadable")
-    async with bed.http.get(
-        f"/v1/blobs/{id_}", headers={"Range": f"bytes={SEGMENT_BYTES}-"}
-    ) as answer:
-        assert await answer.read() == DATA[SEGMENT_BYTES:]
+    async with bed.http.get(f"/v1/blobs/{id_}", headers={"Range": f"bytes={SEGMENT}-"}) as answer:
+        assert await answer.read() == DATA[SEGMENT:]
     assert bed.coordinator.buffers.used_bytes == 0

@@ -1,9 +1,13 @@
-"""Every process is wrong about the time of day by up to a day, and clocks jump while it runs: no
-grace period ends early, no lease has two holders."""
+"""Processes whose time of day is wrong by days and jumps, on a machine that is restarted: in random
+histories nothing is collected before its grace period is over, and no lease is held twice."""
 
-import asyncio
+import os
 import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import uvloop
 
 from common.errors import SessionLost
 from common.ids import ContentId
@@ -12,11 +16,14 @@ from tests.metadata_parts import GRACE_S, Clock, segment, single
 from tests.torture.outcome import Outcome, quiet, scaled, scratch
 
 ROW = 15
-PROMISE = "clocks that differ by a day end no grace period and no lease early"
+PROMISE = "clocks may be days wrong: nothing goes early, no lease is held twice"
+HISTORIES, STEPS = 5_000, 60
 
-ROUNDS = 300
 DAY_S = 86_400
-LEASE_S, STEP_S = 15, 5  # a lease of the job; seconds that pass at a time
+PROCESSES = 3
+LEASE_S = 15
+LEASES = ("one job", "another")
+PASSES_S = (1, 4, 10, 14, 16, 30, 61, GRACE_S // 2, GRACE_S)
 
 
 class Skewed(Clock):
@@ -33,54 +40,134 @@ class Skewed(Clock):
         return self.machine.wall() + self.error_s
 
 
+@dataclass
+class Tally:
+    steps: int = 0
+    collected: int = 0
+    leases: int = 0
+    restarts: int = 0
+    early: int = 0
+    doubled: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def figure(self, histories: int) -> str:
+        return (
+            f"{histories:,} histories of {self.steps:,} steps, {self.restarts:,} restarts of the "
+            f"machine: {self.collected:,} contents collected, {self.early} early; "
+            f"{self.leases:,} leases given, {self.doubled} held twice"
+        )
+
+
 def main(scale: float, seed: int) -> Outcome:
-    """Each round is a database of its own, with two to four processes."""
-    rounds, rng = scaled(ROUNDS, scale), random.Random(seed)
-    violations = list[str]()
+    histories, tally = scaled(HISTORIES, scale), Tally()
     with scratch("clocks", in_memory=True) as directory, quiet():
-        for number in range(rounds):
-            found = asyncio.run(_one_round(directory / str(number), rng))
-            violations += [f"round {number}: {fault}" for fault in found]
-    return Outcome(f"{rounds} sets of clocks, {len(violations)} violations", violations)
+        for number in range(histories):
+            history = _History(directory / str(number), random.Random(f"{seed} {number}"), tally)
+            uvloop.run(history.run())
+    return Outcome(tally.figure(histories), tally.violations)
 
 
-async def _one_round(directory: Path, rng: random.Random) -> list[str]:
-    machine = Clock()
-    clocks = [Skewed(machine, _error_s(rng)) for _ in range(rng.randint(2, 4))]
-    processes = [open_metadata(directory, "", GRACE_S, clock) for clock in clocks]
-    for process in processes:
-        await process.start()
-    try:
-        return await _violations(machine, clocks, processes, rng)
-    except SessionLost:
-        return ["a session ended early"]
-    finally:
-        for process in processes:
+class _History:
+    """`true_s` is the time that has really passed. A lease runs until the time that is noted of
+    its holder; a content may go at the time that is noted of it."""
+
+    def __init__(self, directory: Path, rng: random.Random, tally: Tally) -> None:
+        self.directory, self.rng, self.tally = directory, rng, tally
+        self.true_s = 0.0
+        self.machine = Clock(rng.uniform(0, 30 * DAY_S))
+        self.clocks: list[Skewed] = []
+        self.processes: list[Metadata] = []
+        self.may_go_s: dict[ContentId, float] = {}
+        self.holders: dict[str, tuple[Metadata, float]] = {}
+
+    async def run(self) -> None:
+        await self._start()
+        steps: list[Callable[[], Awaitable[None]]] = [
+            self._delete_one, self._take, self._take, self._collect, self._collect, self._pass,
+            self._pass, self._renew, self._jump,
+        ]  # fmt: skip
+        for _ in range(STEPS):
+            self.tally.steps += 1
+            await (self._restart if self.rng.random() < 0.02 else self.rng.choice(steps))()
+        await self._stop()
+
+    async def _start(self) -> None:
+        """Processes that each believe in another time of day, found in another order."""
+        errors_s = [self.rng.uniform(-10 * DAY_S, 10 * DAY_S) for _ in range(PROCESSES)]
+        self.clocks = [Skewed(self.machine, error_s) for error_s in errors_s]
+        self.processes = [open_metadata(self.directory, "", GRACE_S, c) for c in self.clocks]
+        for process in self.processes:
+            await process.start()
+
+    async def _stop(self) -> None:
+        for process in self.processes:
             await process.close()
 
+    async def _restart(self) -> None:
+        """The machine's: its clock begins anew, wherever, after any time."""
+        self.tally.restarts += 1
+        await self._stop()
+        self.true_s += self.rng.choice([0, 30, DAY_S])
+        self.machine = Clock(self.rng.uniform(0, 30 * DAY_S))
+        self.machine.boot = os.urandom(8).hex()
+        await self._start()
 
-def _error_s(rng: random.Random) -> float:
-    return rng.choice([0, rng.uniform(-DAY_S, DAY_S), DAY_S, -DAY_S])
+    def _any(self) -> Metadata:
+        return self.rng.choice(self.processes)
 
+    async def _delete_one(self) -> None:
+        """A content that was stored just now."""
+        process = self._any()
+        try:
+            stored = segment(process)
+            await process.commit_content(single(stored))
+        except SessionLost:
+            await process._begin_session()
+            return
+        await self._any().unpin(ContentId(stored.id))
+        self.may_go_s[ContentId(stored.id)] = self.true_s + GRACE_S
 
-async def _violations(
-    machine: Clock, clocks: list[Skewed], processes: list[Metadata], rng: random.Random
-) -> list[str]:
-    """A content loses its pin; the job changes hands as its holders fall silent."""
-    stored, found = segment(processes[0]), list[str]()
-    await processes[0].commit_content(single(stored))
-    await rng.choice(processes).unpin(ContentId(stored.id))
-    holder, held_until_s = None, 0.0
-    for at_s in range(0, GRACE_S + STEP_S, STEP_S):
-        if rng.random() < 0.2:
-            rng.choice(clocks).error_s = _error_s(rng)
-        asking = rng.choice(processes)
-        await asking._begin_session()
-        if await asking.take_lease("job", LEASE_S):
-            if asking is not holder and at_s < held_until_s:
-                found.append(f"after {at_s} s a lease has two holders")
-            holder, held_until_s = asking, at_s + LEASE_S
-        if collected := await rng.choice(processes).collect(10):
-            return found if at_s >= GRACE_S else [*found, f"{collected} collected after {at_s} s"]
-        machine.now_s += STEP_S
-    return [*found, "never collected"]
+    async def _collect(self) -> None:
+        await self._any().collect(100)
+        for id_, may_go_s in list(self.may_go_s.items()):
+            if await self._is_known(id_):
+                continue
+            del self.may_go_s[id_]
+            self.tally.collected += 1
+            if self.true_s < may_go_s:
+                self.tally.early += 1
+                early_s = may_go_s - self.true_s
+                self.tally.violations.append(f"{self.directory.name}: {early_s:.0f} s early")
+
+    async def _is_known(self, id_: ContentId) -> bool:
+        query = "SELECT 1 FROM segment WHERE id = ?"
+        return bool(await self.processes[0]._read(lambda sql: sql.rows(query, id_)))
+
+    async def _take(self) -> None:
+        name, process = self.rng.choice(LEASES), self._any()
+        try:
+            if await process.take_lease(name, LEASE_S) is None:
+                return
+        except SessionLost:
+            await process._begin_session()
+            return
+        self.tally.leases += 1
+        holder, until_s = self.holders.get(name, (process, 0.0))
+        if holder is not process and self.true_s < until_s:
+            self.tally.doubled += 1
+            left_s = until_s - self.true_s
+            self.tally.violations.append(f"{self.directory.name}: {name} had {left_s:.0f} s left")
+        self.holders[name] = process, self.true_s + LEASE_S
+
+    async def _pass(self) -> None:
+        passed_s = self.rng.choice(PASSES_S)
+        self.true_s += passed_s
+        self.machine.now_s += passed_s
+
+    async def _renew(self) -> None:
+        for process in self.processes:
+            await process._begin_session()
+
+    async def _jump(self) -> None:
+        """Somebody sets a clock."""
+        self.rng.choice(self.clocks).error_s += self.rng.uniform(-DAY_S, DAY_S)

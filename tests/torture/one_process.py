@@ -189,17 +189,28 @@ class Store:
             grace_s=GRACE_S,
         )
         self.database = Path(config.data) / "metadata.db"
-        self.fronts = [Front(config, self.nodes, self.clock) for _ in range(COORDINATORS)]
+        self._config = config
+        self.fronts = list[Front]()
 
     async def start(self) -> None:
-        for front in self.fronts:
-            await front.start()
+        await self.start_fronts()
         for number in NODES:
             await self.restart(number)
 
-    async def close(self) -> None:
+    async def start_fronts(self) -> None:
+        """Nodes that are up report to them."""
+        self.fronts = [Front(self._config, self.nodes, self.clock) for _ in range(COORDINATORS)]
+        for front in self.fronts:
+            await front.start()
+        for number in self.up:
+            await self._report(number)
+
+    async def stop_fronts(self) -> None:
         for front in self.fronts:
             await front.close()
+
+    async def close(self) -> None:
+        await self.stop_fronts()
         for node in self.nodes.values():
             await node.stop()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.torture.one_process import NODES, SEGMENT_BYTES, Store
 from tests.torture.outcome import Outcome, quiet, scaled, scratch
-from tests.torture.wholeness import PATIENCE_S, faults, repaired
+from tests.torture.wholeness import faults, left_behind, repaired
 
 ROW = 9
 PROMISE = "two coordinators at the same work leave nothing stale"
@@ -46,17 +46,6 @@ async def _one_round(directory: Path, rng: random.Random) -> list[str]:
         await asyncio.gather(first.work("outbox"), second.work("outbox"))
         await repaired(store, 0, 1)
         found = [fault async for fault in faults(store, contents)]
-        return found + await _left_behind(store)
+        return found + await left_behind(store)
     finally:
         await store.close()
-
-
-async def _left_behind(store: Store) -> list[str]:
-    """Shards that nothing refers to, once the outbox and the sweep have done their work."""
-    for _ in range(3):  # an orphan is listed twice, a grace apart, and then set aside
-        await store.pass_time(PATIENCE_S)
-        for job in ("sweep", "outbox"):
-            await store.fronts[0].work(job)
-    held = sum([len(await store.nodes[number].shards()) for number in store.up])
-    wanted = 9 * (await store.fronts[0].metadata.counts())["segment"]
-    return [f"{held} shards are held, {wanted} wanted"] if held != wanted else []

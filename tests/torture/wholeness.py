@@ -50,3 +50,14 @@ async def _faults_of(store: Store, segment: StoredSegment) -> AsyncIterator[str]
             yield f"shard {index} on node {number} is missing or bad"
         elif record.info.checksum != segment.checksum(index):
             yield f"shard {index} on node {number} is not what the metadata says"
+
+
+async def left_behind(store: Store) -> list[str]:
+    """Shards that nothing refers to, once the outbox and the sweep have done their work."""
+    for _ in range(3):  # an orphan is listed twice, a grace apart, and then set aside
+        await store.pass_time(PATIENCE_S)
+        for job in ("sweep", "outbox"):
+            await store.fronts[0].work(job)
+    held = sum([len(await store.nodes[number].shards()) for number in store.up])
+    wanted = 9 * (await store.fronts[0].metadata.counts())["segment"]
+    return [f"{held} shards are held, {wanted} wanted"] if held != wanted else []

@@ -1,0 +1,92 @@
+"""Random histories of a store (one_process.py): contents come and go, time passes, jobs work."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from common.errors import NotFound, SixfoldError
+from common.ids import ContentId
+from coordinator import sweep
+from tests.torture.one_process import GRACE_S, SEGMENT_BYTES, Store
+
+SIZES = (0, 1, 700, 20_000, SEGMENT_BYTES, 2 * SEGMENT_BYTES + 5)
+JOBS = ("collect", "outbox", "sweep", "repair")
+
+
+@contextmanager
+def no_rest() -> Iterator[None]:
+    """Jobs do not spare anybody."""
+    with patch.object(sweep, "PAGE_REST_S", 0):
+        yield
+
+
+class History:
+    """`contents` are those that must be there, `deleted` those that must not."""
+
+    def __init__(self, store: Store, rng: random.Random) -> None:
+        self.store, self.rng = store, rng
+        self.contents: dict[ContentId, bytes] = {}
+        self.deleted: set[ContentId] = set()
+
+    async def go_on(self, steps: int) -> None:
+        for _ in range(steps):
+            await self.rng.choice(
+                [self.put, self.put, self.delete, self.put_again, self.let_pass, self.move]
+            )()
+
+    async def put(self) -> None:
+        await self._put(self.rng.randbytes(self.rng.choice(SIZES)))
+
+    async def put_again(self) -> None:
+        """What is there already."""
+        if self.contents:
+            await self._put(self.rng.choice(list(self.contents.values())))
+
+    async def _put(self, data: bytes) -> None:
+        stored = await self.rng.choice(self.store.fronts).put(data)
+        self.contents[stored.id] = data
+        self.deleted.discard(stored.id)
+
+    async def delete(self) -> None:
+        if self.contents:
+            id_ = self.rng.choice(list(self.contents))
+            del self.contents[id_]
+            await self.rng.choice(self.store.fronts).metadata.unpin(id_)
+            self.deleted.add(id_)
+
+    async def let_pass(self) -> None:
+        """Time, often more than it takes to collect."""
+        await self.store.pass_time(self.rng.choice([5, 70, GRACE_S + 1]))
+        for job in JOBS:
+            await self.rng.choice(self.store.fronts).work(job)
+
+    async def move(self) -> None:
+        """Nodes are drained and taken back."""
+        draining = self.rng.choice(self.store.fronts).draining
+        numbers = [str(number) for number in self.rng.sample(self.store.up, self.rng.randint(1, 4))]
+        for number in numbers:
+            await draining.drain(number, force=True, dry_run=False)
+        for job in ("repair", "outbox"):
+            await self.rng.choice(self.store.fronts).work(job)
+        for number in numbers:
+            await draining.undrain(number)
+
+    async def wrong(self) -> list[str]:
+        """What is not there and should be, or is there and should not."""
+        said = []
+        for id_, data in self.contents.items():
+            try:
+                if await self.rng.choice(self.store.fronts).get(id_) != data:
+                    said.append(f"content {id_}: wrong bytes")
+            except SixfoldError as error:
+                said.append(f"content {id_} of {len(data)} bytes: {error}")
+        for id_ in self.deleted:
+            try:
+                await self.rng.choice(self.store.fronts).get(id_)
+                said.append(f"content {id_} was deleted and is there")
+            except NotFound:
+                pass
+            except SixfoldError as error:
+                said.append(f"content {id_} was deleted: {error}")
+        return said
