@@ -12,7 +12,7 @@ from tests.torture import crashes
 from tests.torture.crash_programs import program_of
 from tests.torture.crashes import Chosen
 
-ROUNDS = 18  # at each step
+ROUNDS = 6  # at each step
 
 
 def test_a_power_loss_or_kill_at_any_step_loses_nothing() -> None:

@@ -4,4 +4,4 @@ from tests.torture import protocols
 
 
 def test_no_step_leaves_anything_half_done() -> None:
-    protocols.main(0.04, 42).check()
+    protocols.main(0.02, 42).check()

@@ -32,7 +32,7 @@ class History:
     async def go_on(self, steps: int) -> None:
         for _ in range(steps):
             await self.rng.choice(
-                [self.put, self.put, self.delete, self.put_again, self.let_pass]
+                [self.put, self.put, self.delete, self.put_again, self.let_pass, self.move]
             )()
 
     async def put(self) -> None:
@@ -60,6 +60,17 @@ class History:
         await self.store.pass_time(self.rng.choice([5, 70, GRACE_S + 1]))
         for job in JOBS:
             await self.rng.choice(self.store.fronts).work(job)
+
+    async def move(self) -> None:
+        """Nodes are drained and taken back."""
+        draining = self.rng.choice(self.store.fronts).draining
+        numbers = [str(number) for number in self.rng.sample(self.store.up, self.rng.randint(1, 4))]
+        for number in numbers:
+            await draining.drain(number, force=True, dry_run=False)
+        for job in ("repair", "outbox"):
+            await self.rng.choice(self.store.fronts).work(job)
+        for number in numbers:
+            await draining.undrain(number)
 
     async def wrong(self) -> list[str]:
         """What is not there and should be, or is there and should not."""
