@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.torture.model_machine import StoreMachine
+from tests.torture.model_operator import OperatedMachine
 from tests.torture.outcome import Outcome, quiet, scaled
 
 ROW = 25
@@ -18,7 +19,7 @@ def run_histories(histories: int, steps: int, seed: int | None = None) -> int:
     """How many steps they took. With no seed the histories are always the same ones. Raises what
     a history ended with; its steps are in the notes of the exception."""
 
-    class Machine(StoreMachine):
+    class Machine(OperatedMachine):
         pass
 
     if seed is not None:

@@ -2,15 +2,25 @@
 
 import random
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId, ShardAddress
 from common.segment_list import SegmentList
+from coordinator.metadata import StoredSegment
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import NO_NODE
 from tests.torture.one_process import SEGMENT_BYTES
+
+
+class Promise(NamedTuple):
+    """Of an answer to a PUT: after how many faults it came, and how many nodes may fail then."""
+
+    after: int
+    survives: int
 
 
 def _contents() -> list[bytes]:
@@ -38,23 +48,31 @@ CONTENTS = _contents()
 IDS = [ContentId(blake3_digest(data)) for data in CONTENTS]
 
 
-def segments_of(contents: Iterable[int]) -> set[bytes]:
-    """The ids of all segments that these contents need, those of their lists too."""
-    needed = set()
-    for data in (CONTENTS[index] for index in contents):
-        pieces = list(_pieces(data))
-        lists = [_segment_list(data)] if len(pieces) > 1 else []
-        needed |= {blake3_digest(piece) for piece in (*pieces, *lists)}
-    return needed
+def lists_in(database: Path) -> set[bytes]:
+    """The ids of the segment lists of all contents that are cut into several segments."""
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(
+            "SELECT segment_list FROM content WHERE id IN (SELECT content FROM pin)"
+        )
+        return {bytes(id_) for (id_,) in rows}
+
+
+def known_bad(database: Path, segment: StoredSegment) -> int:
+    """The shards that the database knows to be bad, as a mask."""
+    with closing(sqlite3.connect(database)) as connection:
+        found = connection.execute(
+            "SELECT bad FROM repair_queue WHERE segment = ? AND generation = ?",
+            (bytes(segment.id), segment.generation),
+        ).fetchone()
+        return int(found[0]) if found else 0
 
 
 def shards_in(database: Path) -> set[tuple[int, ShardAddress]]:
     """All that the metadata refers to: which shard, on which node."""
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         rows = connection.execute(
             "SELECT s.id, s.generation, l.nodes FROM segment s JOIN layout l ON l.id = s.layout"
         ).fetchall()
-    connection.close()
     return {
         (node, ShardAddress(SegmentId(id_), generation, index))
         for id_, generation, layout in rows

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -23,7 +23,7 @@ from coordinator.metadata import StoredSegment, Wish
 from coordinator.metadata.rows import NO_NODE
 from coordinator.repair import SEARCH_AGAIN_S
 from coordinator.write_upload import Stored
-from tests.torture.model_contents import CONTENTS, IDS, segments_of, shards_in
+from tests.torture.model_contents import CONTENTS, IDS, Promise, known_bad, lists_in, shards_in
 from tests.torture.one_process import (
     COORDINATORS,
     GRACE_S,
@@ -34,15 +34,6 @@ from tests.torture.one_process import (
 )
 
 T = TypeVar("T")
-
-
-class Promise(NamedTuple):
-    """Of an answer to a PUT: after how many faults it came, and how many nodes may fail then."""
-
-    after: int
-    survives: int
-
-
 JOBS = ["collect", "outbox", "sweep", "repair", "rebalance", "scrub"]
 STEP_S = 60.0  # no step may take longer: a hang is a failure
 which = st.integers(0, len(CONTENTS) - 1)
@@ -65,6 +56,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.faults: list[int] = []  # nodes that went, or a shard of which rotted
         self.promised: dict[int, Promise] = {}
         self.drained: set[int] = set()
+        self.removed: set[int] = set()  # nodes that an operator has taken out for good
+        self.doubtful: set[int] = set()  # contents that a backup has brought back, but perhaps not
         self.run(self.store.start())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -111,12 +104,16 @@ class StoreMachine(RuleBasedStateMachine):
                 self.acknowledged(index, outcome)
 
     def acknowledged(self, which: int, stored: Stored) -> None:
-        """From now on it can be read, whatever there was before; and as long as no more goes than
-        the answer said may go."""
+        """From now on it can be read, whatever there was before, and as long as no more goes than
+        the answer said may go. Only of rot that nobody has seen yet it could not know."""
         self.present.add(which)
-        self.promised[which] = Promise(len(self.faults), stored.durability.survives)
-        assert self.run(self.must_be_readable(which))
-        self.read(which, 0, 0, None)
+        self.doubtful.discard(which)
+        self.promised.pop(which, None)
+        segments = self.run(self.store.fronts[0].reads.find(IDS[which])).segments
+        assert all(self.shards_left(s) + self.unseen(s) >= s.k for s in segments)
+        if all(self.shards_left(segment) >= segment.k for segment in segments):
+            self.promised[which] = Promise(len(self.faults), stored.durability.survives)
+            self.read(which, 0, 0, None)
 
     @rule(which=which, front=fronts, committed=st.booleans())
     def put_without_an_answer(self, which: int, front: int, committed: bool) -> None:
@@ -146,6 +143,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert was_there == (which in self.present)
         self.present.discard(which)
         self.promised.pop(which, None)
+        self.doubtful.discard(which)
 
     # What befalls the nodes
 
@@ -155,10 +153,10 @@ class StoreMachine(RuleBasedStateMachine):
             self.faults.append(node)
             self.run(self.store.kill(node))
 
-    @precondition(lambda self: len(self.store.up) < len(NODES))
+    @precondition(lambda self: len(self.store.up) < len(self.members))
     @rule(node=nodes, forgets=st.booleans(), garbage=st.binary(max_size=40))
     def restart(self, node: int, forgets: bool, garbage: bytes) -> None:
-        if node in self.store.up:
+        if node in self.store.up or node in self.removed:
             return
         if forgets:
             self.store.nodes[node].forget_index()
@@ -202,6 +200,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(node=nodes, drains=st.booleans())
     def drain(self, node: int, drains: bool) -> None:
         """Or the opposite."""
+        if node in self.removed:
+            return
         self.run(self.store.wish(node, Wish.DRAINING if drains else Wish.ACTIVE))
         self.drained = self.drained | {node} if drains else self.drained - {node}
 
@@ -245,12 +245,19 @@ class StoreMachine(RuleBasedStateMachine):
     async def must_be_readable(self, which: int) -> bool:
         """Each of its segments has enough shards that no fault has touched; or fewer nodes had a
         fault since it was acknowledged than may fail."""
+        if which in self.doubtful:
+            return False
         manifest = await self.store.fronts[0].reads.find(IDS[which])
         left = all(self.shards_left(segment) >= segment.k for segment in manifest.segments)
         promise = self.promised.get(which)
         if left or promise is None:
             return left
         return len(set(self.faults[promise.after :])) <= promise.survives
+
+    @property
+    def members(self) -> list[int]:
+        """All nodes, up or not, that belong to the cluster."""
+        return [node for node in NODES if node not in self.removed]
 
     def active(self) -> int:
         """How many nodes can take new shards."""
@@ -261,6 +268,16 @@ class StoreMachine(RuleBasedStateMachine):
         up = self.store.up
         return sum(
             node in up and (node, segment.address(index)) not in self.flipped
+            for index, node in enumerate(segment.layout)
+        )
+
+    def unseen(self, segment: StoredSegment) -> int:
+        """How many of its shards have rotted on nodes that are there, and nothing has looked."""
+        known = known_bad(self.store.database, segment)
+        return sum(
+            node in self.store.up
+            and (node, segment.address(index)) in self.flipped
+            and not known >> index & 1
             for index, node in enumerate(segment.layout)
         )
 
@@ -276,7 +293,7 @@ class StoreMachine(RuleBasedStateMachine):
     def everything_comes_back(self) -> None:
         """With all nodes up and the jobs idle, all is whole that can be, and no shard is left that
         nothing refers to."""
-        for node in NODES:
+        for node in self.members:
             if node not in self.store.up:
                 self.run(self.store.restart(node))
             self.run(self.store.wish(node, Wish.ACTIVE))
@@ -301,9 +318,9 @@ class StoreMachine(RuleBasedStateMachine):
         await self.forget_mended()
 
     async def is_whole(self, which: int) -> bool:
-        """All shards of it are good, on nine nodes."""
+        """All shards of it are good, on all nodes."""
         manifest = await self.store.fronts[0].reads.find(IDS[which])
-        if any(set(segment.layout) != set(NODES) for segment in manifest.segments):
+        if any(set(segment.layout) != set(self.members) for segment in manifest.segments):
             return False
         held = [
             await self.store.nodes[node].has(segment.address(index))
@@ -315,7 +332,14 @@ class StoreMachine(RuleBasedStateMachine):
     def nothing_is_left_over(self) -> None:
         """Neither segments in the database nor shards on nodes."""
         referred = shards_in(self.store.database)
-        assert {bytes(address.segment) for _, address in referred} == segments_of(self.present)
-        for number, node in self.store.nodes.items():
-            held = {(number, info.address) for info in self.run(node.shards())}
+        needed = lists_in(self.store.database) | self.run(self.segments())
+        assert {bytes(address.segment) for _, address in referred} == needed
+        for number in self.members:
+            held = {(number, info.address) for info in self.run(self.store.nodes[number].shards())}
             assert held - referred == set(), "orphans"
+
+    async def segments(self) -> set[bytes]:
+        """The ids of all that the contents are cut into."""
+        reads = self.store.fronts[0].reads
+        manifests = [await reads.find(IDS[index]) for index in self.present]
+        return {bytes(segment.id) for manifest in manifests for segment in manifest.segments}

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -205,6 +206,15 @@ class Store:
         for number in self.up:
             await self._report(number)
 
+    async def restart_front(self, index: int, segment_bytes: int) -> None:
+        """It cuts contents like this from now on."""
+        await self.fronts[index].close()
+        config = replace(self._config, segment_bytes=segment_bytes)
+        self.fronts[index] = Front(config, self.nodes, self.clock)
+        await self.fronts[index].start()
+        for number in self.up:
+            await self._report(number)
+
     async def stop_fronts(self) -> None:
         for front in self.fronts:
             await front.close()
@@ -242,6 +252,13 @@ class Store:
         await self.fronts[0].metadata.set_wish(number, wish)
         for front in self.fronts:
             front.cluster.membership.wish_changed(number, wish)
+
+    async def remove(self, front: int, number: int) -> None:
+        """For good. Raises Conflict as long as it is needed."""
+        members = self.fronts[front].cluster.membership
+        await self.fronts[front].draining.remove(members.nodes[number].row.name)
+        await self.wish(number, Wish.REMOVED)
+        await self.kill(number)
 
     async def pass_time(self, seconds: int) -> None:
         """Who is up reports when it is over; the sessions' leases may have run out meanwhile."""
