@@ -14,6 +14,7 @@ from coordinator.risk import (
     loss_before_repair,
     yearly_loss,
 )
+from tests.torture.durability import is_lost
 
 PLAIN = Assumed(afr=0.02, rot_per_shard_year=0.0, repair_h=24.0, scrub_h=720.0)
 
@@ -89,21 +90,11 @@ def test_probabilities_stay_below_one() -> None:
     assert Loss(3.0, 1e9).probability().serial == 1.0
 
 
-def losses_per_year(
-    random_: random.Random, holders: int, spare: int, afr: float, repair_h: float, serial: bool
-) -> float:
-    """Of a chain of failures and repairs, each at its rate, over many times from the first failure
-    until all is well again. Segments are lost in so many of those."""
-    rate = -math.log1p(-afr) / HOURS_PER_YEAR
-    excursions, lost = 100_000, 0
-    for _ in range(excursions):
-        away = 1
-        while 0 < away <= spare:
-            failing = (holders - away) * rate
-            mending = (1 if serial else away) / repair_h
-            away += 1 if random_.random() * (failing + mending) < failing else -1
-        lost += away > 0
-    return holders * rate * HOURS_PER_YEAR * lost / excursions
+def losses_per_year(assumed: Assumed, holders: int, spare: int, serial: bool) -> float:
+    """Of many times from the first failure until all is well again, segments are lost in some."""
+    random_, excursions = random.Random(20_260), 100_000
+    lost = sum(is_lost(random_, assumed, holders, spare, serial) for _ in range(excursions))
+    return holders * assumed.failures_per_hour * HOURS_PER_YEAR * lost / excursions
 
 
 @pytest.mark.parametrize("serial", [False, True])
@@ -118,5 +109,5 @@ def test_the_formula_agrees_with_chance(
     there to fail again, and that some have just been rebuilt: some per cent of λR each."""
     assumed = Assumed(afr, 0.0, repair_h, 0.0)
     expected = yearly_loss(assumed, holders, spare)
-    seen = losses_per_year(random.Random(20_260), holders, spare, afr, repair_h, serial)
+    seen = losses_per_year(assumed, holders, spare, serial)
     assert seen == pytest.approx(expected.serial if serial else expected.parallel, rel=0.25)

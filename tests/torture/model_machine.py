@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -22,6 +22,7 @@ from common.ids import ShardAddress
 from coordinator.metadata import StoredSegment, Wish
 from coordinator.metadata.rows import NO_NODE
 from coordinator.repair import SEARCH_AGAIN_S
+from coordinator.write_upload import Stored
 from tests.torture.model_contents import CONTENTS, IDS, segments_of, shards_in
 from tests.torture.one_process import (
     COORDINATORS,
@@ -33,6 +34,15 @@ from tests.torture.one_process import (
 )
 
 T = TypeVar("T")
+
+
+class Promise(NamedTuple):
+    """Of an answer to a PUT: after how many faults it came, and how many nodes may fail then."""
+
+    after: int
+    survives: int
+
+
 JOBS = ["collect", "outbox", "sweep", "repair", "rebalance", "scrub"]
 STEP_S = 60.0  # no step may take longer: a hang is a failure
 which = st.integers(0, len(CONTENTS) - 1)
@@ -52,6 +62,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = Store(self.directory)
         self.present: set[int] = set()
         self.flipped: set[tuple[int, ShardAddress]] = set()  # on which node
+        self.faults: list[int] = []  # nodes that went, or a shard of which rotted
+        self.promised: dict[int, Promise] = {}
         self.drained: set[int] = set()
         self.run(self.store.start())
 
@@ -78,13 +90,13 @@ class StoreMachine(RuleBasedStateMachine):
             return
         assert (stored.id, stored.size_bytes) == (IDS[which], len(CONTENTS[which]))
         assert stored.new == (which not in self.present)
-        self.present.add(which)
+        self.acknowledged(which, stored)
 
     @rule(which=which, other=which)
     def put_two_at_once(self, which: int, other: int) -> None:
         """Through different coordinators; perhaps the same bytes."""
 
-        async def both() -> tuple[object, object]:
+        async def both() -> tuple[Stored | BaseException, Stored | BaseException]:
             first, second = self.store.fronts
             return await asyncio.gather(
                 first.put(CONTENTS[which]), second.put(CONTENTS[other]), return_exceptions=True
@@ -96,7 +108,15 @@ class StoreMachine(RuleBasedStateMachine):
             elif isinstance(outcome, BaseException):
                 raise outcome
             else:
-                self.present.add(index)
+                self.acknowledged(index, outcome)
+
+    def acknowledged(self, which: int, stored: Stored) -> None:
+        """From now on it can be read, whatever there was before; and as long as no more goes than
+        the answer said may go."""
+        self.present.add(which)
+        self.promised[which] = Promise(len(self.faults), stored.durability.survives)
+        assert self.run(self.must_be_readable(which))
+        self.read(which, 0, 0, None)
 
     @rule(which=which, front=fronts, committed=st.booleans())
     def put_without_an_answer(self, which: int, front: int, committed: bool) -> None:
@@ -125,12 +145,14 @@ class StoreMachine(RuleBasedStateMachine):
         was_there = self.run(self.store.fronts[front].metadata.unpin(IDS[which]))
         assert was_there == (which in self.present)
         self.present.discard(which)
+        self.promised.pop(which, None)
 
     # What befalls the nodes
 
     @rule(node=nodes)
     def kill(self, node: int) -> None:
         if node in self.store.up:
+            self.faults.append(node)
             self.run(self.store.kill(node))
 
     @precondition(lambda self: len(self.store.up) < len(NODES))
@@ -155,6 +177,7 @@ class StoreMachine(RuleBasedStateMachine):
         rots = node != NO_NODE and (node, address) not in self.flipped
         if rots and self.store.nodes[node].flip(address, bit):
             self.flipped.add((node, address))
+            self.faults.append(node)
 
     # Time, and what is done behind
 
@@ -220,8 +243,14 @@ class StoreMachine(RuleBasedStateMachine):
             assert data == CONTENTS[which][start:end], "wrong bytes"
 
     async def must_be_readable(self, which: int) -> bool:
+        """Each of its segments has enough shards that no fault has touched; or fewer nodes had a
+        fault since it was acknowledged than may fail."""
         manifest = await self.store.fronts[0].reads.find(IDS[which])
-        return all(self.shards_left(segment) >= segment.k for segment in manifest.segments)
+        left = all(self.shards_left(segment) >= segment.k for segment in manifest.segments)
+        promise = self.promised.get(which)
+        if left or promise is None:
+            return left
+        return len(set(self.faults[promise.after :])) <= promise.survives
 
     def active(self) -> int:
         """How many nodes can take new shards."""
