@@ -8,7 +8,7 @@ come back too.
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from common.segment_list import SegmentList
 from common.shards import Encoding, ShardInfo
 from coordinator.cluster import Cluster
 from coordinator.metadata import Metadata, StoredSegment
+from coordinator.metadata.restoring import Found
 from coordinator.metadata.rows import NO_NODE, UNKNOWN_CHECKSUM
 from coordinator.read_path import ReadPath
 
@@ -38,12 +39,13 @@ class RebuildReport:
 
 
 class Rebuild:
-    """One run. It only adds to the database, so that it may run again."""
+    """One run, which may be repeated. It adds what the database does not know, and replaces what
+    cannot be read by what can."""
 
     def __init__(self, metadata: Metadata, cluster: Cluster, reads: ReadPath) -> None:
         self._metadata, self._cluster, self._reads = metadata, cluster, reads
         self._lists: list[StoredSegment] = []
-        self._batch: list[StoredSegment] = []
+        self._batch: list[Found] = []
         self.report = RebuildReport()
 
     async def run(self) -> RebuildReport:
@@ -91,7 +93,8 @@ class Rebuild:
             self.report.unreadable += 1
         if segment.encoding & Encoding.SEGMENT_LIST:
             self._lists.append(segment)
-        self._batch.append(segment)
+        held = Counter(address.generation for address in {info.address for info, _ in group})
+        self._batch.append(Found(segment, held))
         if len(self._batch) >= BATCH:
             await self._flush()
 

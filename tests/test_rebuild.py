@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from common.errors import Unreadable
 from coordinator.metadata import Metadata
 from coordinator.read_path import ReadPath
 from coordinator.rebuild import Rebuild
@@ -61,3 +62,31 @@ async def test_what_is_about_to_be_deleted_does_not_come_back(
     await sweeper.outbox()
     assert await get(reads, id_) == again
     assert (await metadata.counts())["segment"] == 1
+
+
+async def test_what_was_written_again_since_the_backup_is_found(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath], clock: Clock
+) -> None:
+    """The backup names a generation that was deleted since; the nodes have a later one."""
+    writes, reads = ends
+    contents = {await put(writes, data): data for data in (b"single" * 9, os.urandom(20_000))}
+    generations = await metadata._read(lambda sql: sql.rows("SELECT generation, id FROM segment"))
+    for id_ in contents:
+        await metadata.unpin(id_)
+    sweeper = Sweeper(metadata, nodes, clock)
+    await sweeper.later()
+    assert await metadata.collect(10) == 2
+    await sweeper.outbox()
+    assert nodes.shards() == set()
+    for data in contents.values():
+        await put(writes, data)
+    older = "UPDATE segment SET generation = ? WHERE id = ?"
+    await metadata._write(lambda sql: [sql.run(older, *row) for row in generations])
+    with pytest.raises(Unreadable):
+        await get(reads, next(iter(contents)))
+    await rebuild(metadata, nodes, reads)
+    for id_, data in contents.items():
+        assert await get(reads, id_) == data
+    await sweeper.outbox()
+    for id_, data in contents.items():
+        assert await get(reads, id_) == data

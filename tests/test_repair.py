@@ -15,6 +15,7 @@ from coordinator.jobs import LEASE_S
 from coordinator.mend import Mender
 from coordinator.metadata import StoredSegment, Wish
 from coordinator.metadata.inspecting import LayoutUse
+from coordinator.metadata.restoring import Found
 from coordinator.metadata.writes import UNUSED_S
 from tests.torture.one_process import GRACE_S, Store
 
@@ -195,7 +196,7 @@ async def test_a_shard_whose_checksum_is_not_known_is_proved_by_the_segment_itse
         for s in known
     ]
     await front.metadata._write(lambda sql: sql.run("DELETE FROM segment WHERE encoding = 0"))
-    await front.metadata.restore_segments(partly)
+    await front.metadata.restore_segments([Found(s, {s.generation: 8}) for s in partly])
     await front.work("repair")
     found = [s for id_ in contents for s in (await front.reads.find(id_)).segments]
     assert [s.checksums for s in found] == [s.checksums for s in known]

@@ -1,20 +1,47 @@
 """The transactions of a rebuild: what was found on nodes goes back into the tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from common.ids import SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
 from coordinator.metadata.rows import GENERATION_COUNTER_BITS, StoredSegment
 from coordinator.metadata.sql import Sql
-from coordinator.metadata.writes import DEFAULT_ACCOUNT, Layouts, insert_segment, pin
+from coordinator.metadata.writes import (
+    DEFAULT_ACCOUNT,
+    Layouts,
+    insert_segment,
+    pin,
+    replace_segment,
+)
 
 
-def restore_segments(sql: Sql, layouts: Layouts, segments: Sequence[StoredSegment]) -> None:
-    """Insert those that are not known. Sessions to come get numbers above those found."""
-    for segment in segments:
-        insert_segment(sql, layouts, segment)
-    last_session = max((s.generation >> GENERATION_COUNTER_BITS for s in segments), default=0)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A segment as its shards tell it. `held` says of how many shards of each generation the nodes
+    have one."""
+
+    segment: StoredSegment
+    held: Mapping[int, int]
+
+    def is_better_than(self, generation: int) -> bool:
+        """Whether it can be read, and that generation of the same bytes cannot."""
+        k = self.segment.k
+        return self.held[self.segment.generation] >= k > self.held.get(generation, 0)
+
+
+def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> None:
+    """Insert those that are not known, or whose known generation cannot be read any more: a backup
+    names what was deleted since, and perhaps written again. Sessions to come get numbers above
+    those found."""
+    for each in found:
+        if not insert_segment(sql, layouts, each.segment):
+            known = sql.row("SELECT generation FROM segment WHERE id = ?", each.segment.id)
+            if known is not None and each.is_better_than(known[0]):
+                replace_segment(sql, layouts, each.segment)
+    generations = (each.segment.generation for each in found)
+    last_session = max((each >> GENERATION_COUNTER_BITS for each in generations), default=0)
     sql.run("UPDATE cluster SET sessions = ? WHERE sessions < ?", last_session, last_session)
 
 

@@ -43,7 +43,6 @@ from coordinator.metadata.rows import (
     RepairNotice,
     ShardsOnNode,
     SharedReport,
-    StoredSegment,
     Wish,
 )
 from coordinator.metadata.sharing import IncomingReport, TakenReport
@@ -252,10 +251,8 @@ class Metadata(Inspecting):
 
     # Rebuilding
 
-    async def restore_segments(self, segments: Sequence[StoredSegment]) -> None:
-        await self._write(
-            partial(restoring.restore_segments, layouts=self._layouts, segments=segments)
-        )
+    async def restore_segments(self, found: Sequence[restoring.Found]) -> None:
+        await self._write(partial(restoring.restore_segments, layouts=self._layouts, found=found))
 
     async def restore_content(self, listed: SegmentList, list_id: SegmentId) -> None:
         await self._write(partial(restoring.restore_content, listed=listed, list_id=list_id))

@@ -195,7 +195,7 @@ def _put_segment(
         segment.id, unreadable,
     )  # fmt: skip
     if lost:
-        _replace_segment(sql, layouts, segment)
+        replace_segment(sql, layouts, segment)
     else:
         touch_segment(sql, segment.id)
         add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
@@ -208,7 +208,7 @@ def _is_stored(sql: Sql, segment: StoredSegment) -> bool:
     return found is not None and found[0] == segment.generation
 
 
-def _replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
+def replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     """Whoever still has the bytes heals all contents that need them."""
     found = sql.row(
         "SELECT s.generation, l.nodes FROM segment s JOIN layout l ON l.id = s.layout "

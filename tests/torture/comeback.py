@@ -56,7 +56,7 @@ class _Round:
         before = set(history.deleted)
         await history.go_on(STEPS)
         await history.let_pass()
-        self.deleted = len(history.deleted - before)
+        self.deleted = len(history.deleted.keys() - before)
         await asyncio.gather(*map(self._put_back, self.old))
         wrong = await history.wrong()
         await history.go_on(STEPS)

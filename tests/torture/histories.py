@@ -31,7 +31,7 @@ class History:
         if moves:
             self._steps.append(self.move)
         self.contents: dict[ContentId, bytes] = {}
-        self.deleted: set[ContentId] = set()
+        self.deleted: dict[ContentId, bytes] = {}
 
     async def go_on(self, steps: int) -> None:
         for _ in range(steps):
@@ -41,21 +41,21 @@ class History:
         await self._put(self.rng.randbytes(self.rng.choice(SIZES)))
 
     async def put_again(self) -> None:
-        """What is there already."""
-        if self.contents:
-            await self._put(self.rng.choice(list(self.contents.values())))
+        """What is there already, or was."""
+        known = [*self.contents.values(), *self.deleted.values()]
+        if known:
+            await self._put(self.rng.choice(known))
 
     async def _put(self, data: bytes) -> None:
         stored = await self.rng.choice(self.store.fronts).put(data)
         self.contents[stored.id] = data
-        self.deleted.discard(stored.id)
+        self.deleted.pop(stored.id, None)
 
     async def delete(self) -> None:
         if self.contents:
             id_ = self.rng.choice(list(self.contents))
-            del self.contents[id_]
+            self.deleted[id_] = self.contents.pop(id_)
             await self.rng.choice(self.store.fronts).metadata.unpin(id_)
-            self.deleted.add(id_)
 
     async def let_pass(self) -> None:
         """Time, often more than it takes to collect."""
