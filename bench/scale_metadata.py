@@ -109,7 +109,7 @@ async def open_store(directory: Path) -> AsyncIterator[Store]:
 
 async def load(store: Store, segments: int) -> None:
     """Commit so many contents of one segment each, in the product's own transactions, and
-    deletes that wait for their day."""
+    deletes that wait for their node."""
     for at in range(0, segments, CHUNK):
         new = store.new_contents(min(CHUNK, segments - at))
         await asyncio.gather(*map(store.metadata.commit_content, new))
@@ -118,7 +118,7 @@ async def load(store: Store, segments: int) -> None:
             ShardsOnNode(n.segments[0].layout[0], (n.segments[0].address(0),))
             for n in new[::WAITING_SHARE]
         ]
-        await store.metadata.add_deletes(waiting, DeleteReason.LEFTOVER, DAY_S)
+        await store.metadata.add_deletes(waiting, DeleteReason.LEFTOVER)
 
 
 async def measure(store: Store, calls: int) -> Costs:
