@@ -33,7 +33,7 @@ SIZE_BYTES = 4096
 CLIENTS = 64
 CHUNK = 4096  # contents that the load commits at once
 SAMPLE = 100_000  # contents that lookups choose from
-WAITING_SHARE = 10  # one delete not yet due for so many segments
+WAITING_SHARE = 10  # one delete that waits for so many segments
 LISTED = 256  # what the jobs ask for at once
 DUE_OF_A_NODE = 32  # of LISTED contents, some 77 have a shard on each node
 DAY_S = 86_400
@@ -109,7 +109,7 @@ async def open_store(directory: Path) -> AsyncIterator[Store]:
 
 async def load(store: Store, segments: int) -> None:
     """Commit so many contents of one segment each, in the product's own transactions, and
-    deletes that wait for their day."""
+    deletes that wait for their node."""
     for at in range(0, segments, CHUNK):
         new = store.new_contents(min(CHUNK, segments - at))
         await asyncio.gather(*map(store.metadata.commit_content, new))
@@ -118,7 +118,7 @@ async def load(store: Store, segments: int) -> None:
             ShardsOnNode(n.segments[0].layout[0], (n.segments[0].address(0),))
             for n in new[::WAITING_SHARE]
         ]
-        await store.metadata.add_deletes(waiting, DeleteReason.LEFTOVER, DAY_S)
+        await store.metadata.add_deletes(waiting, DeleteReason.LEFTOVER)
 
 
 async def measure(store: Store, calls: int) -> Costs:

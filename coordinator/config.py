@@ -13,13 +13,6 @@ LEAST_NODES = -(-ALL_SHARDS // (ALL_SHARDS - DATA_SHARDS))  # with fewer, no PUT
 
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 MAX_SEGMENT_BYTES = 64 * MIB
-_POSITIVE = (
-    "max_upload_bytes",
-    "segments_in_flight",
-    "write_timeout_s",
-    "read_timeout_s",
-    "repair_bytes_per_s",
-)
 
 
 @dataclass(frozen=True, slots=True)

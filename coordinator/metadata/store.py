@@ -178,10 +178,8 @@ class Metadata(Inspecting):
     def _collect_one(self, sql: Sql, content: ContentId) -> bool:
         return collecting.collect(sql, content, reads.segments_behind(sql, content), self._grace_s)
 
-    async def add_deletes(
-        self, deletes: Sequence[ShardsOnNode], why: DeleteReason, delay_s: int = 0
-    ) -> None:
-        await self._write(partial(writes.add_deletes, deletes=deletes, why=why, delay_s=delay_s))
+    async def add_deletes(self, deletes: Sequence[ShardsOnNode], why: DeleteReason) -> None:
+        await self._write(partial(writes.add_deletes, deletes=deletes, why=why))
 
     async def finish_deletes(self, done: DueDeletes) -> bool:
         """False, and they stay, if another held the lease of the outbox since they were read."""

@@ -245,14 +245,12 @@ def shards_of(segment: StoredSegment) -> list[ShardsOnNode]:
     return [ShardsOnNode(node, tuple(addresses)) for node, addresses in by_node.items()]
 
 
-def add_deletes(
-    sql: Sql, deletes: Iterable[ShardsOnNode], why: DeleteReason, delay_s: int = 0
-) -> None:
+def add_deletes(sql: Sql, deletes: Iterable[ShardsOnNode], why: DeleteReason) -> None:
     for shards in deletes:
         segment, generation, _ = shards.addresses[0]
         sql.run(
             "INSERT INTO outbox_delete (node, not_before, segment, generation, indexes, why) "
-            "VALUES (?, {now} + ?, ?, ?, ?, ?)",
-            shards.node, delay_s, segment, signed(generation),
+            "VALUES (?, {now}, ?, ?, ?, ?)",
+            shards.node, segment, signed(generation),
             bytes(address.index for address in shards.addresses), int(why),
         )  # fmt: skip

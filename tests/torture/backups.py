@@ -56,7 +56,7 @@ class _Round:
     async def run(self) -> list[str]:
         await self.store.start()
         try:
-            return await self._run(History(self.store, self.rng))
+            return await self._run(History(self.store, self.rng, moves=True))
         finally:
             await self.store.close()
 

@@ -22,18 +22,20 @@ def no_rest() -> Iterator[None]:
 
 
 class History:
-    """`contents` are those that must be there, `deleted` those that must not."""
+    """`contents` are those that must be there, `deleted` those that must not. With `moves`, nodes
+    are drained and taken back: shards may share a node then for a while."""
 
-    def __init__(self, store: Store, rng: random.Random) -> None:
+    def __init__(self, store: Store, rng: random.Random, moves: bool = False) -> None:
         self.store, self.rng = store, rng
+        self._steps = [self.put, self.put, self.delete, self.put_again, self.let_pass]
+        if moves:
+            self._steps.append(self.move)
         self.contents: dict[ContentId, bytes] = {}
         self.deleted: dict[ContentId, bytes] = {}
 
     async def go_on(self, steps: int) -> None:
         for _ in range(steps):
-            await self.rng.choice(
-                [self.put, self.put, self.delete, self.put_again, self.let_pass, self.move]
-            )()
+            await self.rng.choice(self._steps)()
 
     async def put(self) -> None:
         await self._put(self.rng.randbytes(self.rng.choice(SIZES)))
