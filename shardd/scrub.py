@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from common.errors import SixfoldError
 from common.units import MIB
@@ -196,8 +197,7 @@ class Scrubber:
             return
         with file:
             while entries:
-                taken = entries
-                examined = await to_the_end(lambda: file.examine(taken))  # noqa: B023
+                examined = await to_the_end(partial(file.examine, entries))
                 await self._condemn([each for each in examined if each.fault])
                 yield examined
                 await self._throttle.spend(sum(each.size_bytes for each in examined))

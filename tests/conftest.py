@@ -10,12 +10,18 @@ import uvloop
 
 from common.units import MIB
 from common.wire import LaneKind
+from coordinator import sweep
 from coordinator.metadata import Metadata, open_metadata
+from coordinator.read_path import ReadPath
+from coordinator.write_path import WritePath
 from shardd.store import StoreLimits
 from tests.lane_client import LIMITS, Client, open_lane
 from tests.local_cluster import LocalCluster, local_cluster
+from tests.memory_cluster import MemoryCluster, Sweeper, paths
 from tests.metadata_parts import GRACE_S, Clock
+from tests.reports import incoming
 from tests.stores import ServedNode, served_node
+from tests.torture.one_process import Store
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -98,3 +104,35 @@ async def both(tmp_path: Path, clock: Clock) -> AsyncIterator[tuple[Metadata, Me
     yield opened[0], opened[1]
     for each in opened:
         await each.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """Nine nodes and two coordinators, in this process."""
+    store = Store(tmp_path)
+    await store.start()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def nodes(metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> MemoryCluster:
+    """Dictionaries that have joined; the sweep does not rest between them."""
+    monkeypatch.setattr(sweep, "PAGE_REST_S", 0)
+    cluster = MemoryCluster()
+    for number in cluster.stores:
+        await metadata.save_report(incoming(number))
+    return cluster
+
+
+@pytest.fixture
+def ends(metadata: Metadata, nodes: MemoryCluster) -> Iterator[tuple[WritePath, ReadPath]]:
+    """The write path and the read path over them."""
+    with paths(metadata, nodes) as both:
+        yield both
+
+
+@pytest.fixture
+def sweeper(metadata: Metadata, nodes: MemoryCluster, clock: Clock) -> Sweeper:
+    """The sweep over them."""
+    return Sweeper(metadata, nodes, clock)

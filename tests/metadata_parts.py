@@ -57,6 +57,11 @@ def several(metadata: Metadata, segments: list[StoredSegment]) -> NewContent:
     return NewContent(ContentId(os.urandom(32)), size, segments, listed, list(distinct.values()))
 
 
+async def execute(metadata: Metadata, text: str, *values: object) -> None:
+    """A statement behind the back of all that guards the database."""
+    await metadata._write(lambda sql: sql.run(text, *values))
+
+
 async def seize_lease(metadata: Metadata, job: str = OUTBOX) -> None:
     """As if the lease had run out and this process had been the first to see it."""
     session = metadata.session

@@ -8,16 +8,20 @@ from common.shards import ShardRecord
 from shardd.disk import Disk
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
+from shardd.throttle import Clocks
 from shardd.volume import SUPERBLOCK_BYTES, VolumeClass, volume_name
 
 
 @asynccontextmanager
 async def opened(
-    path: Path, limits: StoreLimits | None = None, disk: Disk | None = None
+    path: Path,
+    limits: StoreLimits | None = None,
+    disk: Disk | None = None,
+    clocks: Clocks | None = None,
 ) -> AsyncIterator[VolumeStore]:
     directory = DataDirectory(path)
     try:
-        store = await VolumeStore.open(directory, limits, disk)
+        store = await VolumeStore.open(directory, limits, disk, clocks)
         try:
             yield store
         finally:

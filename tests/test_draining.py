@@ -5,7 +5,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +15,6 @@ from coordinator.repair import SEARCH_AGAIN_DRAINING_S
 from coordinator.write_upload import Stored
 from tests.test_repair import check, filled
 from tests.torture.one_process import SEGMENT_BYTES, Front, Store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(tmp_path)
-    await store.start()
-    yield store
-    await store.close()
 
 
 async def segments_on(front: Front, number: int) -> int:

@@ -3,8 +3,6 @@ report but cannot be reached, or can be reached but do not report."""
 
 import random
 import shutil
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +11,6 @@ from tests.test_repair import check, filled
 from tests.torture.one_process import GRACE_S, Front, Store
 
 LOST_S = 901
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(tmp_path)
-    await store.start()
-    yield store
-    await store.close()
 
 
 def states(front: Front, numbers: tuple[int, ...]) -> set[NodeState]:

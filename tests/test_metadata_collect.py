@@ -1,6 +1,7 @@
 """Contents that nobody needs any more; and that nothing is searched for by reading all there is."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -214,8 +215,7 @@ async def test_two_processes_that_collect_the_same_content(
     clock.now_s += GRACE_S
     content = ContentId(stored.id)
     found = [
-        await each._write(lambda sql: each._collect_one(sql, content))  # noqa: B023
-        for each in (*both, *both)
+        await each._write(partial(each._collect_one, content=content)) for each in (*both, *both)
     ]
     assert found == [True, False, False, False]
     assert len(await due_deletes(both[0])) == 9

@@ -12,7 +12,7 @@ from coordinator.metadata.database import open_database
 from coordinator.metadata.migrations import MIGRATIONS
 from coordinator.metadata.packing import pack_layout
 from coordinator.metadata.sql import Sql
-from tests.metadata_parts import GRACE_S, NINE, Clock, segment, single
+from tests.metadata_parts import GRACE_S, NINE, Clock, execute, segment, single
 from tests.torture.one_process import Store
 
 ANOTHER, THIRD = NINE[::-1], (2, 1, *NINE[2:])
@@ -26,9 +26,7 @@ async def stored(metadata: Metadata, layout: tuple[int, ...] = NINE) -> StoredSe
 
 async def gone(metadata: Metadata, *segments: StoredSegment) -> None:
     for each in segments:
-        await metadata._write(
-            lambda sql, id_=each.id: sql.run("DELETE FROM segment WHERE id = ?", id_)  # type: ignore[misc]
-        )
+        await execute(metadata, "DELETE FROM segment WHERE id = ?", each.id)
 
 
 async def forget_all(metadata: Metadata) -> None:

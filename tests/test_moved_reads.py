@@ -2,8 +2,7 @@
 has begun with an old layout ends with the right bytes, and raises no false alarm."""
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -13,14 +12,6 @@ from coordinator.check import StripeCheck
 from tests.torture.one_process import SEGMENT_BYTES, Front, Store
 
 DATA = random.Random(1).randbytes(9 * SEGMENT_BYTES)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(tmp_path)
-    await store.start()
-    yield store
-    await store.close()
 
 
 async def read_while(front: Front, id_: ContentId, happens: Callable[[], Awaitable[None]]) -> bytes:

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +20,6 @@ from tests.torture.one_process import Front, Store
 
 CONTENTS, SHARD_BYTES = 40, 10_000
 SPREAD = tuple(range(1, 10))
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(tmp_path)
-    await store.start()
-    yield store
-    await store.close()
 
 
 async def filled_unevenly(store: Store) -> dict[ContentId, bytes]:

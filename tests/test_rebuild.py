@@ -1,7 +1,6 @@
 """Rebuilding the metadata from the nodes beside a database that knows something already."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,23 +9,8 @@ from coordinator.metadata import Metadata
 from coordinator.read_path import ReadPath
 from coordinator.rebuild import Rebuild
 from coordinator.write_path import WritePath
-from tests.memory_cluster import MemoryCluster, Sweeper, get, paths, put
-from tests.metadata_parts import Clock
-from tests.reports import incoming
-
-
-@pytest.fixture
-async def nodes(metadata: Metadata) -> MemoryCluster:
-    cluster = MemoryCluster()
-    for number in cluster.stores:
-        await metadata.save_report(incoming(number))
-    return cluster
-
-
-@pytest.fixture
-def ends(metadata: Metadata, nodes: MemoryCluster) -> Iterator[tuple[WritePath, ReadPath]]:
-    with paths(metadata, nodes) as both:
-        yield both
+from tests.memory_cluster import MemoryCluster, Sweeper, get, put
+from tests.metadata_parts import Clock, execute
 
 
 async def rebuild(metadata: Metadata, nodes: MemoryCluster, reads: ReadPath) -> None:
@@ -38,7 +22,7 @@ async def test_what_was_forgotten_comes_back(
 ) -> None:
     contents = {await put(ends[0], data): data for data in map(os.urandom, (0, 100, 20_000))}
     for table in ("segment", "pin", "content", "content_segment"):
-        await metadata._write(lambda sql, name=table: sql.run(f"DELETE FROM {name}"))  # type: ignore[misc]
+        await execute(metadata, f"DELETE FROM {table}")
     await rebuild(metadata, nodes, ends[1])
     for id_, data in contents.items():
         assert await get(ends[1], id_) == data
@@ -57,7 +41,7 @@ async def test_what_is_about_to_be_deleted_does_not_come_back(
     assert await metadata.collect(10) == 2
     id_ = await put(writes, again)  # a new generation, beside the doomed one
     for table in ("segment", "pin"):
-        await metadata._write(lambda sql, name=table: sql.run(f"DELETE FROM {name}"))  # type: ignore[misc]
+        await execute(metadata, f"DELETE FROM {table}")
     await rebuild(metadata, nodes, reads)
     await sweeper.outbox()
     assert await get(reads, id_) == again

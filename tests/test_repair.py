@@ -1,9 +1,8 @@
 """Repair: whatever nodes lose, rot or miss, all shards come back on nodes of their own."""
 
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -20,14 +19,6 @@ from coordinator.metadata.writes import UNUSED_S
 from tests.torture.one_process import GRACE_S, Store
 
 SIZES = (0, 1, 5_000, 100_000, 390 * 1024 + 7, 900_000)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(tmp_path)
-    await store.start()
-    yield store
-    await store.close()
 
 
 async def filled(store: Store, seed: int = 1) -> dict[ContentId, bytes]:

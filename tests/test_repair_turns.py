@@ -2,26 +2,26 @@
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from common.units import MIB
 from coordinator import repair
-from coordinator.mend import Mended
-from coordinator.metadata import Metadata, StoredSegment, open_metadata
+from coordinator.mend import Mended, Mender
+from coordinator.metadata import Metadata, StoredSegment
 from coordinator.metadata.packing import mask_of
 from coordinator.metadata.repair_queue import due_repairs
 from coordinator.metadata.rows import Seen
+from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import insert_segment
 from coordinator.repair import RepairWorker
 from coordinator.throttle import Throttle
-from tests.metadata_parts import GRACE_S, Clock, notice, segment
+from tests.metadata_parts import Clock, notice, segment
 
 MENDABLE, HOPELESS = range(6, 10), range(6)
 
@@ -56,19 +56,6 @@ class Bytes(Throttle):
         self.spent += size_bytes
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def metadata(tmp_path: Path, clock: Clock) -> AsyncIterator[Metadata]:
-    opened = open_metadata(tmp_path, "", GRACE_S, clock)
-    await opened.start()
-    yield opened
-    await opened.close()
-
-
 async def queued(metadata: Metadata, bad: int, count: int = 1) -> list[bytes]:
     """The ids of so many full segments that are in the queue with that many bad shards each."""
     made = [replace(segment(metadata), size_bytes=6 * MIB) for _ in range(count)]
@@ -90,7 +77,7 @@ def worker(metadata: Metadata, clock: Clock, mender: PretendedMender) -> RepairW
         codec=SimpleNamespace(k=6, n=9),
     )
     made = RepairWorker(services, Bytes(), clock)
-    made._mender = mender  # type: ignore[assignment]
+    made._mender = cast(Mender, mender)
     return made
 
 
@@ -212,5 +199,5 @@ def asked(sql: Any) -> list[tuple[str, tuple[object, ...]]]:
             found: list[tuple[object, ...]] = sql.rows(text, *values)
             return found
 
-    due_repairs(Listening(), MENDABLE, 32)  # type: ignore[arg-type]
+    due_repairs(cast(Sql, Listening()), MENDABLE, 32)
     return seen

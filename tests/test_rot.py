@@ -2,10 +2,6 @@
 what nobody will come to need is dropped."""
 
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.sql import Sql
@@ -15,14 +11,6 @@ from tests.test_repair import check
 from tests.torture.one_process import Store
 
 ROTTEN = (1, 2, 3)  # nodes: as many as a segment can do without
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(tmp_path)
-    await store.start()
-    yield store
-    await store.close()
 
 
 async def rot(store: Store, number: int) -> None:

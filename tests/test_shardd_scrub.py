@@ -13,6 +13,7 @@ from common.upkeep import Why
 from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
+from shardd.verify import Examined
 from tests.bad_sectors import BadSectors
 from tests.flips import flip_many, flip_one, live_entries
 from tests.stores import make_shard
@@ -200,13 +201,13 @@ async def test_what_happened_meanwhile_is_not_undone(tmp_path: Path) -> None:
         condemn, seen = store.upkeep.quarantine.condemn, 0
         scrubber = store.upkeep.scrubber
 
-        async def late(examined: Sequence[object]) -> None:
+        async def late(examined: Sequence[Examined]) -> None:
             nonlocal seen
             if examined:
                 seen += len(examined)
                 await store.append(shards[:2])
                 await store.delete([shards[2].address])
-            await condemn(examined)  # type: ignore[arg-type]
+            await condemn(examined)
 
         scrubber._condemn = late
         await scrub_all(store)

@@ -68,7 +68,9 @@ async def test_a_node_looks_after_itself(tmp_path: Path) -> None:
         await until(lambda: len(store.upkeep.quarantine.page(None, 10)) == 1)
 
 
-async def test_what_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_fails_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with opened(tmp_path, LIMITS) as store:
         await store.append(shards_of(range(8)))
         step, calls = store.upkeep.scrubber._go_on, 0
@@ -82,7 +84,7 @@ async def test_what_fails_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptu
                 raise ZeroDivisionError("a defect")
             await step()
 
-        store.upkeep.scrubber._go_on = fail_twice  # type: ignore[method-assign]
+        monkeypatch.setattr(store.upkeep.scrubber, "_go_on", fail_twice)
         store.upkeep.start()
         await until(lambda: store.upkeep.scrub_report().passes == 1)
     assert "planned" in caplog.text

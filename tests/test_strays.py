@@ -4,7 +4,6 @@ are found and kept."""
 import random
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,14 +14,6 @@ from tests.torture.one_process import GRACE_S, Store
 
 DATA = random.Random(1).randbytes(50_000)
 MOVED = (1, 2, 3, 4)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(tmp_path)
-    await store.start()
-    yield store
-    await store.close()
 
 
 def copy_database(source: Path, target: Path) -> None:

@@ -1,7 +1,6 @@
 """The sweep: what nothing refers to goes, what is referred to stays, whatever happens meanwhile."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,29 +10,8 @@ from coordinator.read_path import ReadPath
 from coordinator.sweep import SweepWorker
 from coordinator.wanted import want_pass
 from coordinator.write_path import WritePath
-from tests.memory_cluster import MemoryCluster, Sweeper, get, leave_orphans, paths, put
+from tests.memory_cluster import MemoryCluster, Sweeper, get, leave_orphans, put
 from tests.metadata_parts import GRACE_S, Clock, due_deletes
-from tests.reports import incoming
-
-
-@pytest.fixture
-async def nodes(metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> MemoryCluster:
-    monkeypatch.setattr(sweep, "PAGE_REST_S", 0)
-    cluster = MemoryCluster()
-    for number in cluster.stores:
-        await metadata.save_report(incoming(number))
-    return cluster
-
-
-@pytest.fixture
-def ends(metadata: Metadata, nodes: MemoryCluster) -> Iterator[tuple[WritePath, ReadPath]]:
-    with paths(metadata, nodes) as both:
-        yield both
-
-
-@pytest.fixture
-def sweeper(metadata: Metadata, nodes: MemoryCluster, clock: Clock) -> Sweeper:
-    return Sweeper(metadata, nodes, clock)
 
 
 async def test_an_orphan_goes_to_quarantine_after_two_listings_a_grace_apart(

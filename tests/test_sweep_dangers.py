@@ -2,55 +2,33 @@
 orphans that cannot be true."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from common.errors import NodeUnreachable, NotFound
 from common.ids import ShardAddress
-from common.shards import ShardInfo
-from coordinator import sweep
+from common.shards import ShardInfo, ShardStore
 from coordinator.deleting import CollectWorker
 from coordinator.metadata import Metadata, sweeping
 from coordinator.read_path import ReadPath
 from coordinator.write_path import WritePath
-from tests.memory_cluster import MemoryCluster, Sweeper, get, leave_orphans, paths, put
+from tests.memory_cluster import MemoryCluster, Sweeper, get, leave_orphans, put
 from tests.metadata_parts import GRACE_S, Clock
-from tests.reports import incoming
 from tests.stores import make_shard
-
-
-@pytest.fixture
-async def nodes(metadata: Metadata, monkeypatch: pytest.MonkeyPatch) -> MemoryCluster:
-    monkeypatch.setattr(sweep, "PAGE_REST_S", 0)
-    cluster = MemoryCluster()
-    for number in cluster.stores:
-        await metadata.save_report(incoming(number))
-    return cluster
-
-
-@pytest.fixture
-def ends(metadata: Metadata, nodes: MemoryCluster) -> Iterator[tuple[WritePath, ReadPath]]:
-    with paths(metadata, nodes) as both:
-        yield both
-
-
-@pytest.fixture
-def sweeper(metadata: Metadata, nodes: MemoryCluster, clock: Clock) -> Sweeper:
-    return Sweeper(metadata, nodes, clock)
 
 
 class BrokenListing:
     """Breaks off after the first shard."""
 
-    def __init__(self, store: object) -> None:
+    def __init__(self, store: ShardStore) -> None:
         self._store = store
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
     async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
-        async for info in self._store.list(after):  # type: ignore[attr-defined]
+        async for info in self._store.list(after):
             yield info
             break
         raise NodeUnreachable("gone in the middle")

@@ -1,4 +1,5 @@
-"""The quick form of `make torture-partition`."""
+"""The quick form of `make torture-partition`. It makes network namespaces: where the machine does
+not let us, it is skipped, with what the machine said."""
 
 import pytest
 

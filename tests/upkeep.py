@@ -1,41 +1,32 @@
 """A node's store to break and to look after: opening it, what it holds, what it takes on disk."""
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from common.ids import ShardAddress
 from common.shards import ShardRecord
 from common.units import GIB, KIB
 from shardd.disk import Disk
-from shardd.identity import DataDirectory
 from shardd.index import remove_index
 from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
+from tests import reopened
 from tests.stores import make_shard
 
 FAST = UpkeepLimits(compact_bytes_per_s=100 * GIB)
 SMALL_VOLUMES = StoreLimits(volume_bytes=256 * KIB, reserve_bytes=256 * KIB, upkeep=FAST)
 
 
-@asynccontextmanager
-async def opened(
+def opened(
     path: Path,
     limits: StoreLimits = SMALL_VOLUMES,
     disk: Disk | None = None,
     clocks: Clocks | None = None,
-) -> AsyncIterator[VolumeStore]:
-    directory = DataDirectory(path)
-    try:
-        store = await VolumeStore.open(directory, limits, disk, clocks)
-        try:
-            yield store
-        finally:
-            await store.close()
-    finally:
-        directory.close()
+) -> AbstractAsyncContextManager[VolumeStore]:
+    return reopened.opened(path, limits, disk, clocks)
 
 
 def shards_of(seeds: Iterable[int]) -> list[ShardRecord]:

@@ -21,7 +21,8 @@ from coordinator.metadata.database import SQLITE_PRAGMAS
 from tests.memory_cluster import MemoryCluster
 from tests.metadata_parts import GRACE_S, Clock
 from tests.reports import incoming
-from tests.torture.dedup_schedule import NODES, Schedule, World
+from tests.torture.dedup_checks import World
+from tests.torture.dedup_schedule import NODES, Schedule
 from tests.torture.outcome import Outcome, scaled, scratch
 
 ROW = 8

@@ -1,61 +1,30 @@
-"""One schedule of the test `dedup`: who takes part, and what must hold."""
+"""One schedule of the test `dedup`: who takes part, and in which order."""
 
 import asyncio
 import random
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from typing import Any
 
-from common.errors import NotFound, SixfoldError
+from common.errors import SixfoldError
 from common.hashing import blake3_digest
-from common.ids import ContentId, SegmentId, ShardAddress
+from common.ids import SegmentId
 from coordinator.deleting import CollectWorker, OutboxWorker
 from coordinator.jobs import Worker
 from coordinator.mend import Mender
 from coordinator.metadata import Metadata
-from coordinator.metadata.packing import unpack_layout
-from coordinator.metadata.rows import NO_NODE
 from coordinator.metadata.store import SESSION_LEASE_S
 from coordinator.read_path import ReadPath
 from coordinator.sweep import SweepWorker
 from coordinator.write_path import WritePath
 from tests.memory_cluster import MemoryCluster, get, paths, put
-from tests.metadata_parts import GRACE_S, Clock, seize_lease
-from tests.schedules import GatedCluster, GatedThread, Gates, Step
+from tests.metadata_parts import GRACE_S, seize_lease
+from tests.schedules import GatedCluster, GatedThread, Gates
+from tests.torture.dedup_checks import TABLES, Checks, Event, World, content_id
 
 NODES = 4
 SEGMENT_BYTES = 64
-CHANGES = (  # steps that begin so may change what layouts name, or what is there
-    "delete", "quarantine", "A writes NewContent", "B writes NewContent", "A writes switch",
-    "B writes switch",
-)  # fmt: skip
 EMPTIED = 8  # every how manyth schedule ends by deleting everything
-TABLES = (
-    "segment", "content", "content_segment", "pin", "collect_queue", "outbox_delete", "orphan",
-    "repair_queue",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """One database that two coordinators share, and nodes: used by one schedule after another."""
-
-    clock: Clock
-    nodes: MemoryCluster
-    coordinators: tuple[Metadata, Metadata]
-    direct: sqlite3.Connection  # to look at the database beside all steps
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What a client did, from which step to which, and whether it was told that it was done."""
-
-    verb: str
-    data: bytes
-    began: int
-    ended: int
-    done: bool
 
 
 class Schedule:
@@ -63,11 +32,12 @@ class Schedule:
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world, self.rng = world, rng
-        self.gates = Gates(rng, self._look)
-        self.violations: list[str] = []
-        self._events: list[Event] = []
         one, other = rng.randbytes(SEGMENT_BYTES), rng.randbytes(40)
         self._contents = (one, other, one + other)  # the third has the others as its segments
+        self._checks = Checks(world, self._contents)
+        self.gates = Gates(rng, self._checks.look)
+        self._checks.steps = self.gates.done
+        self._events, self.violations = self._checks.events, self._checks.violations
 
     async def run(self) -> None:
         cluster = GatedCluster(self.world.nodes, self.gates, self.world.clock)
@@ -89,12 +59,12 @@ class Schedule:
             )
             self.gates.in_order = True
             await self.gates.run(self._settle(cluster))
-            self._check_no_orphans()
-            self._check_lists()
-            await self.gates.run(self._check_contents(both[0][1]))
+            self._checks.no_orphans()
+            self._checks.lists()
+            await self.gates.run(self._checks.contents(both[0][1]))
             if self.rng.randrange(EMPTIED) == 0:
                 await self.gates.run(self._remove_all(cluster))
-                self._check_nothing_left()
+                self._checks.nothing_left()
         self._clear()
 
     @contextmanager
@@ -104,9 +74,9 @@ class Schedule:
             (m._threads, m._threads.reader, m._threads.writer) for m in self.world.coordinators
         ]
         for name, (of_one, _, _) in zip("AB", threads, strict=True):
-            reader = GatedThread(f"{name} reads", of_one.query, self.gates)
-            writer = GatedThread(f"{name} writes", of_one.commit, self.gates)
-            of_one.reader, of_one.writer = reader, writer  # type: ignore[assignment]
+            reader: Any = GatedThread(f"{name} reads", of_one.query, self.gates)
+            writer: Any = GatedThread(f"{name} writes", of_one.commit, self.gates)
+            of_one.reader, of_one.writer = reader, writer
         try:
             yield
         finally:
@@ -143,9 +113,9 @@ class Schedule:
 
     async def _request(self, verb: str, data: bytes, writes: WritePath, reads: ReadPath) -> bool:
         if verb == "delete":
-            await self.world.coordinators[self.rng.randrange(2)].unpin(_id(data))
+            await self.world.coordinators[self.rng.randrange(2)].unpin(content_id(data))
         elif verb == "get":
-            if await get(reads, _id(data)) != data:
+            if await get(reads, content_id(data)) != data:
                 self.violations.append("a GET answered other bytes")
         else:
             upload = asyncio.ensure_future(put(writes, data))
@@ -235,81 +205,8 @@ class Schedule:
 
     async def _remove_all(self, cluster: MemoryCluster) -> None:
         for data in self._contents:
-            await self.world.coordinators[0].unpin(_id(data))
+            await self.world.coordinators[0].unpin(content_id(data))
         await self._settle(cluster)
-
-    # What must hold
-
-    def _look(self, step: Step) -> None:
-        """After each step that may have changed it: what layouts name is there."""
-        if self.violations or not step.name.startswith(CHANGES):
-            return
-        lost = [shard for shard in self._named() if not self._is_there(*shard)]
-        if lost:
-            (node, address), steps = lost[0], " < ".join(reversed(self.gates.done[-60:]))
-            self.violations.append(f"{address} is gone from node {node} after {steps}")
-
-    def _named(self) -> Iterator[tuple[int, ShardAddress]]:
-        rows = self.world.direct.execute(
-            "SELECT s.id, s.generation, l.nodes FROM segment s JOIN layout l ON l.id = s.layout"
-        )
-        for id_, generation, nodes in rows:
-            for index, node in enumerate(unpack_layout(nodes)):
-                if node != NO_NODE:
-                    yield node, ShardAddress(SegmentId(id_), generation, index)
-
-    def _is_there(self, node: int, address: ShardAddress) -> bool:
-        return address in self.world.nodes.stores[node].records
-
-    def _check_no_orphans(self) -> None:
-        """But for shards of segments that wait for repair: it may come to look for them."""
-        rows = self.world.direct.execute("SELECT segment, generation FROM repair_queue").fetchall()
-        orphans = [
-            (node, address)
-            for node, address in self.world.nodes.shards() - set(self._named())
-            if (bytes(address.segment), address.generation) not in rows
-        ]
-        if orphans:
-            self.violations.append(f"{len(orphans)} orphans are left, such as {orphans[0]}")
-
-    def _check_lists(self) -> None:
-        """From which the database could be rebuilt."""
-        (lost,) = self.world.direct.execute(
-            "SELECT count(*) FROM content WHERE segment_list NOT IN (SELECT id FROM segment)"
-        ).fetchone()
-        if lost:
-            self.violations.append("the segment list of a content is gone")
-
-    async def _check_contents(self, reads: ReadPath) -> None:
-        for data in self._contents:
-            try:
-                if await get(reads, _id(data)) != data:
-                    self.violations.append("other bytes are read back")
-            except NotFound:
-                if self._must_be_there(data):
-                    self.violations.append(f"an acknowledged content is gone: {self._events}")
-            except SixfoldError as error:
-                self.violations.append(f"a visible content cannot be read: {error}")
-
-    def _must_be_there(self, data: bytes) -> bool:
-        """Whether an upload was acknowledged, and no deletion ended after it began."""
-        deletes = [e.ended for e in self._events if (e.verb, e.data) == ("delete", data)]
-        return any(
-            event.done
-            and event.verb in ("put", "vanish")
-            and max(deletes, default=0) <= event.began
-            for event in self._events
-            if event.data == data
-        )
-
-    def _check_nothing_left(self) -> None:
-        """Everything was deleted: not a row, not a shard stays."""
-        for table in TABLES:
-            (rows,) = self.world.direct.execute(f"SELECT count(*) FROM {table}").fetchone()
-            if rows:
-                self.violations.append(f"{rows} rows of {table} are left")
-        if shards := self.world.nodes.shards():
-            self.violations.append(f"{len(shards)} shards are left in the end")
 
     def _clear(self) -> None:
         """The next begins with nothing."""
@@ -342,10 +239,6 @@ def _workers(metadata: Metadata, nodes: MemoryCluster) -> tuple[Worker, Worker, 
         OutboxWorker(metadata, cluster),
         SweepWorker(metadata, cluster, every_s=0),
     )
-
-
-def _id(data: bytes) -> ContentId:
-    return ContentId(blake3_digest(data))
 
 
 async def _nothing() -> None:
