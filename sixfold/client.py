@@ -15,7 +15,7 @@ from common.units import KIB, MIB
 from sixfold.admin_client import AdminClient
 from sixfold.answers import ClusterStat, ContentStat, Stored, error_of, json_of
 from sixfold.files import Sink, file_sink, file_source
-from sixfold.transfer import Progress, Silence, Upload
+from sixfold.transfer import Progress, Silence, Upload, sent_once
 
 CONNECT_S = 10.0
 SILENCE_S = 60.0
@@ -116,7 +116,8 @@ class Client(AdminClient):
             return ContentStat.of(id_, response.headers)
 
     async def delete(self, id_: ContentId) -> None:
-        async with self._request("DELETE", f"/v1/blobs/{id_}"):
+        once = (sent_once,)
+        async with self._request("DELETE", f"/v1/blobs/{id_}", middlewares=once):
             pass
 
     async def nodes(self) -> ClusterStat:

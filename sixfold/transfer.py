@@ -5,12 +5,26 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
+import aiohttp
 from blake3 import blake3
 
 from common.errors import BadRequest, IncompleteBody, Unavailable
 from common.ids import ContentId
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if that is known
+
+
+async def sent_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """A middleware for what must not be asked twice: aiohttp sends an idempotent request again
+    when its connection breaks, and a DELETE that was done would then be answered with 404."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # it never arrived
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(str(error)) from error
 
 
 class Silence:

@@ -24,6 +24,7 @@ class FakeCoordinator:
     truncate: bool = False
     flip: bool = False
     hang: bool = False
+    lose_answers: int = 0  # of so many requests: the work is done, and the connection ends
     garbage: bool = False
     refuse: tuple[int, str, str] | None = None  # status, code, message
 
@@ -56,7 +57,11 @@ class FakeCoordinator:
             return web.Response(text="<html>welcome</html>", content_type="text/html")
         if self.refuse is not None:
             return self._refusal()
-        return await handler(request)
+        response = await handler(request)
+        if self.lose_answers and request.transport is not None:
+            self.lose_answers -= 1
+            request.transport.close()
+        return response
 
     async def _expect(self, request: web.Request) -> web.StreamResponse | None:
         if self.refuse is not None:

@@ -277,6 +277,14 @@ async def test_something_else_answers(fake: FakeCoordinator, client: Client) -> 
             await call()
 
 
+async def test_a_delete_whose_answer_is_lost(fake: FakeCoordinator, client: Client) -> None:
+    """Asked again behind the caller's back, the server would say that there is no such content."""
+    id_, fake.lose_answers = store(fake, DATA), 1
+    with pytest.raises(Unavailable, match="lost the connection"):
+        await client.delete(id_)
+    assert str(id_) not in fake.contents
+
+
 async def test_nobody_listens() -> None:
     with socket.socket() as taken:  # bound, so that nobody else listens there meanwhile
         taken.bind(("127.0.0.1", 0))

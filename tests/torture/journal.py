@@ -13,6 +13,7 @@ import aiohttp
 from blake3 import blake3
 
 from common.units import KIB
+from sixfold.transfer import sent_once
 
 SEGMENT_BYTES = 256 * KIB  # of the stores under test: several segments need not be large
 # Nothing, less than a byte per shard, packed and large shards, one segment and several.
@@ -149,9 +150,11 @@ class Recorder:
 
 
 def session(url: str) -> aiohttp.ClientSession:
-    """A new connection for each request: those of a killed process are no use."""
+    """A new connection for each request: those of a killed process are no use. And no request
+    twice: without its answer, nobody knows what it did."""
     return aiohttp.ClientSession(
         url,
         timeout=aiohttp.ClientTimeout(total=ANSWER_S),
         connector=aiohttp.TCPConnector(force_close=True),
+        middlewares=(sent_once,),
     )
