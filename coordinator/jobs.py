@@ -6,13 +6,20 @@ Each job runs in one process of the cluster at a time: the one that holds its le
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Protocol
+from dataclasses import fields
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from common.errors import SixfoldError
-from coordinator.metadata import Metadata
+from coordinator.metadata import JobState, Metadata
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 log = logging.getLogger(__name__)
+
+P = TypeVar("P", bound="DataclassInstance")
 
 LEASE_S = 15
 
@@ -75,3 +82,10 @@ async def _step_for_ever(worker: Worker) -> None:
             log.exception("%s: a step failed", worker.name)
             more = False
         await asyncio.sleep(0 if more else worker.rest_s)
+
+
+def progress_in(states: Mapping[str, JobState], job: str, kind: type[P]) -> P:
+    """Where the job stood when it last said so, whichever process and version did it: what this
+    one does not know is left out."""
+    state = states[job].state if job in states else {}
+    return kind(**{f.name: state[f.name] for f in fields(kind) if f.name in state})

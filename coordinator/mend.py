@@ -39,8 +39,8 @@ class Mended:
     """How it went. `survivors` were good before, or could not be reached and are not known to be
     bad. `seen` is how the shards are now, as far as that is known. `unreachable` and `homeless`
     shards remain, the latter for want of a node; `read_bytes` came from nodes, `written_bytes` went
-    there. `superseded` says
-    that the segment has changed meanwhile, and that nothing of this counts."""
+    there. `superseded` says that the segment has changed meanwhile, and that nothing of this
+    counts."""
 
     survivors: int
     seen: Seen

@@ -124,9 +124,9 @@ class StripeRead:
             return
         error = future.exception()
         if isinstance(error, SixfoldError):
-            self._give_up_on(index, f"gives {error}", bad=isinstance(error, Corrupt))
+            self._give_up_on(index, f"cannot be had: {error}", bad=isinstance(error, Corrupt))
         elif error is not None:  # a defect: it must end the read, and be seen
-            self._give_up_on(index, f"gives {error!r}", bad=False)
+            self._give_up_on(index, f"cannot be had: {error!r}", bad=False)
             if not self._wake.done():
                 self._wake.set_exception(error)
         else:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from common.errors import SixfoldError
-from coordinator.jobs import LEASE_S
+from coordinator.jobs import LEASE_S, progress_in
 from coordinator.mend import Mender
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE
@@ -78,9 +78,7 @@ class RebalanceWorker:
         if self._clock() - self._stepped_at_s < LEASE_S:
             return
         states = await self._metadata.job_states()
-        state = states[self.name].state if self.name in states else {}
-        known = {name: state[name] for name in Balance.__slots__ if name in state}
-        self._balance, self._count_after = Balance(**known), None
+        self._balance, self._count_after = progress_in(states, self.name, Balance), None
         if self._balance.moving:
             self._count_anew()
 

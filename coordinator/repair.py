@@ -17,7 +17,7 @@ from typing import Any
 
 from common.errors import SixfoldError
 from common.units import MIB
-from coordinator.jobs import LEASE_S
+from coordinator.jobs import LEASE_S, progress_in
 from coordinator.mend import Mended, Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE
 from coordinator.metadata.packing import mask_of
@@ -102,9 +102,8 @@ class RepairWorker:
         self._stepped_at_s = now_s
         if now_s - before_s >= LEASE_S:
             states = await self._metadata.job_states()
-            state = states[self.name].state if self.name in states else {}
-            known = {name: state[name] for name in Progress.__slots__ if name in state}
-            self._progress, self._saved = Progress(**known), dict(state)
+            self._progress = progress_in(states, self.name, Progress)
+            self._saved = dict(states[self.name].state) if self.name in states else {}
         return self._progress
 
     # Searching

@@ -66,7 +66,7 @@ class RiskReport:
         standing = await self._standing_now()
         queued = await self._metadata.queued_by_survivors()
         states = await self._metadata.job_states()
-        repair, scrub = self._repair(states), await self._scrub()
+        repair, scrub = self._repair(states), await self._scrub(states)
         assumed = Assumed(afr, rot, repair.hours, scrub.hours)
         return {
             "segments": standing.segments,
@@ -109,17 +109,17 @@ class RiskReport:
         hours = (self._config.lost_after_s + fullest_bytes * DATA_SHARDS / rate) / HOUR_S
         return Sourced(hours, f"to see it as lost, and to rebuild the fullest node at {source}")
 
-    async def _scrub(self) -> Sourced:
+    async def _scrub(self, states: Mapping[str, JobState]) -> Sourced:
         """What passes between two looks at the shard that is looked at most seldom, by the scrub
         of stripes or by those of the nodes, whichever is better."""
-        found = [s for s in (await self._stripe_scrub(), self._node_scrubs()) if s is not None]
-        if found:
+        scrubs = await self._stripe_scrub(states), self._node_scrubs()
+        if found := [scrub for scrub in scrubs if scrub is not None]:
             return min(found, key=lambda scrub: scrub.hours)
         age_s = await self._metadata.cluster_age_s()
         return Sourced(age_s / HOUR_S, "the age of the store: no scrub has seen all of it yet")
 
-    async def _stripe_scrub(self) -> Sourced | None:
-        progress = await progress_of(self._metadata)
+    async def _stripe_scrub(self, states: Mapping[str, JobState]) -> Sourced | None:
+        progress = progress_of(states)
         if not progress.verified_at_s:
             return None
         age_s = await self._metadata.now_s() - progress.verified_at_s

@@ -5,11 +5,13 @@ a node has lost, and data and parity that do not belong together.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from common.errors import SixfoldError
 from coordinator.check import StripeCheck
-from coordinator.metadata import Metadata, StoredSegment
+from coordinator.jobs import progress_in
+from coordinator.metadata import JobState, StoredSegment
 from coordinator.services import Services
 from coordinator.survey import ShardState
 from coordinator.throttle import Throttle
@@ -40,11 +42,9 @@ class Progress:
     unchecked: int = 0
 
 
-async def progress_of(metadata: Metadata) -> Progress:
-    """Where the job stands, whichever process does it."""
-    states = await metadata.job_states()
-    state = states[ScrubWorker.name].state if ScrubWorker.name in states else {}
-    return Progress(**{name: state[name] for name in Progress.__slots__ if name in state})
+def progress_of(states: Mapping[str, JobState]) -> Progress:
+    """Where the job stands."""
+    return progress_in(states, SCRUB, Progress)
 
 
 class ScrubWorker:
@@ -58,8 +58,9 @@ class ScrubWorker:
         self._throttle, self._interval_s = throttle, interval_s
 
     async def step(self) -> bool:
-        progress = await self._loaded()
-        if not progress.running and not await self._begin(progress):
+        states = await self._metadata.job_states()  # another process may have done the last step
+        progress, wanted = progress_of(states), wanted_passes(states, SCRUB)
+        if not progress.running and not await self._begin(progress, wanted):
             return False
         after = bytes.fromhex(progress.after)
         segments = await self._metadata.segments_after(after, SEGMENTS_AT_ONCE)
@@ -74,13 +75,9 @@ class ScrubWorker:
         await self._metadata.save_job_state(self.name, asdict(progress))
         return progress.running
 
-    async def _loaded(self) -> Progress:
-        """From the database each time: another process may have done the last step."""
-        return await progress_of(self._metadata)
-
-    async def _begin(self, progress: Progress) -> bool:
+    async def _begin(self, progress: Progress, wanted: int) -> bool:
         """Begin a pass if it is time for one."""
-        now_s, wanted = await self._metadata.now_s(), await wanted_passes(self._metadata, self.name)
+        now_s = await self._metadata.now_s()
         if wanted <= progress.served and now_s < progress.began_at_s + self._interval_s:
             return False
         progress.running, progress.began_at_s, progress.served = True, now_s, wanted

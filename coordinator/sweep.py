@@ -24,6 +24,7 @@ from common.ids import MAX_INDEX, ShardAddress
 from common.shards import ShardInfo, ShardMissing
 from common.upkeep import Why
 from coordinator.cluster import Cluster
+from coordinator.jobs import progress_in
 from coordinator.metadata import Metadata
 from coordinator.metadata.sweeping import Listing
 from coordinator.remote_store import RemoteStore
@@ -65,11 +66,11 @@ class SweepWorker:
         if not self._cluster.membership.all_have_reported():
             return False
         states = await self._metadata.job_states()
-        known = states.get(self.name)
-        progress = Progress(**known.state) if known else Progress()
+        progress = progress_in(states, self.name, Progress)
         if not progress.node:
-            wanted = await wanted_passes(self._metadata, self.name)
-            if known and known.age_s < self._every_s and wanted <= progress.served:
+            age_s = states[self.name].age_s if self.name in states else float("inf")
+            wanted = wanted_passes(states, self.name)
+            if age_s < self._every_s and wanted <= progress.served:
                 return False
             progress = self._next_node(replace(progress, served=wanted))
         progress = await self._go_on(progress)

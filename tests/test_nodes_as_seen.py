@@ -198,10 +198,10 @@ async def test_who_can_be_reached_but_is_silent_is_waited_for_until_it_is_lost(
 async def test_a_node_with_an_old_directory_is_swept_soon(membership: Membership) -> None:
     number = await join(membership, 1)
     told = await membership.metadata._read(sessions.epoch)
-    assert await wanted_passes(membership.metadata, "sweep") == 0
+    assert wanted_passes(await membership.metadata.job_states(), "sweep") == 0
     membership.nodes[number].reachable = False  # it was restarted
     await join(membership, 1, instance=f"{2:032x}", epoch=told - 1)
-    assert await wanted_passes(membership.metadata, "sweep") == 1
+    assert wanted_passes(await membership.metadata.job_states(), "sweep") == 1
 
 
 async def test_nodes_known_from_before_are_lost_only_after_a_full_wait(

@@ -1,5 +1,6 @@
 """The sweep: what nothing refers to goes, what is referred to stays, whatever happens meanwhile."""
 
+import asyncio
 import os
 
 import pytest
@@ -171,6 +172,15 @@ async def test_a_pass_may_be_asked_for(metadata: Metadata, nodes: MemoryCluster)
 
     assert await passes() == 1
     assert await passes() == 1
-    await want_pass(metadata, "sweep")
+    asked = await asyncio.gather(*(want_pass(metadata, "sweep") for _ in range(3)))
+    assert sorted(asked) == [1, 2, 3]
     assert await passes() == 2
     assert await passes() == 2
+
+
+async def test_what_another_version_remembers_is_left_out(
+    metadata: Metadata, sweeper: Sweeper
+) -> None:
+    await metadata.save_job_state("sweep", {"passes": 7, "from_the_future": 1})
+    await sweeper.run()
+    assert (await metadata.job_states())["sweep"].state["passes"] == 8

@@ -178,7 +178,7 @@ async def test_a_pass_looks_at_everything_once_and_rests(bed: Bed) -> None:
     bed.lose(fifth, 0)
     worker = scrubber(bed)
     assert await run_pass(worker) == 3
-    progress = await progress_of(bed.coordinator.metadata)
+    progress = progress_of(await bed.coordinator.metadata.job_states())
     assert (progress.running, progress.segments) == (False, 40)
     assert (progress.whole, progress.to_repair, progress.unchecked) == (38, 2, 0)
     assert progress.verified_at_s >= progress.began_at_s > 0
@@ -194,16 +194,16 @@ async def test_a_pass_goes_on_where_another_process_stopped(bed: Bed) -> None:
     for number in range(40):
         await put(bed.http, content(5000, f"goes on {number}"))
     assert await scrubber(bed).step()
-    assert (await progress_of(bed.coordinator.metadata)).segments == 16
+    assert progress_of(await bed.coordinator.metadata.job_states()).segments == 16
     assert await run_pass(scrubber(bed)) == 2
-    assert (await progress_of(bed.coordinator.metadata)).segments == 40
+    assert progress_of(await bed.coordinator.metadata.job_states()).segments == 40
 
 
 async def test_a_pass_that_reached_not_everything_has_not_verified_everything(bed: Bed) -> None:
     await put(bed.http, content(5000, "reached"))
     bed.away(3)
     await run_pass(scrubber(bed))
-    progress = await progress_of(bed.coordinator.metadata)
+    progress = progress_of(await bed.coordinator.metadata.job_states())
     assert (progress.unchecked, progress.verified_at_s) == (1, 0)
 
 
@@ -212,7 +212,7 @@ async def test_what_else_is_wrong_does_not_hide_that_not_everything_was_reached(
     bed.lose((await bed.segments(id_))[0], 0)
     bed.away(3)
     await run_pass(scrubber(bed))
-    progress = await progress_of(bed.coordinator.metadata)
+    progress = progress_of(await bed.coordinator.metadata.job_states())
     assert (progress.to_repair, progress.unchecked, progress.verified_at_s) == (1, 1, 0)
 
 

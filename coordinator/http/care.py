@@ -1,19 +1,20 @@
 """`/-/admin/`: what operators ask of the store, and the checks that they start."""
 
 from dataclasses import asdict
+from typing import Any
 
 from aiohttp import web
 
 from common.errors import BadRequest
 from common.ids import ContentId
 from coordinator.explain import SEGMENTS_AT_ONCE, Explain
+from coordinator.metadata import JobState, Lease
 from coordinator.node_scrubs import NodeScrubs
 from coordinator.risk_report import AFR, ROT_PER_SHARD_YEAR, RiskReport
 from coordinator.scrub import progress_of
 from coordinator.services import Services
 from coordinator.verify import Verify
-from coordinator.wanted import SCRUB, want_pass, wanted_passes
-from coordinator.wanted import SUFFIX as NO_JOB
+from coordinator.wanted import SCRUB, is_job, want_pass, wanted_passes
 
 MAX_DIGITS = 12
 
@@ -46,17 +47,8 @@ class CareHandlers:
         leases = await self._metadata.job_leases()
         states, waiting = await self._metadata.job_states(), await self._metadata.waiting()
         jobs = [
-            {
-                "name": name,
-                "session": leases[name].session if name in leases else None,
-                "epoch": leases[name].epoch if name in leases else None,
-                "held": name in leases and leases[name].left_s >= 0,
-                "age_s": states[name].age_s if name in states else None,
-                "state": (dict(states[name].state) if name in states else {})
-                | ({"waiting": waiting[name]} if name in waiting else {}),
-            }
-            for name in sorted(leases.keys() | states.keys())
-            if not name.endswith(NO_JOB)
+            _job(name, leases.get(name), states.get(name), waiting.get(name))
+            for name in sorted(filter(is_job, leases.keys() | states.keys()))
         ]
         return web.json_response({"jobs": jobs})
 
@@ -73,8 +65,8 @@ class CareHandlers:
 
     async def scrub_status(self, request: web.Request) -> web.Response:
         """How far the scrub of stripes is, and that of each node."""
-        progress = await progress_of(self._metadata)
-        wanted = await wanted_passes(self._metadata, SCRUB)
+        states = await self._metadata.job_states()
+        progress, wanted = progress_of(states), wanted_passes(states, SCRUB)
         nodes = await self._scrubs.states()
         return web.json_response({"stripes": asdict(progress), "wanted": wanted, "nodes": nodes})
 
@@ -84,6 +76,24 @@ class CareHandlers:
         nodes = await self._scrubs.start()
         wanted = await want_pass(self._metadata, SCRUB)
         return web.json_response({"wanted": wanted, "nodes": nodes}, status=202)
+
+
+def _job(
+    name: str, lease: Lease | None, state: JobState | None, waiting: int | None
+) -> dict[str, Any]:
+    """What `jobs` says of one: without a lease nobody ever did it, without a state it has said
+    nothing yet."""
+    said = dict(state.state) if state else {}
+    if waiting is not None:
+        said["waiting"] = waiting
+    return {
+        "name": name,
+        "session": lease and lease.session,
+        "epoch": lease and lease.epoch,
+        "held": lease is not None and lease.left_s >= 0,
+        "age_s": state and state.age_s,
+        "state": said,
+    }
 
 
 def _count(request: web.Request, name: str, default: int) -> int:

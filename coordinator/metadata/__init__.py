@@ -1,5 +1,6 @@
 """The metadata database: the one package of the coordinator that knows peewee and SQL."""
 
+from coordinator.metadata.inspecting import Lease
 from coordinator.metadata.rows import (
     COLLECT,
     OUTBOX,
@@ -28,6 +29,7 @@ __all__ = [
     "IncomingReport",
     "JobState",
     "KnownSegment",
+    "Lease",
     "Manifest",
     "Metadata",
     "NewContent",

@@ -83,13 +83,12 @@ def _look(sql: Sql, session: int, lost_after_s: float, uploads: Sequence[NewCont
     several = {new.id for new in uploads if len(new.segments) > 1}.intersection(ids)
     padded = ids + ids[:1] * ((1 << (len(ids) - 1).bit_length()) - len(ids))
     marks = ",".join("?" * len(padded))
-    found = sql.row(
+    found = sql.only(
         f"SELECT EXISTS ({LIVE_SESSION}), ({GONE_NODES}), "
         f"(SELECT group_concat(hex(id)) FROM content WHERE id IN ({marks})), "
         "(SELECT layouts_forgotten FROM cluster)",
         session, lost_after_s, *padded,
     )  # fmt: skip
-    assert found is not None
     lives, gone, recut, forgotten = found
     cut = {bytes.fromhex(id_) for id_ in recut.split(",")} if recut else set[bytes]()
     return _Known(bool(lives), numbers_in(gone), cut | several, forgotten)

@@ -62,8 +62,7 @@ class _Times:
     def take_over(self, sql: Sql) -> None:
         """From now on the database's clock. The first process after a start of the machine says
         from where it goes on."""
-        found = sql.row("SELECT clock_s, clock_boot, clock_offset_s FROM cluster")
-        assert found is not None
+        found = sql.only("SELECT clock_s, clock_boot, clock_offset_s FROM cluster")
         clock_s, boot, self._offset_s = found
         if boot != self._clock.boot:
             self._offset_s = clock_s - int(self._clock())

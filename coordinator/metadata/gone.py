@@ -27,8 +27,7 @@ GONE_NODES = (
 
 def gone_nodes(sql: Sql, lost_after_s: float) -> frozenset[int]:
     """Those that were removed, and those that have not reported for so long that they are lost."""
-    found = sql.row(GONE_NODES, lost_after_s)
-    assert found is not None
+    found = sql.only(GONE_NODES, lost_after_s)
     return numbers_in(found[0])
 
 

@@ -12,7 +12,7 @@ from coordinator.metadata.explaining import Explained, explained
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import COLLECT, OUTBOX, JobState, StoredSegment
 from coordinator.metadata.sql import Sql
-from coordinator.metadata.verifying import moved, now_s, segments_after, set_verified
+from coordinator.metadata.verifying import moved, segments_after, set_verified
 
 T = TypeVar("T")
 
@@ -80,14 +80,13 @@ def waiting(sql: Sql) -> dict[str, int]:
     """How much there is left to do for the jobs that delete: contents to collect, rows of the
     outbox. It counts in an index."""
     tables = {COLLECT: "collect_queue", OUTBOX: "outbox_delete"}
-    counts = {job: sql.row(f"SELECT count(*) FROM {table}") for job, table in tables.items()}
-    return {job: int(count[0]) for job, count in counts.items() if count}
+    counts = {job: sql.only(f"SELECT count(*) FROM {table}") for job, table in tables.items()}
+    return {job: int(count) for job, (count,) in counts.items()}
 
 
 def cluster_age_s(sql: Sql) -> int:
     """How long ago this database was made."""
-    row = sql.row("SELECT {now} - created_at FROM cluster")
-    assert row is not None
+    row = sql.only("SELECT {now} - created_at FROM cluster")
     return max(0, int(row[0]))
 
 
@@ -152,4 +151,4 @@ class Inspecting(ABC):
 
     async def now_s(self) -> int:
         """The time by the database's clock."""
-        return await self._read(now_s)
+        return await self._read(Sql.now_s)

@@ -17,12 +17,13 @@ def save_job_state(sql: Sql, name: str, state: Mapping[str, Any]) -> None:
     )  # fmt: skip
 
 
-def count_in_job_state(sql: Sql, name: str, **done: int) -> None:
-    """The job has done so much more; to be called where it does it."""
+def count_in_job_state(sql: Sql, name: str, **done: int) -> dict[str, int]:
+    """The job has done so much more; to be called where it does it. The new counts."""
     found = sql.row("SELECT state FROM job_state WHERE name = ?", name)
     state = json.loads(found[0]) if found else {}
     counts = {key: state.get(key, 0) + count for key, count in done.items()}
     save_job_state(sql, name, state | counts)
+    return counts
 
 
 def job_states(sql: Sql) -> dict[str, JobState]:

@@ -47,13 +47,7 @@ class Forbidden:
 
 
 def forbidden(sql: Sql, stored: StoredSegment) -> Forbidden:
-    return Forbidden(pending_deletes(sql, stored), _now_s(sql))
-
-
-def _now_s(sql: Sql) -> int:
-    row = sql.row("SELECT {now}")
-    assert row is not None
-    return int(row[0])
+    return Forbidden(pending_deletes(sql, stored), sql.now_s())
 
 
 def pending_deletes(sql: Sql, stored: StoredSegment) -> Places:
@@ -90,7 +84,7 @@ def switch_layout(
     vain is deleted."""
     now = _layout_now(sql, stored)
     places = Places(moved.items())
-    late = _now_s(sql) - asked_at_s >= UNUSED_S
+    late = sql.now_s() - asked_at_s >= UNUSED_S
     removed = gone_nodes(sql, math.inf) & set(moved.values())
     if late or removed or now != stored.layout or places & pending_deletes(sql, stored):
         in_vain = [(i, node) for i, node in places if now is None or now[i] != node]

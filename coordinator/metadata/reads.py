@@ -107,8 +107,7 @@ def wishes(sql: Sql) -> dict[int, Wish]:
 
 
 def cluster_id(sql: Sql) -> str:
-    row = sql.row("SELECT cluster_id FROM cluster")
-    assert row is not None
+    row = sql.only("SELECT cluster_id FROM cluster")
     return str(row[0])
 
 

@@ -68,21 +68,19 @@ def _due(sql: Sql, survivors: int, limit: int) -> list[Repair]:
 
 def backlog(sql: Sql, k: int, n: int) -> Backlog:
     """Counts in indexes only: the queue may be long."""
-    counts = sql.row(
+    counts = sql.only(
         "SELECT (SELECT count(*) FROM repair_queue), "
         "(SELECT count(*) FROM repair_queue WHERE survivors < ?)",
         k,
     )
-    assert counts is not None
     waiting, waits_for = 0, ""
     for survivors in range(k, n + 1):
-        found = sql.row(
+        found = sql.only(
             "SELECT count(*), (SELECT reason FROM repair_queue WHERE survivors = ? "
             "AND not_before > {now} ORDER BY not_before LIMIT 1) "
             "FROM repair_queue WHERE survivors = ? AND not_before > {now}",
             survivors, survivors,
         )  # fmt: skip
-        assert found is not None
         waiting, waits_for = waiting + found[0], waits_for or found[1] or ""
     return Backlog(counts[0], counts[1], waiting, waits_for)
 

@@ -70,8 +70,7 @@ def live_sessions(sql: Sql) -> set[int]:
 
 def epoch(sql: Sql) -> int:
     """The number of the youngest session, or of its latest renewal."""
-    found = sql.row("SELECT sessions FROM cluster")
-    assert found is not None
+    found = sql.only("SELECT sessions FROM cluster")
     return int(found[0])
 
 
@@ -125,6 +124,5 @@ def allow_deletes(sql: Sql) -> bool:
 
 def deletes_stopped(sql: Sql) -> str:
     """Why nothing may be deleted; empty if it may."""
-    found = sql.row("SELECT deletes_stopped FROM cluster")
-    assert found is not None
+    found = sql.only("SELECT deletes_stopped FROM cluster")
     return str(found[0])

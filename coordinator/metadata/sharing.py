@@ -118,8 +118,7 @@ def reports_since(
 ) -> tuple[int, list[SharedReport]]:
     """The database's time, and the reports since `since_s` of other versions than `known` holds
     by node number."""
-    now = sql.row("SELECT {now}")
-    assert now is not None
+    now_s = sql.now_s()
     rows = sql.rows(
         "SELECT r.node, r.version, r.report, {now} - r.reported_at, "
         "n.node_id, n.name, n.zone, n.wish "
@@ -132,7 +131,7 @@ def reports_since(
         if report is not None:
             row = NodeRow.of([number, *words])
             found.append(SharedReport(row, version, report, max(0, age_s)))
-    return int(now[0]), found
+    return now_s, found
 
 
 def _parsed(text: str) -> NodeReport | None:

@@ -55,6 +55,16 @@ class Sql:
         found: tuple[Any, ...] | None = self._execute(text, values).fetchone()
         return found
 
+    def only(self, text: str, *values: Any) -> tuple[Any, ...]:
+        """The row of a query that always gives one."""
+        found = self.row(text, *values)
+        assert found is not None, text
+        return found
+
+    def now_s(self) -> int:
+        """By the database's clock."""
+        return int(self.only("SELECT {now}")[0])
+
     def _execute(self, text: str, values: tuple[Any, ...]) -> Any:
         database: Any = self.database  # its stubs leave execute_sql untyped
         return database.execute_sql(self._dialect(text), values)

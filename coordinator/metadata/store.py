@@ -198,6 +198,10 @@ class Metadata(Inspecting):
         """What a job must remember, and what it shows of itself: whatever JSON can hold."""
         await self._write(partial(jobs.save_job_state, name=name, state=state))
 
+    async def count_in_job_state(self, name: str, **done: int) -> Mapping[str, int]:
+        """So much more, whoever else counts there at the same time. The new counts."""
+        return await self._write(lambda sql: jobs.count_in_job_state(sql, name, **done))
+
     async def set_wish(self, node: int, wish: Wish) -> None:
         """What the operator wants of a node from now on. Raises Conflict if it was removed, or is
         to be and a segment names it."""

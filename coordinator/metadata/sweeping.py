@@ -196,12 +196,11 @@ def look_at_share(sql: Sql, node: int, listed: int) -> int:
     """How many orphans are noted of a node that was listed as a whole just now, but for those that
     an operator has accepted by allowing deletes again. Deletes are stopped if they are too large a
     share of the `listed` shards."""
-    found = sql.row(
+    found = sql.only(
         "SELECT count(*) FROM orphan WHERE node = ? "
         "AND seen_at > (SELECT deletes_allowed_at FROM cluster)",
         node,
     )
-    assert found is not None
     count = int(found[0])
     if count > FEW_ORPHANS and count * 100 > listed * ORPHANS_PERCENT:
         stop_deletes(

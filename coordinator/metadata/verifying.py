@@ -33,10 +33,3 @@ def set_verified(sql: Sql, segments: Sequence[StoredSegment]) -> None:
             "UPDATE segment SET verified_at = {now} WHERE id = ? AND generation = ?",
             segment.id, signed(segment.generation),
         )  # fmt: skip
-
-
-def now_s(sql: Sql) -> int:
-    """By the database's clock."""
-    row = sql.row("SELECT {now}")
-    assert row is not None
-    return int(row[0])

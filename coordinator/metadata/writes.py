@@ -68,8 +68,7 @@ class Layouts:
 
     def intern(self, layout: tuple[int, ...]) -> int:
         if not self._compared:
-            found = self.sql.row("SELECT layouts_forgotten FROM cluster")
-            assert found is not None
+            found = self.sql.only("SELECT layouts_forgotten FROM cluster")
             self.compare(found[0])
         packed = pack_layout(layout)
         if not self._ids or len(self._ids) >= MAX_LAYOUTS:
@@ -111,8 +110,7 @@ def add_node(sql: Sql, node_id: str, name: str, zone: str) -> NodeRow:
     changed = sql.run("UPDATE node SET name = ?, zone = ? WHERE node_id = ?", name, zone, node_id)
     if not changed:
         sql.run("INSERT INTO node (node_id, name, zone) VALUES (?, ?, ?)", node_id, name, zone)
-    found = sql.row("SELECT number FROM node WHERE node_id = ?", node_id)
-    assert found is not None
+    found = sql.only("SELECT number FROM node WHERE node_id = ?", node_id)
     return NodeRow(int(found[0]), node_id, name, zone)
 
 
@@ -210,12 +208,11 @@ def _is_stored(sql: Sql, segment: StoredSegment) -> bool:
 
 def replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     """Whoever still has the bytes heals all contents that need them."""
-    found = sql.row(
+    found = sql.only(
         "SELECT s.generation, l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
         "WHERE s.id = ?",
         segment.id,
     )
-    assert found is not None
     old = replace(segment, generation=found[0], layout=unpack_layout(found[1]))
     add_deletes(sql, shards_of(old), DeleteReason.DOOMED)
     sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
