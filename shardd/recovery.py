@@ -1,7 +1,7 @@
 """Brings the index up to what the volumes hold, and cuts torn tails. Runs before anything else.
 
-Each volume is read from its checkpoint on (scan.py), and what follows the last valid record is cut.
-Before it is read it is synced: a process that was killed may have left records that so far only
+Each volume is read from its checkpoint on (scan.py), and what follows the last valid record is cut,
+unless the disk could not read it: then it stays, and is read again at the next start. Before it is read it is synced: a process that was killed may have left records that so far only
 the page cache has, and what is found here is served, and built upon.
 
 What stands behind an unreadable header is judged last, against all that is certain (uncertain.py).
@@ -117,7 +117,7 @@ class _Recovery:
         """`volume.end` is the size of its file until here. It is synced even if the index knows all
         of it: a process that was killed may have cut it, which a power loss could undo."""
         start = end = checkpoint or SUPERBLOCK_BYTES
-        has_hole = False
+        has_hole = has_unread_tail = False
         with DirectFile(self._disk, volume.path) as file:
             self._must(file.sync)
             failpoint(Point.TAIL_SYNCED)
@@ -125,10 +125,13 @@ class _Recovery:
                 log.info("%s: reading %d bytes", volume.path, volume.end - start)
                 scan = Scan(volume, Window(file, volume), self._catalog)
                 end = await scan.run(start)
-                self._rotten += [bad for bad in scan.rotten if bad.offset < end]  # or it was torn
+                has_hole, has_unread_tail = scan.has_hole, scan.has_unread_tail
+                kept = volume.end if has_unread_tail else end  # what is behind that was torn
+                self._rotten += [bad for bad in scan.rotten if bad.offset < kept]
                 self._uncertain += scan.uncertain
-                has_hole = scan.has_hole
-        if end != volume.end:
+        if has_unread_tail:
+            log.error("%s: what follows %d cannot all be read", volume.path, end)
+        elif end != volume.end:
             # A negative cut is a record whole but for its padding.
             log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
             self._must(lambda: volume.cut(end))

@@ -30,12 +30,14 @@ _STEP_BYTES = 4 * MIB
 
 class Window:
     """A piece of the file in memory, read in large steps; `size_bytes` is the file's. What the
-    disk cannot read is zeros: rot, and no reason not to start."""
+    disk cannot read is zeros: rot, and no reason not to start. `unreadable_until` is where the last
+    such place ends that was come across."""
 
     def __init__(self, file: DirectFile, volume: Volume) -> None:
         self._file, self._path, self.size_bytes = file, volume.path, volume.end
         self._start, self._data = 0, aligned(PAGE_BYTES)
         self._loaded_bytes = 0
+        self.unreadable_until = 0
 
     async def view(self, offset: int, length: int) -> memoryview:
         """`length` bytes from `offset`, fewer at the end of the file."""
@@ -51,6 +53,7 @@ class Window:
         self._data, self._loaded_bytes = aligned(wanted), wanted
         for bad in self._file.read(memoryview(self._data), self._start):
             log.error("%s: cannot be read at %d", self._path, bad)
+            self.unreadable_until = max(self.unreadable_until, bad + PAGE_BYTES)
 
     async def find(self, needle: bytes, offset: int) -> int:
         """Where `needle` next starts, from `offset` on, else the size of the file."""
@@ -71,7 +74,9 @@ class Scan:
         self._is_large = volume.volume_class is VolumeClass.LARGE
         self.rotten: list[Entry] = []
         self.uncertain: list[Entry] = []  # shards, with the sequence numbers that they state
-        self.has_hole = False  # something without a valid header lies between valid records
+        # Something without a valid header lies between valid records; or what follows the last one
+        # could not be read, and may be records that were acknowledged.
+        self.has_hole = self.has_unread_tail = False
         self._entries: list[Entry] = []
         self._next_sequence = 0
         self._uncertain_until = 0
@@ -102,7 +107,8 @@ class Scan:
                 self._note_rotten(header, offset)
                 offset = after
         await self._hand_over(end, 1)
-        self.has_hole = self._first_bad < end
+        self.has_unread_tail = self._window.unreadable_until > end
+        self.has_hole = self._first_bad < end or self.has_unread_tail
         return end
 
     def _note_rotten(self, header: RecordHeader, offset: int) -> None:

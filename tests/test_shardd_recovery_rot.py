@@ -155,6 +155,31 @@ async def test_a_superblock_that_cannot_be_read_hides_no_record(tmp_path: Path) 
         remove_index(tmp_path / "index.db")
 
 
+@pytest.mark.parametrize("size", [6000, 100 * KIB])
+@pytest.mark.parametrize("place", ["header", "payload"])
+async def test_a_tail_that_cannot_be_read_is_not_cut(tmp_path: Path, size: int, place: str) -> None:
+    """It may be read again one day, and holds what was acknowledged."""
+    shards = [make_shard(size, seed) for seed in range(3)]
+    later = [make_shard(size, seed) for seed in range(3, 6)]
+    await fill(tmp_path, shards[:1], shards[1:])
+    remove_index(tmp_path / "index.db")
+    disk, last = BadSectors(), offsets(shards)[-2]
+    disk.bad.add((volume_name(1), (last & -4096) + (4096 if place == "payload" else 0)))
+    for taken in range(2):
+        async with opened(tmp_path, disk=disk) as store:
+            assert await present(store, shards) == [
+                True,
+                place == "payload" or last % 4096 == 0,
+                False,
+            ]
+            await store.append(later[taken : taken + 1])
+    async with opened(tmp_path) as store:
+        assert await present(store, [*shards, *later]) == [True] * 5 + [False]
+        await store.append(later[2:])
+    async with opened(tmp_path) as store:
+        assert all(await present(store, [*shards, *later]))
+
+
 async def test_a_stray_copy_in_a_volume_of_the_other_class_is_passed_over(tmp_path: Path) -> None:
     """It could not be read from there, and must not win over the record itself."""
     small, large = make_shard(300), make_shard(100 * KIB)
