@@ -121,24 +121,20 @@ class Reader:
             location = (await self._run(lambda: self._catalog.find([key])))[0]
         return location if location is not None and location.live else None
 
-    async def _read_at(self, key: bytes, location: Location) -> RawRecord | None:
+    async def _read_at(self, key: bytes, location: Location) -> RawRecord:
         if location.payload_bytes >= LARGE_PAYLOAD_BYTES:
-            record = await self._read_large(key, location)
-        else:
-            data = memoryview(bytearray(HEADER_BYTES + location.payload_bytes))
-            good = await self._run(lambda: self._fill(key, location, data))
-            record = RawRecord(data) if good else None
-        if record is None:
-            self._suspect(key)
-        return record
+            return await self._read_large(key, location)
+        data = memoryview(bytearray(HEADER_BYTES + location.payload_bytes))
+        await self._run(lambda: self._fill(key, location, data))
+        return RawRecord(data)
 
-    async def _read_large(self, key: bytes, location: Location) -> RawRecord | None:
+    async def _read_large(self, key: bytes, location: Location) -> RawRecord:
         buffer = await self._buffers.acquire(location.payload_bytes)
         data = buffer.record(location.payload_bytes)
         place = buffer.whole(location.payload_bytes)
         reading = asyncio.ensure_future(self._run(lambda: self._fill(key, location, place)))
         try:
-            good = await asyncio.shield(reading)
+            await asyncio.shield(reading)
         except asyncio.CancelledError:
             # A thread still reads into the buffer: it goes back only after that.
             reading.add_done_callback(lambda _: buffer.release())
@@ -146,14 +142,11 @@ class Reader:
         except BaseException:
             buffer.release()
             raise
-        if good:
-            return RawRecord(data, buffer)
-        buffer.release()
-        return None
+        return RawRecord(data, buffer)
 
-    def _fill(self, key: bytes, location: Location, place: memoryview) -> bool:
-        """Read the record, and its padding if there is place, on a thread. False, and logged, if
-        something else stands there. Raises VolumeGone, or Corrupt if the disk cannot read it."""
+    def _fill(self, key: bytes, location: Location, place: memoryview) -> None:
+        """Read the record, and its padding if there is place, on a thread. Raises VolumeGone, or
+        Corrupt, logged, if something else stands there or the disk cannot read it."""
         volume = self._volumes.by_number.get(location.volume)
         address = ShardAddress.from_key(key)
         if volume is None:
@@ -163,10 +156,9 @@ class Reader:
         except OSError as error:
             raise Corrupt(f"{address} cannot be read from {volume.path}: {error}") from None
         data = place[: HEADER_BYTES + location.payload_bytes]
-        if found >= len(data) and _is_of(key, data):
-            return True
-        log.error("bad record: %s is not at %d of %s", address, location.offset, volume.path)
-        return False
+        if found < len(data) or not _is_of(key, data):
+            log.error("bad record: %s is not at %d of %s", address, location.offset, volume.path)
+            raise Corrupt(f"{address} is not where it should be in {volume.path}")
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

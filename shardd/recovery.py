@@ -1,8 +1,9 @@
 """Brings the index up to what the volumes hold, and cuts torn tails. Runs before anything else.
 
 Each volume is read from its checkpoint on (scan.py), and what follows the last valid record is cut,
-unless the disk could not read it: then it stays, and is read again at the next start. Before it is read it is synced: a process that was killed may have left records that so far only
-the page cache has, and what is found here is served, and built upon.
+unless the disk could not read it: then it stays, and is read again at the next start. Before a
+volume is read it is synced: a process that was killed may have left records that so far only the
+page cache has, and what is found here is served, and built upon.
 
 What stands behind an unreadable header is judged last, against all that is certain (uncertain.py).
 """

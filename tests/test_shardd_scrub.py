@@ -130,7 +130,8 @@ async def test_what_a_read_stumbles_over_is_looked_at(tmp_path: Path, seed: int)
         await scrub_all(store)
         (entry,) = store._catalog.entries([shards[seed].address.key])
         flip_one(store, entry, 60)  # of the header
-        assert await held(store, [shards[seed]]) == [False]
+        with pytest.raises(Corrupt, match="is not where it should be"):
+            await store.read([shards[seed].address])
         assert store.upkeep.scrubber.wanted.is_set()
         assert await store.scrub_once()
         assert bad_of(store) == [str(shards[seed].address)]
