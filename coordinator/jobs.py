@@ -6,7 +6,7 @@ Each job runs in one process of the cluster at a time: the one that holds its le
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 P = TypeVar("P", bound="DataclassInstance")
 
 LEASE_S = 15
+AGAIN_S = 1.0
 
 
 class Worker(Protocol):
@@ -33,6 +34,17 @@ class Worker(Protocol):
     async def step(self) -> bool:
         """Do a piece of work. True if there may be more at once. It is cancelled when the lease
         ends, and leaves nothing running."""
+
+
+async def keep_going(name: str, task: Callable[[], Awaitable[None]]) -> None:
+    """Do for ever what should never end. An error that it ends with is a defect: it must be seen,
+    and what the whole process relies on must not be gone for good."""
+    while True:
+        try:
+            await task()
+        except Exception:
+            log.exception("%s: ended with an error, and begins again", name)
+        await asyncio.sleep(AGAIN_S)
 
 
 async def run_worker(worker: Worker, metadata: Metadata, renew_s: float = LEASE_S / 3) -> None:

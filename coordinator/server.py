@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -27,7 +28,7 @@ from coordinator.http.draining import DrainHandlers
 from coordinator.http.errors import errors_as_json
 from coordinator.http.malformed import JsonErrorsRunner
 from coordinator.http.nodes import NodeHandlers
-from coordinator.jobs import Worker, run_worker
+from coordinator.jobs import Worker, keep_going, run_worker
 from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
@@ -104,10 +105,10 @@ class Coordinator:
         self.reads, self.writes = ReadPath(services), WritePath(services)
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
-        self._run_behind("session", self.metadata.keep_session())
-        self._run_behind("reports", self.cluster.membership.follow())
+        self._run_behind("session", self.metadata.keep_session)
+        self._run_behind("reports", self.cluster.membership.follow)
         for worker in self._workers(services):
-            self._run_behind(worker.name, run_worker(worker, self.metadata))
+            self._run_behind(worker.name, partial(run_worker, worker, self.metadata))
         blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
         nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
@@ -131,8 +132,8 @@ class Coordinator:
             ScrubWorker(services, Throttle(config.scrub_bytes_per_s), config.scrub_interval_s),
         ]
 
-    def _run_behind(self, name: str, job: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(job, name=name)
+    def _run_behind(self, name: str, job: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(keep_going(name, job), name=name)
         self._stack.push_async_callback(_end, task)
 
     async def _listen(self, routes: list[web.RouteDef]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import SessionLost
 from common.ids import ContentId
+from coordinator import jobs
 from coordinator.jobs import LEASE_S, run_worker
 from coordinator.metadata import Metadata, NewContent
 from coordinator.metadata.store import SESSION_LEASE_S
@@ -150,3 +151,23 @@ async def test_after_a_rebuild_all_processes_begin_new_sessions(
     assert await b.commit_content(content)
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_what_must_never_end_begins_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jobs, "AGAIN_S", 0)
+    begun, third = [0], asyncio.Event()
+
+    async def defective() -> None:
+        begun[0] += 1
+        if begun[0] == 3:
+            third.set()
+        raise RuntimeError("a defect")
+
+    task = asyncio.create_task(jobs.keep_going("job", defective))
+    await asyncio.wait_for(third.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "job: ended with an error, and begins again" in caplog.text

@@ -1,6 +1,7 @@
 """Turns at writing, among several processes on one database."""
 
 import asyncio
+import errno
 import fcntl
 import sqlite3
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from common.errors import NotOurTurn
-from coordinator.metadata import Metadata
+from coordinator.metadata import Metadata, turns
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.turns import turn
+from tests.metadata_parts import segment, single
 
 ONE, TWO, THREE = (f"{number:032x}" for number in (1, 2, 3))  # instances
 
@@ -86,3 +88,20 @@ def test_a_process_that_dies_loses_its_turn(tmp_path: Path) -> None:
         assert not lock_is_free(f"{path}-turn")
         holder.kill()
     assert take_turn(path)
+
+
+async def test_without_a_file_descriptor_it_is_not_our_turn(
+    metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs behind bears that, and goes on when there are some again."""
+
+    def none_left(path: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(turns, "_open", none_left)
+        with pytest.raises(NotOurTurn, match="Too many open files"):
+            await metadata.commit_content(single(segment(metadata)))
+        with pytest.raises(NotOurTurn):
+            await metadata.take_lease("repair", 15)
+    assert await metadata.commit_content(single(segment(metadata)))

@@ -19,11 +19,24 @@ _ASK_S = 0.0005
 
 @contextmanager
 def turn(path: str) -> Iterator[None]:
-    """Within the block no other process has its turn at the file `path`. Raises NotOurTurn.
+    """Within the block no other process has its turn at the file `path`. Raises NotOurTurn, also
+    if this process has no file descriptor left.
 
     A process that dies loses its turn, since the kernel closes its files.
     """
-    until_s = time.monotonic() + WAIT_S
+    try:
+        room = _enter(path, time.monotonic() + WAIT_S)
+    except OSError as error:
+        why = f"cannot ask for a turn at the metadata database: {error.strerror}"
+        raise NotOurTurn(why) from None
+    try:
+        yield
+    finally:
+        os.close(room)
+
+
+def _enter(path: str, until_s: float) -> int:
+    """The descriptor that holds the turn."""
     room = _open(f"{path}-turn")
     try:
         door = _open(f"{path}-next")
@@ -32,9 +45,10 @@ def turn(path: str) -> Iterator[None]:
             _lock(room, until_s)
         finally:
             os.close(door)
-        yield
-    finally:
+    except BaseException:
         os.close(room)
+        raise
+    return room
 
 
 def _open(path: str) -> int:
