@@ -4,6 +4,9 @@ Every shard says whose it is, and a content of several segments stored its segme
 segment of its own; so everything comes back but names and accounts. Each segment that no list
 mentions becomes a content: deleted contents of one segment whose space was not collected yet
 come back too.
+
+Nothing is deleted meanwhile, so that what nodes have listed is still there when the database comes
+to name it.
 """
 
 import asyncio
@@ -24,6 +27,7 @@ from coordinator.read_path import ReadPath
 log = logging.getLogger(__name__)
 
 BATCH = 500
+REBUILDING = "the metadata is being rebuilt; run it again if that was cut short"
 
 
 @dataclass(slots=True)
@@ -50,6 +54,13 @@ class Rebuild:
 
     async def run(self) -> RebuildReport:
         """Raises NodeUnreachable if a node fails while it lists: half of it would be a lie."""
+        await self._metadata.stop_deletes(REBUILDING)
+        try:
+            return await self._run()
+        finally:
+            await self._metadata.resume_deletes(REBUILDING)
+
+    async def _run(self) -> RebuildReport:
         nodes = sorted(n.number for n in self._cluster.membership.nodes.values() if n.reachable)
         self.report.nodes = len(nodes)
         group: list[tuple[ShardInfo, int]] = []

@@ -1,16 +1,19 @@
 """Rebuilding the metadata from the nodes beside a database that knows something already."""
 
 import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
-from common.errors import Unreadable
+from common.errors import Conflict, Unreadable
 from coordinator.metadata import Metadata
+from coordinator.metadata.restoring import Found
 from coordinator.read_path import ReadPath
 from coordinator.rebuild import Rebuild
 from coordinator.write_path import WritePath
 from tests.memory_cluster import MemoryCluster, Sweeper, get, put
-from tests.metadata_parts import Clock, execute
+from tests.metadata_parts import Clock, execute, segment, seize_lease, single
 
 
 async def rebuild(metadata: Metadata, nodes: MemoryCluster, reads: ReadPath) -> None:
@@ -74,3 +77,99 @@ async def test_what_was_written_again_since_the_backup_is_found(
     await sweeper.outbox()
     for id_, data in contents.items():
         assert await get(reads, id_) == data
+
+
+class _Paused(Rebuild):
+    """Between its listings and its transaction, something else happens."""
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        nodes: MemoryCluster,
+        reads: ReadPath,
+        meanwhile: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(metadata, nodes.cluster, reads)
+        self._meanwhile = meanwhile
+
+    async def _flush(self) -> None:
+        await self._meanwhile()
+        await super()._flush()
+
+
+async def test_nothing_is_deleted_between_its_listings_and_its_transaction(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath], clock: Clock
+) -> None:
+    """What was uploaded again meanwhile was replaced by what was about to be deleted."""
+    writes, reads = ends
+    data, gone, sweeper = os.urandom(100), os.urandom(100), Sweeper(metadata, nodes, clock)
+    id_ = await put(writes, data)
+    for unpinned in (id_, await put(writes, gone)):
+        await metadata.unpin(unpinned)
+    await sweeper.later()
+
+    async def meanwhile() -> None:
+        assert await metadata.collect(10) == 0
+        await sweeper.outbox()
+        assert await put(writes, data) == id_
+
+    await _Paused(metadata, nodes, reads, meanwhile).run()
+    await sweeper.later()
+    assert await metadata.collect(10) == 1
+    await sweeper.outbox()
+    assert await get(reads, id_) == data
+    assert len(nodes.shards()) == 9
+
+
+async def test_a_delete_that_was_on_its_way_stays_in_the_outbox(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath], clock: Clock
+) -> None:
+    """Its node has done it, perhaps after it was listed: the segment is not to come back."""
+    writes, reads = ends
+    await metadata.unpin(await put(writes, b"gone" * 100))
+    sweeper = Sweeper(metadata, nodes, clock)
+    await sweeper.later()
+    assert await metadata.collect(10) == 1
+    await seize_lease(metadata)
+    due = await metadata.due_deletes(1, 10)
+
+    async def meanwhile() -> None:
+        assert not await metadata.finish_deletes(due)
+
+    await _Paused(metadata, nodes, reads, meanwhile).run()
+    assert (await metadata.counts())["segment"] == 0
+    await sweeper.outbox()
+    assert nodes.shards() == set()
+
+
+async def test_one_that_an_operator_overtook_is_refused(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath]
+) -> None:
+    await put(ends[0], b"some")
+
+    async def meanwhile() -> None:
+        await metadata.allow_deletes()
+
+    with pytest.raises(Conflict, match="rebuild it again"):
+        await _Paused(metadata, nodes, ends[1], meanwhile).run()
+
+
+async def test_deletes_that_somebody_else_has_stopped_stay_so(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath]
+) -> None:
+    await rebuild(metadata, nodes, ends[1])
+    assert await metadata.deletes_stopped() == ""
+    await metadata.stop_deletes("an operator looks at something")
+    await rebuild(metadata, nodes, ends[1])
+    assert await metadata.deletes_stopped() == "an operator looks at something"
+
+
+async def test_a_younger_write_is_not_replaced_by_an_older_one(metadata: Metadata) -> None:
+    """The nodes that have it may just not have answered."""
+    older, younger = (segment(metadata) for _ in range(2))
+    older = replace(older, id=younger.id)
+    await metadata.commit_content(single(younger))
+    await metadata.stop_deletes("as a rebuild does")
+    await metadata.restore_segments([Found(older, {older.generation: 9})])
+    found = await metadata.find_segment(younger.id)
+    assert found is not None and found.stored.generation == younger.generation

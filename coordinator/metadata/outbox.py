@@ -15,12 +15,14 @@ from collections.abc import Sequence
 
 from common.ids import SegmentId, ShardAddress
 from coordinator.metadata.jobs import count_in_job_state
+from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     OUTBOX,
     DeleteReason,
     DueDeletes,
     OutboxRow,
     ShardsOnNode,
+    StoredSegment,
 )
 from coordinator.metadata.sessions import MAY_DELETE
 from coordinator.metadata.sql import Sql
@@ -53,6 +55,13 @@ def writes_in_outbox(sql: Sql) -> set[tuple[SegmentId, int]]:
     return {(SegmentId(segment), generation) for segment, generation in rows}
 
 
+def is_in_outbox(sql: Sql, stored: StoredSegment) -> bool:
+    """Whether something of this very write of the segment is to be deleted."""
+    key = (stored.id, signed(stored.generation))
+    found = sql.row("SELECT 1 FROM outbox_delete WHERE segment = ? AND generation = ?", *key)
+    return found is not None
+
+
 def due_deletes(sql: Sql, node: int, session: int, limit: int) -> DueDeletes:
     """What is due on one node, oldest first; nothing while deletes are stopped, nor for a session
     that does not hold the lease. One statement, so that rows and epoch belong together."""
@@ -78,12 +87,13 @@ def _addresses(segment: bytes, generation: int, indexes: bytes) -> tuple[ShardAd
 
 def finish_deletes(sql: Sql, done: DueDeletes, session: int) -> bool:
     """The node has answered. False, and all of them stay, if the lease has changed hands since
-    they were read: then it is for the later holder to finish them.
+    they were read: then it is for the later holder to finish them; or if deletes were stopped
+    meanwhile: whoever did that must see what may be gone.
 
     The same holder may have sent them twice, if the first answer did not come in time: while the
     segment lives, the places are not to be used for a while.
     """
-    if not sql.row(f"{_HELD} AND epoch <= ?", session, done.epoch):
+    if not sql.row(f"{_HELD} AND epoch <= ? AND {MAY_DELETE}", session, done.epoch):
         return False
     sql.run("DELETE FROM deleted_place WHERE until <= {now}")
     counts = {"deleted": 0, "quarantined": 0}

@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from common.errors import Conflict
 from common.ids import SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
+from coordinator.metadata.outbox import is_in_outbox
 from coordinator.metadata.rows import GENERATION_COUNTER_BITS, StoredSegment
+from coordinator.metadata.sessions import deletes_stopped
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
@@ -26,16 +29,23 @@ class Found:
     held: Mapping[int, int]
 
     def is_better_than(self, generation: int) -> bool:
-        """Whether it can be read, and that generation of the same bytes cannot."""
-        k = self.segment.k
-        return self.held[self.segment.generation] >= k > self.held.get(generation, 0)
+        """Whether it can be read, and that generation of the same bytes, an older one, cannot. A
+        younger one was written after the nodes were asked, or they did not all answer."""
+        k, ours = self.segment.k, self.segment.generation
+        return ours > generation and self.held[ours] >= k > self.held.get(generation, 0)
 
 
 def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> None:
     """Insert those that are not known, or whose known generation cannot be read any more: a backup
-    names what was deleted since, and perhaps written again. Sessions to come get numbers above
-    those found."""
+    names what was deleted since, and perhaps written again. Passed over are those of which
+    something is about to be deleted. Sessions to come get numbers above those found.
+
+    Raises Conflict unless deletes are stopped, as they must be since the nodes were asked."""
+    if not deletes_stopped(sql):
+        raise Conflict("deletes were allowed while the metadata was rebuilt: rebuild it again")
     for each in found:
+        if is_in_outbox(sql, each.segment):
+            continue
         if not insert_segment(sql, layouts, each.segment):
             known = sql.row("SELECT generation FROM segment WHERE id = ?", each.segment.id)
             if known is not None and each.is_better_than(known[0]):

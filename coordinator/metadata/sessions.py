@@ -122,6 +122,11 @@ def allow_deletes(sql: Sql) -> bool:
     return allowed > 0
 
 
+def resume_deletes(sql: Sql, reason: str) -> None:
+    """Go on, if that was why they were stopped. Nothing is said of orphans."""
+    sql.run("UPDATE cluster SET deletes_stopped = '' WHERE deletes_stopped = ?", reason)
+
+
 def deletes_stopped(sql: Sql) -> str:
     """Why nothing may be deleted; empty if it may."""
     found = sql.only("SELECT deletes_stopped FROM cluster")

@@ -217,6 +217,10 @@ class Metadata(Inspecting):
         """Until an operator allows them. The first reason stays."""
         await self._write(partial(sessions.stop_deletes, reason=reason))
 
+    async def resume_deletes(self, reason: str) -> None:
+        """Go on, if that was why they were stopped."""
+        await self._write(partial(sessions.resume_deletes, reason=reason))
+
     async def allow_deletes(self) -> bool:
         """Whether they were stopped."""
         return await self._write(sessions.allow_deletes)
