@@ -2,7 +2,8 @@
 
 from unittest.mock import patch
 
-from coordinator.metadata import sessions
+from coordinator.metadata import sessions, sharing
+from coordinator.metadata.sql import Sql
 from tests.torture import backups
 
 
@@ -11,6 +12,9 @@ def test_a_restored_backup_deletes_nothing() -> None:
 
 
 def test_a_database_that_does_not_see_its_age_is_found_out() -> None:
-    with patch.object(sessions, "stop_deletes", lambda sql, reason: None):
+    def unaware(sql: Sql, node: int, known: int, told: int) -> tuple[int, bool]:
+        return sessions.epoch(sql), False
+
+    with patch.object(sharing, "tell_epoch", unaware):
         outcome = backups.main(scale=0.005, seed=1)
     assert any("no alarm" in violation for violation in outcome.violations)
