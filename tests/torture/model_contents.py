@@ -57,6 +57,12 @@ def lists_in(database: Path) -> set[bytes]:
         return {bytes(id_) for (id_,) in rows}
 
 
+def pinned_in(database: Path) -> set[bytes]:
+    """The ids of all contents that are visible."""
+    with closing(sqlite3.connect(database)) as connection:
+        return {bytes(id_) for (id_,) in connection.execute("SELECT content FROM pin")}
+
+
 def known_bad(database: Path, segment: StoredSegment) -> int:
     """The shards that the database knows to be bad, as a mask."""
     with closing(sqlite3.connect(database)) as connection:

@@ -58,6 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.drained: set[int] = set()
         self.removed: set[int] = set()  # nodes that an operator has taken out for good
         self.doubtful: set[int] = set()  # contents that a backup has brought back, but perhaps not
+        self.pieces: set[bytes] = set()  # of unfinished uploads, which a rebuild took for contents
         self.run(self.store.start())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -332,7 +333,7 @@ class StoreMachine(RuleBasedStateMachine):
     def nothing_is_left_over(self) -> None:
         """Neither segments in the database nor shards on nodes."""
         referred = shards_in(self.store.database)
-        needed = lists_in(self.store.database) | self.run(self.segments())
+        needed = lists_in(self.store.database) | self.run(self.segments()) | self.pieces
         assert {bytes(address.segment) for _, address in referred} == needed
         for number in self.members:
             held = {(number, info.address) for info in self.run(self.store.nodes[number].shards())}

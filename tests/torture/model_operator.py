@@ -13,7 +13,7 @@ from hypothesis.stateful import precondition, rule
 from common.errors import Conflict
 from coordinator.metadata import Wish
 from coordinator.rebuild import Rebuild
-from tests.torture.model_contents import IDS
+from tests.torture.model_contents import IDS, pinned_in
 from tests.torture.model_machine import StoreMachine, fronts, nodes
 from tests.torture.one_process import SEGMENT_BYTES
 
@@ -108,4 +108,5 @@ class OperatedMachine(StoreMachine):
         front = self.store.fronts[0]
         assert "older than the nodes" in self.run(front.metadata.deletes_stopped())
         self.run(Rebuild(front.metadata, front.cluster, front.reads).run())
+        self.pieces = pinned_in(self.store.database) - {bytes(id_) for id_ in IDS}
         self.run(self.store.pass_time(1))
