@@ -112,7 +112,7 @@ def _bracketed(host: str) -> str:
 
 
 async def serve(node: Node, stop: asyncio.Event) -> None:
-    """Join, say so, and heartbeat until `stop`."""
+    """Join, say so, and heartbeat until `stop`. Raises as Heartbeat.join and Heartbeat.run."""
     stopping = asyncio.create_task(stop.wait())
     living = asyncio.create_task(_join_and_beat(node))
     try:

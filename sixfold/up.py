@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 from common.errors import Conflict, Unavailable
 from sixfold.answers import ClusterStat
+from sixfold.client import Client
 from sixfold.console import Console, aligned
 from sixfold.joining import until_joined
 from sixfold.local import PRIVATE_DIR, LocalCluster, LocalDirectory, ServerProcess
 from sixfold.processes import (
     START_S,
     StartedServer,
-    ending,
     servers_in,
     start_server,
     stop_all,
@@ -112,6 +112,7 @@ class _Up:
     async def serve(self) -> None:
         """Starts everything, says `ready`, and watches until it is cancelled."""
         coordinator = await self._start_coordinator()
+        await self._leave_out_removed(coordinator.url)
         nodes = [self._start_node(name, coordinator.url) for name in self._names]
         await until_ready(nodes)
         cluster = await self._until_joined(coordinator.url)
@@ -141,6 +142,19 @@ class _Up:
         port = urlsplit(server.process.url).port
         return replace(server.process, argv=[*server.process.argv[:-1], str(port)])
 
+    async def _leave_out_removed(self, url: str) -> None:
+        """Of the names that are to be started, those whose data is that of a removed node."""
+        async with Client(url) as client:
+            nodes = (await client.nodes()).nodes
+        removed = {node.node_id for node in nodes if node.state == "removed"}
+        for name in list(self._names):
+            if self._directory.node_id(name) in removed:
+                self._names.remove(name)
+                self._console.note(
+                    f"{name} was removed from the cluster and is not started: its data directory "
+                    f"{self._directory.data(name)} may be deleted"
+                )
+
     def _start_node(self, name: str, coordinator_url: str) -> StartedServer:
         ports = ["--port", "0", "--data-port", "0"]
         return self._start(
@@ -164,7 +178,7 @@ class _Up:
                 server.ready()  # raises for one that has ended
 
         try:
-            return await until_joined(url, self._names, START_S, check)
+            return await until_joined(url, lambda: self._names, START_S, check)
         except TimeoutError as error:
             raise Unavailable(
                 f"{error} after {START_S:.0f} s; see {self._directory.logs}"
@@ -187,8 +201,8 @@ class _Up:
     async def _watch(self) -> None:
         watched = list(self._started)
         while True:
-            for server in [one for one in watched if one.child.poll() is not None]:
-                watched.remove(server)
-                process, what = server.process, ending(server.child.returncode)
-                self._console.note(f"{process.name} (pid {process.pid}) {what}")
+            for server, end in [(server, server.end()) for server in watched]:
+                if end is not None:
+                    watched.remove(server)
+                    self._console.note(f"{server} (pid {server.process.pid}) {end}")
             await asyncio.sleep(WATCH_S)
