@@ -37,8 +37,7 @@ class Node:
         """Returns as a member. Raises as Heartbeat.join."""
         await self.heartbeat.join()
         self.http.joined = True
-        identity = self.directory.identity
-        log.info("joined cluster %s as node %d", identity.cluster_id, identity.number)
+        log.info("joined cluster %s", self.directory.identity.cluster_id)
 
 
 @asynccontextmanager
