@@ -31,7 +31,7 @@ from coordinator.throttle import Throttle
 log = logging.getLogger(__name__)
 
 # Also when no node has changed: an upload that began before may end after the search.
-SEARCH_AGAIN_S, SEARCH_AGAIN_DRAINING_S = 3_600.0, 60.0
+SEARCH_AGAIN_S, SEARCH_AGAIN_DRAINING_S = 600.0, 60.0
 SEGMENTS_AT_ONCE = 32
 WOKEN = 10_000  # segments that waited, when a node has come or gone
 STRIPES_AT_ONCE_BYTES = 32 * MIB
@@ -216,11 +216,16 @@ class RepairWorker:
             log.warning("segment %s could not be mended: %s", stored.id, error)
             await self._postpone(repair, None, str(error))
             return None
+        except Exception as error:  # a defect: it must be seen, and must not hold up the others
+            log.exception("segment %s could not be mended", stored.id)
+            await self._postpone(repair, None, f"a defect: {error!r}")
+            return None
         if mended.superseded:
             return mended  # the next step sees it as it is then
         if mended.is_whole:
             whole = replace(stored, layout=mended.layout)
-            await self._mending.set_whole(whole, verified=mended.written_bytes == 0)
+            was_good = mended.written_bytes == 0
+            await self._mending.set_whole(whole, repair.survivors, verified=was_good)
             return mended
         if mended.hopeless and repair.survivors >= stored.k:
             log.error("segment %s: %s", stored.id, mended.reason)
