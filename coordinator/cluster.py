@@ -40,6 +40,7 @@ class Cluster:
             metadata, clock, config.suspect_after_s, config.lost_after_s, self._connect
         )
         self._stores: dict[int, RemoteStore] = {}
+        self.on_loss: Callable[[], None] = lambda: None  # called when a node is out of reach
 
     async def close(self) -> None:
         await asyncio.gather(*(store.link.close() for store in self._stores.values()))
@@ -97,6 +98,8 @@ class Cluster:
 
         def on_change(up: bool) -> None:
             node.reachable = up
+            if not up:
+                self.on_loss()
 
         link = Link(
             report.name,

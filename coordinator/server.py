@@ -106,8 +106,9 @@ class Coordinator:
         self.reads, self.writes = ReadPath(services), WritePath(services)
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
-        settling = Settling(self.cluster.membership)
-        on_exit(_end, asyncio.create_task(settling.run(), name="settling"))
+        settling = Settling(self.cluster.membership, DATA_SHARDS)
+        self.cluster.on_loss = settling.look
+        on_exit(settling.close)
         self._run_behind("session", self.metadata.keep_session)
         self._run_behind("reports", self.cluster.membership.follow)
         for worker in self._workers(services):

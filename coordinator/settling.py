@@ -1,11 +1,13 @@
-"""A coordinator that has just begun waits a moment for the nodes that it knows.
+"""Waits a moment for nodes that come back, before uploads are placed without them.
 
-They come back one by one, within a heartbeat. An upload that did not wait for them would put
-several shards on each of the few that are there already; and of bytes that are stored it would find
-too few shards, and put others, which lie worse, in their place.
+When a coordinator has begun, nodes come back one by one, within a heartbeat. When it was paused, or
+cut off for a moment, the lanes to many nodes break at once, and are soon there again. An upload
+that did not wait for them would put several shards on each of the few that are there; and of bytes
+that are stored it would find too few shards, and put others, which lie worse, in their place.
 """
 
 import asyncio
+from collections.abc import Iterable
 
 from common.membership import HEARTBEAT_S
 from coordinator.membership import Membership
@@ -16,12 +18,14 @@ _LOOK_S = 0.02
 
 
 class Settling:
-    """Over when all nodes are back that reported before they would have been lost, or after
-    `SETTLE_S`. To be made when membership has been loaded."""
+    """Over when all nodes are back that are awaited, or after `SETTLE_S`. At first those are
+    awaited that reported before they would have been lost. To be made when membership has been
+    loaded."""
 
-    def __init__(self, membership: Membership) -> None:
-        self._members, self._over = membership, asyncio.Event()
-        self._awaited = [node for node in membership.nodes.values() if self._may_come(node)]
+    def __init__(self, membership: Membership, k: int) -> None:
+        self._members, self._k = membership, k
+        self._over = asyncio.Event()
+        self._begin(filter(self._may_come, membership.nodes.values()))
 
     @property
     def is_over(self) -> bool:
@@ -30,10 +34,25 @@ class Settling:
     async def wait(self) -> None:
         await self._over.wait()
 
-    async def run(self) -> None:
-        """To the end."""
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def look(self) -> None:
+        """A node has gone out of reach. If that leaves too few to read anything, those are awaited
+        that were there a moment ago."""
+        nodes = self._members.nodes.values()
+        if self.is_over and sum(node.reachable for node in nodes) < self._k:
+            since_s = self._members.clock() - SETTLE_S
+            self._over.clear()
+            self._begin(node for node in nodes if node.reached_at_s > since_s)
+
+    def _begin(self, awaited: Iterable[Node]) -> None:
+        self._task = asyncio.create_task(self._run(list(awaited)), name="settling")
+
+    async def _run(self, awaited: list[Node]) -> None:
         for _ in range(round(SETTLE_S / _LOOK_S)):
-            if all(map(self._is_back, self._awaited)):
+            if all(map(self._is_back, awaited)):
                 break
             await asyncio.sleep(_LOOK_S)
         self._over.set()

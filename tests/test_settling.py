@@ -84,3 +84,33 @@ async def test_nobody_waits_for_nodes_that_are_lost_or_removed(
         tmp_path, nodes=0, jobs=False, suspect_after_s=1, lost_after_s=DOWN_S
     ) as bed:
         assert (await put(bed, data))[0] == 503
+
+
+async def test_uploads_wait_when_most_nodes_have_just_gone(tmp_path: Path) -> None:
+    """As after a pause of the machine: the lanes are there again in a moment."""
+    async with memory_bed(tmp_path, jobs=False) as bed:
+        assert await put(bed, b"stored" * 1000) == (201, "9/9; survives=3")
+        await bed.cluster.membership.look()
+        assert await is_ready(bed)
+        bed.away(5, 6, 7)
+        bed.cluster.on_loss()
+        assert await is_ready(bed)
+        bed.away(4, 5, 6, 7)
+        bed.cluster.on_loss()
+        storing = asyncio.create_task(put(bed, b"stored" * 1000))
+        assert not await is_ready(bed)
+        assert not storing.done()
+        bed.away()
+        assert await storing == (200, "9/9; survives=3")
+
+
+async def test_what_has_been_away_for_longer_is_not_awaited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with memory_bed(tmp_path, jobs=False) as bed:
+        monkeypatch.setattr(settling, "SETTLE_S", DOWN_S)
+        await bed.cluster.membership.look()
+        bed.away(4, 5, 6, 7)
+        bed.clock.now_s += DOWN_S + 1
+        bed.cluster.on_loss()
+        assert await put(bed, b"new" * 1000) == (201, "9/9; survives=1")
