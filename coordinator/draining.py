@@ -49,13 +49,17 @@ class Draining:
         self._members = services.cluster.membership
 
     async def plan(self, node: Node) -> DrainPlan:
-        """What is still to be moved from a node."""
-        segments = moved_bytes = 0
+        """What is still to be moved from a node. The room for what others have to give away is
+        not free."""
+        segments = moved_bytes = promised_bytes = 0
+        leaving = set(filter(self._members.is_leaving, self._members.nodes)) - {node.number}
         async for load in self._metadata.mending.all_layout_loads():
+            promised_bytes += load.shard_bytes * sum(map(leaving.__contains__, load.layout))
             if count := load.layout.count(node.number):
                 segments += load.segments
                 moved_bytes += count * load.shard_bytes
         others = [t for t in self._members.targets(0).values() if t.number != node.number]
+        free_bytes = sum(self._members.free_bytes(target.number) for target in others)
         nodes, zones = self._spread(others)
         k, rate = self._services.codec.k, self._services.config.repair_bytes_per_s
         return DrainPlan(
@@ -65,7 +69,7 @@ class Draining:
             bytes=moved_bytes,
             left_s=round(moved_bytes * k / rate, 1),
             others=len(others),
-            free_bytes=sum(self._members.free_bytes(target.number) for target in others),
+            free_bytes=max(0, free_bytes - promised_bytes),
             survives=survives(nodes, k),
             survives_zones=survives(zones, k),
         )

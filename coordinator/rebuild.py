@@ -71,7 +71,8 @@ class Rebuild:
             await self._metadata.resume_deletes(REBUILDING)
 
     async def _run(self) -> RebuildReport:
-        nodes = sorted(n.number for n in self._cluster.membership.nodes.values() if n.reachable)
+        members = self._cluster.membership
+        nodes = sorted(filter(members.is_readable, members.nodes))
         self.report.nodes = len(nodes)
         group: list[tuple[ShardInfo, int]] = []
         doomed = await self._metadata.writes_in_outbox()

@@ -262,3 +262,16 @@ async def test_a_node_that_was_lost_meanwhile_is_not_forgotten(metadata: Metadat
     await metadata.mending.set_whole(repair.stored, repair.survivors, verified=True)
     assert await metadata.queued_by_survivors() == {8: 1}
     assert await verified_at(metadata, stored) == 0
+
+
+async def test_what_was_seen_before_shards_were_moved_is_not_noted(metadata: Metadata) -> None:
+    stored = segment(metadata)
+    await metadata.commit_content(single(stored))
+    await metadata.queue_repair(replace(notice(stored, 0), bad=Places()))
+    (repair,) = await metadata.mending.due_repairs(range(10), 1)
+    asked_at_s = (await metadata.mending.forbidden(stored)).asked_at_s
+    assert await metadata.mending.switch_layout(stored, {4: 11}, asked_at_s)
+    four_is_gone = Seen(good=mask_of({*range(9)} - {4}), bad=mask_of([4]))
+    await metadata.mending.postpone(repair.stored, four_is_gone, "it was then", 5)
+    assert await known_bad(metadata, stored) == 0
+    assert await metadata.queued_by_survivors() == {9: 1}
