@@ -35,6 +35,8 @@ class Settling:
         await self._over.wait()
 
     async def close(self) -> None:
+        """Nothing is awaited any more: the nodes go one by one."""
+        self._over.clear()
         self._task.cancel()
         await asyncio.wait([self._task])
 
