@@ -34,6 +34,7 @@ class Membership:
     suspect_after_s: float
     lost_after_s: float
     on_report: Callable[[Node], None] = lambda node: None
+    on_removed: Callable[[int], None] = lambda number: None
     nodes: dict[int, Node] = field(default_factory=dict)
     _loaded: Mapping[int, int] = field(default_factory=dict)  # versions of reports, at start
     _looked_s: int = 0  # when it last looked, by the database's clock
@@ -92,6 +93,8 @@ class Membership:
         wishes = await self.metadata.wishes()
         for number, node in self.nodes.items():
             self.wish_changed(number, wishes.get(number, Wish.ACTIVE))
+            if node.row.wish is Wish.REMOVED:
+                self.on_removed(number)
             if node.reachable:
                 node.reached_at_s = self.clock()
             self._tell(node)
