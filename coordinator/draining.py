@@ -54,9 +54,11 @@ class Draining:
         self._members = services.cluster.membership
 
     async def plan(self, node: Node) -> DrainPlan:
-        """What is still to be moved from a node."""
-        segments, moved_bytes = await self._load(node.number)
+        """What is still to be moved from a node. The room for what others have to give away is
+        not free."""
+        segments, moved_bytes, promised_bytes = await self._loads(node.number)
         others = [t for t in self._members.targets(0).values() if t.number != node.number]
+        free_bytes = sum(self._members.free_bytes(target.number) for target in others)
         nodes, zones = self._spread(others)
         k, rate = self._services.codec.k, self._services.config.repair_bytes_per_s
         wishes = await self._metadata.wishes()  # that of another process counts at once, too
@@ -71,19 +73,22 @@ class Draining:
             bytes=moved_bytes,
             left_s=round(moved_bytes * k / rate, 1),
             others=len(others),
-            free_bytes=sum(self._members.free_bytes(target.number) for target in others),
+            free_bytes=max(0, free_bytes - promised_bytes),
             survives=survives(nodes, k),
             survives_zones=survives(zones, k),
         )
 
-    async def _load(self, number: int) -> tuple[int, int]:
-        """How many segments have shards on that node, and the bytes of these shards."""
-        segments = shard_bytes = 0
+    async def _loads(self, number: int) -> tuple[int, int, int]:
+        """How many segments have shards on that node, the bytes of these shards, and those of the
+        shards on other nodes that are to be left."""
+        segments = moved_bytes = promised_bytes = 0
+        leaving = set(filter(self._members.is_leaving, self._members.nodes)) - {number}
         async for load in self._metadata.mending.all_layout_loads():
+            promised_bytes += load.shard_bytes * sum(map(leaving.__contains__, load.layout))
             if count := load.layout.count(number):
                 segments += load.segments
-                shard_bytes += count * load.shard_bytes
-        return segments, shard_bytes
+                moved_bytes += count * load.shard_bytes
+        return segments, moved_bytes, promised_bytes
 
     def _spread(self, others: Sequence[Target]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """How repair would place a segment on these nodes: the layout, and the same with each

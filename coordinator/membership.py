@@ -34,6 +34,7 @@ class Membership:
     suspect_after_s: float
     lost_after_s: float
     on_report: Callable[[Node], None] = lambda node: None
+    on_removed: Callable[[int], None] = lambda number: None
     nodes: dict[int, Node] = field(default_factory=dict)
     _loaded: Mapping[int, int] = field(default_factory=dict)  # versions of reports, at start
     _looked_s: int = 0  # when it last looked, by the database's clock
@@ -92,6 +93,8 @@ class Membership:
         wishes = await self.metadata.wishes()
         for number, node in self.nodes.items():
             self.wish_changed(number, wishes.get(number, Wish.ACTIVE))
+            if node.row.wish is Wish.REMOVED:
+                self.on_removed(number)
             if node.reachable:
                 node.reached_at_s = self.clock()
             self._tell(node)
@@ -248,9 +251,7 @@ class Membership:
 
     def find(self, name: str) -> Node:
         """The node of that name or id; of a name that was given again, the one that is still a
-        member. Never of that number: whoever says 3 may mean node-3, which can be another.
-
-        Raises NotFound, or Conflict if two are."""
+        member. Never by number: 3 need not be node-3. Raises NotFound, Conflict if two are."""
         found = [node for node in self.nodes.values() if name in (node.row.name, node.row.node_id)]
         if not found:
             raise NotFound(f"no node is called {name!r}: sixfold nodes shows their whole names")

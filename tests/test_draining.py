@@ -120,6 +120,22 @@ async def test_a_drain_that_would_fill_the_other_nodes_is_refused(store: Store) 
     assert plan["bytes"] > plan["free_bytes"] == 80_000
 
 
+async def test_two_drains_that_do_not_fit_together_are_not_both_begun(store: Store) -> None:
+    """The first has moved nothing yet when the second is asked for."""
+    await filled(store)
+    front = store.fronts[0]
+    nodes = front.cluster.membership.nodes
+    need_bytes = (await front.draining.plan(nodes[1])).bytes
+    for node in nodes.values():
+        assert node.report is not None
+        node.report, node.sent_bytes = replace(node.report, free_bytes=need_bytes // 5), 0
+    first = await front.draining.drain("node-1", force=True, dry_run=False)
+    with pytest.raises(Conflict, match="no room"):
+        await front.draining.drain("node-2", force=True, dry_run=False)
+    second = await front.draining.drain("node-2", force=True, dry_run=True)
+    assert second["free_bytes"] == need_bytes // 5 * 7 - first["bytes"]
+
+
 async def test_what_is_stored_on_a_drained_node_by_who_did_not_know_is_moved_too(
     store: Store,
 ) -> None:
