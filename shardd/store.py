@@ -69,7 +69,8 @@ class VolumeStore:
         self._reserve_bytes, self._capacity_bytes = limits.reserve_bytes, 0
         parts = StoreParts(
             directory, disk, volumes, catalog,
-            self._written, self._make_read_only, self.append, self.read_raw,
+            self._written, self._make_read_only, lambda: self.failure, self.append, self.read_raw,
+            limits.reserve_bytes,
         )  # fmt: skip
         tight_bytes = limits.reserve_bytes + volumes.volume_bytes
         self.upkeep = Upkeep(parts, limits.upkeep, tight_bytes, clocks)
