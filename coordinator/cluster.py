@@ -53,7 +53,7 @@ class Cluster:
         """Raises NodeUnreachable for a node that has not reported since this process began."""
         store = self._stores.get(number)
         if store is None:
-            raise NodeUnreachable(f"node {number} has not been heard of")
+            raise NodeUnreachable(f"{self.node_name(number)} has not been heard of")
         return store
 
     def place(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> Placement:

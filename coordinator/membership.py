@@ -115,7 +115,9 @@ class Membership:
     def _heard(self, row: NodeRow, version: int, report: NodeReport, age_s: float) -> Node:
         node = self.nodes.get(row.number)
         if node is None:
-            log.info("node %d is %s (%s) in zone %s", row.number, row.name, row.node_id, row.zone)
+            log.info(
+                "%s is %s in zone %s, %d in layouts", row.name, row.node_id, row.zone, row.number
+            )
             node = self.nodes[row.number] = Node(row, reached_at_s=self.clock())
         if node.version >= version:
             return node  # a younger one came by the other way meanwhile
@@ -248,18 +250,17 @@ class Membership:
             node.row = replace(node.row, wish=wish)
 
     def find(self, name: str) -> Node:
-        """The node of that name, number or id; of a name that was given again, the one that is
-        still a member. Raises NotFound, or Conflict if two are."""
-        found = [
-            node
-            for node in self.nodes.values()
-            if name in (node.row.name, str(node.number), node.row.node_id)
-        ]
+        """The node of that name or id; of a name that was given again, the one that is still a
+        member. Never of that number: whoever says 3 may mean node-3, which can be another.
+
+        Raises NotFound, or Conflict if two are."""
+        found = [node for node in self.nodes.values() if name in (node.row.name, node.row.node_id)]
         if not found:
-            raise NotFound(f"there is no node {name!r}")
+            raise NotFound(f"no node is called {name!r}: sixfold nodes shows their whole names")
         found = [node for node in found if node.row.wish is not Wish.REMOVED] or found
         if len(found) > 1:
-            raise Conflict(f"{len(found)} nodes are called {name!r}: use the number or the id")
+            ids = ", ".join(node.row.node_id for node in found)
+            raise Conflict(f"{len(found)} nodes are called {name!r}: use the id, of {ids}")
         return found[0]
 
     def has_reported(self, number: int) -> bool:

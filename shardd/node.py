@@ -37,8 +37,7 @@ class Node:
         """Returns as a member. Raises as Heartbeat.join."""
         await self.heartbeat.join()
         self.http.joined = True
-        identity = self.directory.identity
-        log.info("joined cluster %s as node %d", identity.cluster_id, identity.number)
+        log.info("joined cluster %s", self.directory.identity.cluster_id)
 
 
 @asynccontextmanager
@@ -112,7 +111,7 @@ def _bracketed(host: str) -> str:
 
 
 async def serve(node: Node, stop: asyncio.Event) -> None:
-    """Join, say so, and heartbeat until `stop`."""
+    """Join, say so, and heartbeat until `stop`. Raises as Heartbeat.join and Heartbeat.run."""
     stopping = asyncio.create_task(stop.wait())
     living = asyncio.create_task(_join_and_beat(node))
     try:

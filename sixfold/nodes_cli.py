@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 nodes_app = typer.Typer()
 
 WATCH_S = 2.0
-Name = Annotated[str, typer.Argument(metavar="NODE", help="Its name, number or id")]
+Name = Annotated[str, typer.Argument(metavar="NODE", help="Its name, or its id")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what it would mean")]
 Force = Annotated[bool, typer.Option("--force", help="Even if shards must share nodes then")]
 GiveUp = Annotated[bool, typer.Option("--force", help="Even if it has shards of no segment")]

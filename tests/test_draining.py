@@ -41,22 +41,22 @@ async def test_what_a_drained_node_cannot_give_is_rebuilt(store: Store) -> None:
     await store.kill(3)
     await front.work("repair")
     assert await segments_on(front, 3) > 0  # without the operator's word it is waited for
-    await front.draining.drain("3", force=True, dry_run=False)
+    await front.draining.drain("node-3", force=True, dry_run=False)
     await front.work("repair")
     assert await segments_on(front, 3) == 0
     await check(store, contents, survives=2)
-    await front.draining.remove("3")
+    await front.draining.remove("node-3")
 
 
 async def test_every_process_knows_of_a_wish_though_the_node_is_silent(store: Store) -> None:
     contents = await filled(store)
     first, second = store.fronts
     await store.kill(3)
-    await first.draining.drain("3", force=True, dry_run=False)
+    await first.draining.drain("node-3", force=True, dry_run=False)
     await second.cluster.membership.look()
     await second.work("repair")
     await check(store, contents, survives=2)
-    await first.draining.remove("3")
+    await first.draining.remove("node-3")
     await second.cluster.membership.look()
     removed = second.cluster.membership.nodes[3]
     assert second.cluster.membership.state(removed) is NodeState.REMOVED
@@ -64,11 +64,11 @@ async def test_every_process_knows_of_a_wish_though_the_node_is_silent(store: St
 
 async def test_a_removed_node_stays_removed_whatever_a_process_believes(store: Store) -> None:
     first, second = store.fronts
-    await first.draining.drain("3", force=True, dry_run=False)
-    await first.draining.remove("3")
+    await first.draining.drain("node-3", force=True, dry_run=False)
+    await first.draining.remove("node-3")
     for again in (
-        second.draining.undrain("3"),
-        second.draining.drain("3", force=True, dry_run=False),
+        second.draining.undrain("node-3"),
+        second.draining.drain("node-3", force=True, dry_run=False),
         second.metadata.set_wish(3, Wish.ACTIVE),
     ):
         with pytest.raises(Conflict, match="removed for good"):
@@ -84,8 +84,8 @@ async def test_a_drain_that_would_fill_the_other_nodes_is_refused(store: Store) 
             assert node.report is not None
             node.report, node.sent_bytes = replace(node.report, free_bytes=10_000), 0
     with pytest.raises(Conflict, match="no room"):
-        await front.draining.drain("3", force=True, dry_run=False)
-    plan = await front.draining.drain("3", force=False, dry_run=True)
+        await front.draining.drain("node-3", force=True, dry_run=False)
+    plan = await front.draining.drain("node-3", force=False, dry_run=True)
     assert plan["bytes"] > plan["free_bytes"] == 80_000
 
 
@@ -109,7 +109,7 @@ async def test_what_is_stored_on_a_drained_node_by_who_did_not_know_is_moved_too
     store: Store,
 ) -> None:
     first, second = store.fronts
-    await first.draining.drain("3", force=True, dry_run=False)
+    await first.draining.drain("node-3", force=True, dry_run=False)
     await first.work("repair")
     contents = await filled(store)
     assert await segments_on(second, 3) == 0
@@ -121,7 +121,7 @@ async def test_what_is_stored_on_a_drained_node_by_who_did_not_know_is_moved_too
     await check(store, contents, survives=2)
     await first.work("outbox")
     await store.pass_time(2)
-    await first.draining.remove("3")
+    await first.draining.remove("node-3")
 
 
 async def test_repair_does_not_wait_once_a_node_is_back(store: Store) -> None:
@@ -162,12 +162,12 @@ async def slow_upload(front: Front) -> tuple[Callable[[], None], "asyncio.Task[S
 async def take_away(store: Store, number: int) -> None:
     """As an operator does who takes no refusal."""
     draining = store.fronts[0].draining
-    await draining.drain(str(number), force=True, dry_run=False)
+    await draining.drain(f"node-{number}", force=True, dry_run=False)
     await store.fronts[0].work("repair")
     await store.pass_time(2)
     with pytest.raises(Conflict, match="still has 1 shards"):
-        await draining.remove(str(number))
-    await draining.remove(str(number), force=True)
+        await draining.remove(f"node-{number}")
+    await draining.remove(f"node-{number}", force=True)
     await store.kill(number)
 
 
