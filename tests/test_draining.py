@@ -98,10 +98,10 @@ async def test_two_drains_that_do_not_fit_together_are_not_both_begun(store: Sto
     for node in nodes.values():
         assert node.report is not None
         node.report, node.sent_bytes = replace(node.report, free_bytes=need_bytes // 5), 0
-    first = await front.draining.drain("1", force=True, dry_run=False)
+    first = await front.draining.drain("node-1", force=True, dry_run=False)
     with pytest.raises(Conflict, match="no room"):
-        await front.draining.drain("2", force=True, dry_run=False)
-    second = await front.draining.drain("2", force=True, dry_run=True)
+        await front.draining.drain("node-2", force=True, dry_run=False)
+    second = await front.draining.drain("node-2", force=True, dry_run=True)
     assert second["free_bytes"] == need_bytes // 5 * 7 - first["bytes"]
 
 
