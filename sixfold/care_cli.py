@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.errors import Corrupt
 from common.ids import ContentId
+from sixfold.care_errors import not_looked_at, not_whole
 from sixfold.care_words import (
     durability_lines,
     explain_lines,
@@ -63,7 +63,7 @@ def verify(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = Fa
             said = await client.verify(ContentId.parse(id_))
             console.result(said, *verify_lines(said))
             if not said["whole"]:
-                raise Corrupt(f"{id_} is not whole")
+                raise not_whole(said)
 
         return await console.each(ids, verify_one)
 
@@ -83,18 +83,18 @@ def scrub(
     console = globals_of(context).console(as_json)
 
     async def scrub_now(client: "Client") -> int:
-        asked = NOTHING_ASKED if status else await client.start_scrub()
+        begun = None if status else await client.start_scrub()
         said = await client.scrub_status()
+        asked = begun or {"wanted": said["wanted"], "nodes": []}
         while wait and not _is_through(said, asked):
             await asyncio.sleep(LOOK_S)
             said = await patiently(console, client.scrub_status)
         console.result(said, *scrub_lines(said))
+        if wait and (missed := not_looked_at(said, asked)):
+            raise missed
         return 0
 
     return with_client(context, url, scrub_now)
-
-
-NOTHING_ASKED: dict[str, Any] = {"wanted": 0, "nodes": []}
 
 
 def _is_through(said: dict[str, Any], asked: dict[str, Any]) -> bool:

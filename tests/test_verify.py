@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from common.errors import Corrupt, Unavailable
 from common.hashing import blake3_digest
 from common.ids import ContentId
 from common.shards import ShardRecord
@@ -15,10 +16,11 @@ from coordinator.repair import RepairWorker
 from coordinator.scrub import ScrubWorker, progress_of
 from coordinator.throttle import Throttle
 from coordinator.wanted import want_pass
+from sixfold.care_errors import not_looked_at, not_whole
 from sixfold.care_words import scrub_lines, verify_lines
 from sixfold.client import Client
 from tests.blobs import UNKNOWN, content, get, put
-from tests.local_cluster import LocalCluster, run_sixfold
+from tests.local_cluster import LocalCluster, local_cluster, run_sixfold, sixfold
 from tests.reports import report_of
 from tests.whole_path import Bed, memory_bed
 
@@ -79,6 +81,7 @@ async def test_parity_that_no_read_would_look_at_is_found(bed: Bed) -> None:
     assert times[1] == 0
     assert min(times[0], *times[2:]) > 0
     assert "in the repair queue" in "\n".join(verify_lines(said))
+    assert not_whole(said).exit_code == Corrupt.exit_code
 
 
 async def test_what_verify_finds_repair_heals_in_its_place(bed: Bed) -> None:
@@ -104,6 +107,7 @@ async def test_what_cannot_be_reached_is_neither_good_nor_to_repair(bed: Bed) ->
     assert (said["whole"], said["id_is_right"], said["bad"][0]["queued"]) == (False, True, False)
     assert await queued(bed) == {}
     assert await verified_at(bed, id_) == [0]
+    assert not_whole(said).exit_code == Unavailable.exit_code
 
 
 async def test_with_four_gone_nothing_can_be_said_of_the_bytes(bed: Bed) -> None:
@@ -134,6 +138,7 @@ async def test_shards_that_match_their_checksums_but_not_each_other_are_found(be
     assert said["bad"][0]["disagrees"] == "the shards do not belong together"
     assert await queued(bed) == {0: 1}
     assert await verified_at(bed, id_) == [0]
+    assert "wrong bytes" in str(not_whole(said))
     assert await get(bed.http, id_) == content(4096, "disagree")
 
 
@@ -231,6 +236,16 @@ async def test_a_pass_can_be_asked_for(bed: Bed) -> None:
     assert [node.get("passes") for node in asked["nodes"]] == [*[0] * 8, None]
     assert [node.get("passes") for node in said["nodes"]] == [*[1] * 8, None]
     assert said["nodes"][8]["error"] == "node 9 is away"
+    assert str(not_looked_at(said, asked)) == (
+        "not everything was looked at: of 1 of 1 segments some shards could not be reached; "
+        "node-9: node 9 is away"
+    )
+    said["stripes"]["unchecked"] = 0
+    assert not_looked_at(said, {"nodes": []})
+    said["nodes"].pop()
+    assert not_looked_at(said, asked)  # what did not begin a pass did not end it
+    assert not not_looked_at(said, {"nodes": []})
+    said["nodes"].append({"name": "node-9", "error": "node 9 is away"})
     lines = scrub_lines(said)
     assert "no pass runs" in lines[0]
     assert lines[-1].split()[:4] == ["node-9", "node", "9", "is"]
@@ -290,3 +305,24 @@ def test_the_commands(cluster: LocalCluster, tmp_path: Path) -> None:
     assert "no pass runs" in lines[0]
     assert [line.split()[2] for line in lines[-9:]] == ["done"] * 9
     assert "all verified" in run_sixfold("scrub", "--status", "--url", cluster.url)
+
+
+def test_the_commands_tell_what_they_did_not_get_at(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content(20_000, "away"))
+    with local_cluster(tmp_path / "cluster", 4) as cluster:
+        id_ = run_sixfold("put", str(path), "--url", cluster.url).split()[0]
+        cluster.kill("node-2")
+        cluster.wait_for("suspect", "node-2")
+        verified = sixfold("verify", id_, "--url", cluster.url)
+        assert (verified.returncode, verified.stderr) == (
+            8, f"sixfold: {id_} is not whole: there are shards that cannot be had\n",
+        )  # fmt: skip
+        scrubbed = sixfold("scrub", "--wait", "--url", cluster.url)
+        assert scrubbed.returncode == 8
+        assert scrubbed.stderr.startswith(
+            "sixfold: not everything was looked at: of 1 of 1 segments some shards could not be "
+            "reached; node-2: "
+        )
+        status = sixfold("scrub", "--status", "--url", cluster.url)
+        assert (status.returncode, status.stderr) == (0, "")
