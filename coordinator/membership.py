@@ -251,9 +251,7 @@ class Membership:
 
     def find(self, name: str) -> Node:
         """The node of that name or id; of a name that was given again, the one that is still a
-        member. Never of that number: whoever says 3 may mean node-3, which can be another.
-
-        Raises NotFound, or Conflict if two are."""
+        member. Never by number: 3 need not be node-3. Raises NotFound, Conflict if two are."""
         found = [node for node in self.nodes.values() if name in (node.row.name, node.row.node_id)]
         if not found:
             raise NotFound(f"no node is called {name!r}: sixfold nodes shows their whole names")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +20,8 @@ from shardd.lanes import LaneServer
 from shardd.store import VolumeStore
 
 log = logging.getLogger(__name__)
+
+MAX_INTERVAL_S = 1 << 40  # a setting may say never
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class _Reporter:
             epoch=identity.epoch,
             bad_shards=upkeep.quarantine.bad_shards,
             verified_at=upkeep.scrubber.verified_at,
+            scrub_interval_s=math.ceil(min(self._config.scrub_interval_s, MAX_INTERVAL_S)),
         )
 
 

@@ -13,6 +13,7 @@ from coordinator.metadata import Wish
 from coordinator.node import NodeState
 from coordinator.repair import SEARCH_AGAIN_DRAINING_S
 from coordinator.write_upload import Stored
+from sixfold.nodes_cli import _left
 from tests.test_repair import check, filled
 from tests.torture.one_process import SEGMENT_BYTES, Front, Store
 
@@ -74,6 +75,36 @@ async def test_a_removed_node_stays_removed_whatever_a_process_believes(store: S
         with pytest.raises(Conflict, match="removed for good"):
             await again
     assert [n.number for n in await first.metadata.nodes() if n.wish is Wish.REMOVED] == [3]
+
+
+async def test_a_wish_that_another_process_has_noted_is_told_at_once(store: Store) -> None:
+    """Else a drain that is waited for would seem to be taken back."""
+    first, second = store.fronts
+    for wish, begin in ((Wish.DRAINING, first.draining.drain("node-3", True, False)),
+                        (Wish.ACTIVE, first.draining.undrain("node-3"))):  # fmt: skip
+        await begin
+        plan = await second.draining.drain("node-3", force=True, dry_run=True)
+        assert plan["wish"] == wish
+    await first.draining.drain("node-3", True, False)
+    await first.draining.remove("node-3")
+    with pytest.raises(Conflict, match="node-3 was removed for good"):
+        await second.draining.drain("node-3", force=True, dry_run=True)
+
+
+async def test_what_a_drained_node_keeps_as_deletes_are_stopped_is_told(store: Store) -> None:
+    await filled(store)
+    front = store.fronts[0]
+    await front.metadata.stop_deletes("a look at it")
+    await front.draining.drain("node-3", force=True, dry_run=False)
+    await front.work("repair")
+    await store.pass_time(2)
+    plan = await front.draining.drain("node-3", force=True, dry_run=True)
+    shards = len(await store.nodes[3].shards())
+    assert (plan["state"], plan["segments"], plan["shards"]) == ("draining", 0, shards)
+    assert _left(plan) == (
+        f"0 segments left, 0 B; {shards} shards are to be deleted on it; but deletes are stopped: "
+        "a look at it"
+    )
 
 
 async def test_a_drain_that_would_fill_the_other_nodes_is_refused(store: Store) -> None:
