@@ -8,6 +8,7 @@ A deleted shard keeps a row, marked not live: so the latest sequence number wins
 recovery reads first. `buried` lists the dead records that the volumes still hold (usage.py).
 """
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ import peewee
 from common.errors import Unavailable
 from shardd.entries import Entry, Location
 from shardd.usage import Changes, Standing, VolumeUse, changes_of
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SCHEMA_VERSION = 2
@@ -213,8 +216,9 @@ class IndexFile:
             return int(_fetch(self._querying, query, [volume])[0][0])
 
     def forget(self, volume: int) -> None:
-        """Remove all that is known of a volume, durably: its file goes next, and an index that
-        still knew it would have to be made anew. Raises Unavailable if a live shard is left."""
+        """Remove all that is known of a volume, durably if it can be: its file goes next, and an
+        index that still knew it would have to be made anew. Raises Unavailable if that cannot be
+        done, or if a live shard is left; then nothing is removed."""
         with self._write_lock, self._query_lock, self._explained("written"):
             with self._writing.atomic():
                 query = "SELECT count(*) FROM record WHERE live = 1 AND volume = ?"
@@ -222,8 +226,17 @@ class IndexFile:
                     raise Unavailable(f"volume {volume} still holds {left} live shards")
                 for table in ("record", "buried", "volume_use", "checkpoint"):
                     _fetch(self._writing, f"DELETE FROM {table} WHERE volume = ?", [volume])
-            _fetch(self._writing, "PRAGMA incremental_vacuum")
-            _fetch(self._writing, "PRAGMA wal_checkpoint(TRUNCATE)")
+            for pragma in ("incremental_vacuum", "wal_checkpoint(TRUNCATE)"):
+                self._tidy(f"PRAGMA {pragma}")
+
+    def _tidy(self, statement: str) -> None:
+        """What was forgotten before is forgotten, whatever becomes of this: if the caller kept the
+        file now, its records would count as buried nowhere, and their tombstones as not needed."""
+        try:
+            with self._explained("made smaller"):
+                _fetch(self._writing, statement)
+        except Unavailable as error:
+            log.warning("%s", error)
 
     @contextmanager
     def _explained(self, action: str) -> Iterator[None]:

@@ -10,7 +10,6 @@ is in service; such files are deleted at start.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -35,10 +34,11 @@ class Quarantine:
         self,
         parts: StoreParts,
         rot_found: Callable[[], None],
-        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
-        """`rot_found` is called for each record that has been found rotten."""
-        self._parts, self._rot_found, self._clock = parts, rot_found, wall_clock
+        """`rot_found` is called for each record that has been found rotten. What is kept is aged
+        by `clock`, which nobody may be able to set (clock.py)."""
+        self._parts, self._rot_found, self._clock = parts, rot_found, clock
         self._folder = QuarantineFolder(parts.directory, parts.disk, parts.fail)
         self._kept: dict[ShardAddress, Quarantined] = {}
         self._rot: set[ShardAddress] = set()

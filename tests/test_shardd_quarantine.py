@@ -11,12 +11,12 @@ from common.shards import ShardRecord
 from common.units import KIB, MIB
 from shardd.group import Move, WriteJob
 from shardd.store import StoreLimits, VolumeStore
-from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
 from tests.disks.faulty import EIO, faulty
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
+    NodeTime,
     addresses_of,
     append_all,
     check,
@@ -107,21 +107,21 @@ async def test_rot_is_not_restored(tmp_path: Path) -> None:
 
 
 async def test_orphans_go_by_themselves_and_rot_does_not(tmp_path: Path) -> None:
-    now_s = 5000.0
-    async with opened(tmp_path, clocks=Clocks(wall_s=lambda: now_s)) as store:
+    time = NodeTime(5000.0)
+    async with opened(tmp_path, clocks=time.clocks) as store:
         await store.append(SHARDS)
         await set_aside(store, ORPHANS[:2])
-        now_s = 5600.0
+        time.true_s = 5600.0
         await set_aside(store, ORPHANS[2:])
         rotten = live_entries(store)[0]
         flip_one(store, rotten, 129)
         while await store.scrub_once():
             pass
         assert await store.upkeep.quarantine.expire(1000) == 0
-        now_s = 6000.0
+        time.true_s = 6000.0
         assert await store.upkeep.quarantine.expire(1000) == 2
-        now_s = 9000.0
-    async with opened(tmp_path, clocks=Clocks(wall_s=lambda: now_s)) as store:
+        time.true_s = 9000.0
+    async with opened(tmp_path, clocks=time.clocks) as store:
         store.upkeep._limits = UpkeepLimits(quarantine_s=1000)
         assert not await store.upkeep._expire()  # nobody has said that deletes are allowed
         assert len(kept(store)) == 4

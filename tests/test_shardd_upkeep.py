@@ -13,6 +13,7 @@ from common.settings import make_settings
 from common.units import GIB, MIB
 from shardd import upkeep
 from shardd.config import Config
+from shardd.entries import Entry
 from shardd.store import StoreLimits
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
@@ -21,6 +22,7 @@ from tests.bad_sectors import BadSectors
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
+    NodeTime,
     addresses_of,
     append_all,
     check,
@@ -49,8 +51,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_node_looks_after_itself(tmp_path: Path) -> None:
-    now_s, shards = 10_000.0, shards_of(range(60))
-    async with opened(tmp_path, LIMITS, clocks=Clocks(wall_s=lambda: now_s)) as store:
+    time, shards = NodeTime(), shards_of(range(60))
+    async with opened(tmp_path, LIMITS, clocks=time.clocks) as store:
         await append_all(store, shards)
         flip_one(store, live_entries(store)[0], 140)
         bad = live_entries(store)[0].info.address
@@ -63,7 +65,7 @@ async def test_a_node_looks_after_itself(tmp_path: Path) -> None:
         await until(lambda: store._volumes.used_bytes < before / 2)
         await check(store, rest[50:], rest[:50])
         assert len(store.upkeep.quarantine.page(None, 10)) == 4
-        now_s += 100
+        time.true_s += 100
         store.upkeep.may_drop = lambda: True  # a coordinator says that deletes are allowed
         await until(lambda: len(store.upkeep.quarantine.page(None, 10)) == 1)
 
@@ -114,6 +116,46 @@ async def test_it_stops_in_the_middle(tmp_path: Path) -> None:
         assert report.scanned_bytes > 0
         assert await store.compact_once()
         await check(store, shards[12:], shards[:12])
+
+
+async def test_scrub_does_not_spin_over_a_volume_that_is_gone(tmp_path: Path) -> None:
+    """Nobody has compacted it: somebody has deleted the directory."""
+    async with opened(tmp_path, LIMITS) as store:
+        await append_all(store, shards_of(range(8)))
+        (entry, *_) = live_entries(store)
+        (tmp_path / "volumes" / volume_name(entry.volume)).unlink()
+        store.upkeep.scrubber.start()
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                await store.scrub_once()
+        store.upkeep.scrubber.suspect(entry.key)
+        with pytest.raises(FileNotFoundError):
+            await store.scrub_once()
+
+
+async def test_scrub_goes_on_when_its_volume_is_compacted(tmp_path: Path) -> None:
+    """Between the look at the index and the opening of the file."""
+    shards, loop = [make_shard(70_000, seed) for seed in range(12)], asyncio.get_running_loop()
+    async with opened(tmp_path, LIMITS) as store:
+        await append_all(store, shards)
+        await store.delete(addresses_of(shards[1:8]))
+        catalog, live_in = store._catalog, store._catalog.live_in
+
+        def live_in_and_compact(volume: int, after: int, limit: int) -> list[Entry]:
+            catalog.live_in = live_in  # type: ignore[method-assign]
+            found = live_in(volume, after, limit)
+            while asyncio.run_coroutine_threadsafe(store.compact_once(), loop).result():
+                pass
+            return found
+
+        catalog.live_in = live_in_and_compact  # type: ignore[method-assign]
+        store.upkeep.scrubber.start()
+        await store.scrub_once()
+        assert 1 not in store._volumes.by_number
+        while store.upkeep.scrub_report().running:
+            await store.scrub_once()
+        await check(store, shards[:1] + shards[8:], shards[1:8])
+        assert store.upkeep.scrub_report().bad == 0
 
 
 @pytest.mark.parametrize("size", [600, 6000, 70_000])
