@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from common.errors import NotFound
 from common.ids import ContentId
 from sixfold.answers import json_of
 from sixfold.transfer import Silence
@@ -41,16 +42,15 @@ class AdminClient(ABC):
     async def drain(self, node: str, force: bool, dry_run: bool) -> dict[str, Any]:
         """Move everything away from a node; what that means, which a dry run only tells."""
         query = f"force={int(force)}&dry_run={int(dry_run)}"
-        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/drain?{query}")
+        return await self._asked("POST", f"{_path_of(node)}/drain?{query}")
 
     async def undrain(self, node: str) -> dict[str, Any]:
         """Take a node back into service."""
-        return await self._asked("POST", f"/-/admin/nodes/{quote(node, safe='')}/undrain")
+        return await self._asked("POST", f"{_path_of(node)}/undrain")
 
     async def remove(self, node: str, force: bool = False) -> dict[str, Any]:
         """Forget a node for good; `force` also if it has shards that no segment names."""
-        path = f"/-/admin/nodes/{quote(node, safe='')}/remove"
-        return await self._asked("POST", f"{path}?force={int(force)}")
+        return await self._asked("POST", f"{_path_of(node)}/remove?force={int(force)}")
 
     async def stop_deletes(self, reason: str) -> dict[str, Any]:
         """Delete nothing on nodes any more; the reason that stands."""
@@ -88,3 +88,9 @@ class AdminClient(ABC):
         async with self._request(method, path, silence, **options) as response:
             said: dict[str, Any] = await json_of(response)
             return said
+
+
+def _path_of(node: str) -> str:
+    if node in ("", ".", ".."):  # which a URL does not keep
+        raise NotFound(f"no node is called {node!r}")
+    return f"/-/admin/nodes/{quote(node, safe='')}"

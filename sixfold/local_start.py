@@ -35,6 +35,7 @@ async def start_again(
 def _start(directory: LocalDirectory, name: str) -> StartedServer:
     """As `sixfold up` did. Raises Conflict if it runs, or if no `sixfold up` is there to end it
     one day."""
+    directory.read()  # else there is nothing that could be edited
     with directory.editing():
         cluster = directory.read()
         process = cluster.find(name)

@@ -100,6 +100,13 @@ async def test_put_stdin_from_a_file(cli: Cli, tmp_path: Path) -> None:
     assert out.split()[0].decode() == id_of(DATA)
 
 
+@pytest.mark.parametrize("name", ["", ".", ".."])
+async def test_a_name_that_is_no_part_of_a_url_is_no_node(cli: Cli, name: str) -> None:
+    for command in (["drain"], ["undrain"], ["remove"]):
+        done = await cli(*command, name)
+        assert (done.exit_code, done.err) == (3, f"sixfold: no node is called {name!r}\n")
+
+
 async def test_put_goes_on_after_an_error(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(DATA)
     done = await cli("put", "missing", ".", "file")

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -102,15 +103,19 @@ def test_a_cluster_whose_coordinator_was_away(tmp_path: Path) -> None:
         assert alone.returncode == 0
         assert "node-1, node-2 will join when it is back" in alone.stderr
         cluster.local("start", "coordinator")
-        assert ready(cluster) == {
+        cluster.wait_until(lambda: readiness(cluster)["ready"] is True)  # it waits for node-4
+        assert readiness(cluster) == {
             "ready": True, "nodes_active": 3, "nodes_readable": 3, "deletes_stopped": "",
         }  # fmt: skip
         cluster.local("kill", "coordinator", "3")
         cluster.local("start", "4", "coordinator", "3")
-        assert ready(cluster)["nodes_active"] == 4
+        assert readiness(cluster)["nodes_active"] == 4
 
 
-def ready(cluster: LocalCluster) -> dict[str, object]:
-    with urlopen(f"{cluster.url}/-/ready") as answer:
-        said: dict[str, object] = json.load(answer)
+def readiness(cluster: LocalCluster) -> dict[str, object]:
+    try:
+        with urlopen(f"{cluster.url}/-/ready") as answer:
+            said: dict[str, object] = json.load(answer)
+    except HTTPError as error:
+        said = json.load(error)
     return said

@@ -239,7 +239,7 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path, below: str) -> None:
     path = f"{tmp_path}/file{below}"
     done = sixfold("up", "--dir", path, "--port", "0")
     assert (done.returncode, done.stderr) == (2, f"sixfold: --dir {path}: Not a directory\n")
-    for command in (["status"], ["kill", "1"]):
+    for command in (["status"], ["kill", "1"], ["start", "1"]):
         done = sixfold("local", *command, "--dir", path)
         assert done.returncode == 3
         assert "no local cluster runs in" in done.stderr
