@@ -48,6 +48,7 @@ from tests.stores import SECRET
 from tests.torture.storage_node import StorageNode
 
 NODES = range(1, 10)
+ONE_ZONE = ["default"] * len(NODES)
 COORDINATORS = 2
 SEGMENT_BYTES = 390 * KIB  # shards of full segments are large ones, all others small ones
 GRACE_S = 600
@@ -178,9 +179,13 @@ class Front:
 class Store:
     """The nodes, and the coordinators before them. Started by `start`, ended by `close`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, zones: Sequence[str] = ONE_ZONE) -> None:
+        """A node in each of `zones`."""
         self.clock = Clock()
-        self.nodes = {number: StorageNode(number, directory / f"node-{number}") for number in NODES}
+        self.nodes = {
+            number: StorageNode(number, directory / f"node-{number}", zone)
+            for number, zone in enumerate(zones, 1)
+        }
         config = Config(
             data=str(directory / "coordinator"),
             secret_file="",
@@ -195,7 +200,7 @@ class Store:
 
     async def start(self) -> None:
         await self.start_fronts()
-        for number in NODES:
+        for number in self.nodes:
             await self.restart(number)
 
     async def start_fronts(self) -> None:

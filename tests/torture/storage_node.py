@@ -38,8 +38,8 @@ class StorageNode:
     """`store` is None while it is down. One that is `cut_off` reports but cannot be reached; one
     that is `mute` does not report."""
 
-    def __init__(self, number: int, path: Path) -> None:
-        self.number, self.path = number, path
+    def __init__(self, number: int, path: Path, zone: str = "default") -> None:
+        self.number, self.path, self.zone = number, path, zone
         self.store: VolumeStore | None = None
         self.cut_off = self.mute = False
         self.starts = 0
@@ -65,7 +65,7 @@ class StorageNode:
         stat, identity = await self.store.stat(), self.directory.identity
         return report_of(
             self.number, instance=f"{self.number:016x}{self.starts:016x}",
-            cluster_id=identity.cluster_id, epoch=identity.epoch,
+            zone=self.zone, cluster_id=identity.cluster_id, epoch=identity.epoch,
             capacity_bytes=stat.capacity_bytes, used_bytes=stat.used_bytes,
             free_bytes=stat.free_bytes, shards=stat.shards, failure=stat.failure,
             detached=stat.detached, bad_shards=self.store.upkeep.quarantine.bad_shards,

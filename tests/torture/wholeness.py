@@ -1,5 +1,6 @@
 """What must hold of a store (one_process.py) once repair has nothing left to do."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 
 from common.ids import ContentId
@@ -38,6 +39,8 @@ async def faults(store: Store, contents: Mapping[ContentId, bytes]) -> AsyncIter
 
 async def _faults_of(store: Store, segment: StoredSegment) -> AsyncIterator[str]:
     used = set(segment.layout)
+    if _crowds_a_zone(store, segment):
+        yield f"too many in a zone for no need: {segment.layout} on nodes {store.up}"
     if NO_NODE in used or len(used) < min(segment.n, len(store.up)):
         yield f"not spread as it could be: {segment.layout} on nodes {store.up}"
     for index, number in enumerate(segment.layout):
@@ -50,6 +53,14 @@ async def _faults_of(store: Store, segment: StoredSegment) -> AsyncIterator[str]
             yield f"shard {index} on node {number} is missing or bad"
         elif record.info.checksum != segment.checksum(index):
             yield f"shard {index} on node {number} is not what the metadata says"
+
+
+def _crowds_a_zone(store: Store, segment: StoredSegment) -> bool:
+    """Whether one has more shards than may be lost while another could take some of them."""
+    zones = Counter(store.nodes[number].zone for number in segment.layout if number != NO_NODE)
+    tolerated = segment.n - segment.k
+    roomy = {store.nodes[n].zone for n in store.up if n not in segment.layout}
+    return max(zones.values()) > tolerated and any(zones[zone] < tolerated for zone in roomy)
 
 
 async def left_behind(store: Store) -> list[str]:
