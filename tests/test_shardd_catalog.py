@@ -2,13 +2,14 @@
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from common.errors import Unavailable
 from common.record import RecordHeader, RecordKind
+from shardd import index
 from shardd.catalog import Catalog
 from shardd.entries import Entry, Location
 from shardd.index import IndexDamaged
@@ -172,3 +173,63 @@ def test_the_recent_map_keeps_what_is_used() -> None:
         assert len(recent) <= 100
     assert recent.get(b"999") == 999
     assert recent.get(b"0") is None
+
+
+def test_what_is_read_before_a_flush_is_not_remembered_after_it(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard moves while a reader asks SQLite where it is: the old place must not stick."""
+    catalog.apply([entry(1, 1, offset=4096)], {}, 2)
+    forget(catalog)
+    find = catalog._file.find
+
+    def find_and_move(keys: Sequence[bytes]) -> dict[bytes, Location]:
+        found = find(keys)
+        catalog.apply([entry(1, 2, volume=2, offset=8192)], {}, 3)
+        catalog.flush()
+        return found
+
+    monkeypatch.setattr(catalog._file, "find", find_and_move)
+    assert where(catalog, 1) in (Location(1, 4096, 10, True), Location(2, 8192, 10, True))
+    monkeypatch.undo()
+    moved = Location(2, 8192, 10, True)
+    assert catalog.recall(entry(1, 0).key) in (None, moved)
+    assert where(catalog, 1) == moved
+
+
+def test_what_comes_during_a_flush_that_fails_goes_before_it(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.apply([entry(1, 1, offset=4096)], {1: 5000, 2: 6000}, 2)
+    write = catalog._file.write
+
+    def fail_meanwhile(*_: object) -> None:
+        catalog.apply([entry(1, 2, live=False, offset=5000)], {1: 5128}, 3)
+        raise Unavailable("planned")
+
+    monkeypatch.setattr(catalog._file, "write", fail_meanwhile)
+    with pytest.raises(Unavailable):
+        catalog.flush()
+    monkeypatch.setattr(catalog._file, "write", write)
+    catalog.flush()
+    assert catalog.checkpoints() == {1: 5128, 2: 6000}
+    assert (where(catalog, 1), catalog.live()) == (None, 0)
+
+
+def test_rows_cannot_be_lost_while_their_checkpoint_stays(catalog: Catalog) -> None:
+    """With less than NORMAL (1) SQLite does not sync its log before it copies out of it."""
+    for database in (catalog._file._writing, catalog._file._querying):
+        assert index._fetch(database, "PRAGMA synchronous") == [(1,)]
+        assert index._fetch(database, "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_what_is_forgotten_of_a_volume_is_durable(catalog: Catalog, tmp_path: Path) -> None:
+    """Its file goes next: all is in the index file itself, synced, and not in SQLite's log."""
+    catalog.apply([entry(1, 1), entry(2, 2, volume=2)], {1: 5000, 2: 5000}, 3)
+    catalog.apply([entry(1, 3, volume=2)], {}, 4)
+    catalog.forget(1)
+    assert (tmp_path / "index.db-wal").stat().st_size == 0
+    (tmp_path / "copy.db").write_bytes((tmp_path / "index.db").read_bytes())
+    copy = Catalog(tmp_path / "copy.db", NODE)
+    assert copy.checkpoints() == {2: 5000}
+    copy.close()
