@@ -192,11 +192,13 @@ class Group:
         self._written[header.info.address] = header.kind is _SHARD
 
     def write(self) -> None:
-        """Raises the disk's OSError, after which `cut` must follow."""
+        """Raises the disk's OSError, or as VolumeSet.appendable; then `cut` must follow."""
         for volume_class, batch in self._batches.items():
             if batch.size_bytes:
-                batch.volume = self._volumes.appendable(volume_class, batch.size_bytes)
-                batch.volume.write(batch.pieces, batch.size_bytes)
+                volume = self._volumes.appendable(volume_class, batch.size_bytes)
+                volume.unseal()
+                batch.volume = volume
+                volume.write(batch.pieces, batch.size_bytes)
                 failpoint(Point.GROUP_WRITTEN)
 
     def sync(self) -> None:
