@@ -8,7 +8,7 @@ A deleted shard keeps a row, marked not live: so the latest sequence number wins
 recovery reads first. `buried` lists the dead records that the volumes still hold (usage.py).
 """
 
-import sqlite3
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,18 +19,16 @@ import peewee
 
 from common.errors import Unavailable
 from shardd.entries import Entry, Location
+from shardd.index_errors import is_damage
 from shardd.usage import Changes, Standing, VolumeUse, changes_of
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SCHEMA_VERSION = 2
 _KEYS_PER_QUERY = 500
 # peewee wraps what goes through execute_sql; executemany raises what sqlite3 raises.
 _SQL_ERRORS = (peewee.PeeweeException, sqlite3.Error)
-_UNREADABLE = (
-    sqlite3.SQLITE_IOERR_READ,
-    sqlite3.SQLITE_IOERR_SHORT_READ,
-    sqlite3.SQLITE_IOERR_CORRUPTFS,
-)
 
 _SCHEMA = (
     """CREATE TABLE record (
@@ -222,8 +220,16 @@ class IndexFile:
                     raise Unavailable(f"volume {volume} still holds {left} live shards")
                 for table in ("record", "buried", "volume_use", "checkpoint"):
                     _fetch(self._writing, f"DELETE FROM {table} WHERE volume = ?", [volume])
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Give back room, and make durable what was committed. No more is at stake if there is no
+        room for that: an index that knows a volume which has gone is made anew."""
+        try:
             _fetch(self._writing, "PRAGMA incremental_vacuum")
             _fetch(self._writing, "PRAGMA wal_checkpoint(TRUNCATE)")
+        except _SQL_ERRORS as error:
+            log.warning("the index cannot be made smaller: %s", error)
 
     @contextmanager
     def _explained(self, action: str) -> Iterator[None]:
@@ -231,7 +237,7 @@ class IndexFile:
         try:
             yield
         except _SQL_ERRORS as error:
-            if _is_damage(error):
+            if is_damage(error):
                 self.damage = self.damage or f"the index is damaged: {error}"
                 self.on_damage(self.damage)
             raise Unavailable(f"the index cannot be {action}: {error}") from None
@@ -246,13 +252,6 @@ class IndexFile:
     def _executemany(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         writing: Any = self._writing  # its stubs leave cursor untyped
         writing.cursor().executemany(statement, rows)
-
-
-def _is_damage(error: BaseException) -> bool:
-    """Whether SQLite has found that the file is not what it wrote, or cannot be read."""
-    said = getattr(error, "orig", error)  # what peewee has wrapped
-    code: int = getattr(said, "sqlite_errorcode", sqlite3.SQLITE_OK)
-    return code in _UNREADABLE or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _database(path: Path) -> peewee.SqliteDatabase:
