@@ -188,12 +188,14 @@ class Scrubber:
         self, volume: Volume, entries: Sequence[Entry]
     ) -> AsyncGenerator[list[Examined], None]:
         """Verify them, a window at a time; what is rotten is out of service then. Ends early if
-        the volume is compacted meanwhile, which verifies it."""
+        the volume is compacted meanwhile, which verifies it. Raises the disk's OSError."""
         if not entries:
             return
         try:
             file = RecordFile(self._parts.disk, volume.path)
         except FileNotFoundError:
+            if volume.number in self._parts.volumes.by_number:
+                raise  # not compacted: somebody has taken it away
             return
         with file:
             while entries:
