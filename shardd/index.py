@@ -9,6 +9,7 @@ recovery reads first. `buried` lists the dead records that the volumes still hol
 """
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
