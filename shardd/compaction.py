@@ -13,9 +13,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 
-from common.errors import SixfoldError, StoreReadOnly
+from common.errors import SixfoldError, StoreReadOnly, Unavailable
 from common.failpoints import Point, failpoint
 from shardd.choice import Candidate, Situation, choose
+from shardd.disk import lacks_descriptor
 from shardd.entries import Entry
 from shardd.group import Move, WriteJob
 from shardd.parts import StoreParts, to_the_end
@@ -48,6 +49,7 @@ class Compactor:
         self._dead_part, self._tight_bytes = dead_part, tight_bytes
         self._running = asyncio.Lock()
         self._removed = 0  # how many volumes, so far
+        self._forgotten: int | None = None  # by the index, while its file may still be there
         self._needed: dict[int, tuple[int, VolumeUse, int]] = {}
 
     async def compact_once(self) -> int:
@@ -56,6 +58,8 @@ class Compactor:
         Raises what the writer or the index refuse with; then all is as before, but for copies.
         """
         async with self._running:
+            if (forgotten := self._forgotten) is not None:
+                await to_the_end(lambda: self._drop(forgotten))
             chosen = await to_the_end(self._choose)
             return await self._compact(chosen) if chosen is not None else 0
 
@@ -90,8 +94,6 @@ class Compactor:
         await self._move_all(volume, parts.catalog.needed_tombstones_in)
         failpoint(Point.COMPACT_COPIED)
         await to_the_end(lambda: self._drop(volume.number))
-        self._removed += 1
-        self._needed.pop(volume.number, None)
         return volume.end
 
     async def _move_all(self, volume: Volume, rows: Callable[[int, int, int], list[Entry]]) -> None:
@@ -115,13 +117,21 @@ class Compactor:
 
     def _drop(self, number: int) -> None:
         """Raises StoreReadOnly if the index has forgotten a file that may still be there: nothing
-        may be built on that."""
+        may be built on that. Or Unavailable, if it only cannot be removed just now: that comes
+        first the next time."""
         self._parts.catalog.forget(number)
+        self._forgotten = number
         try:
             failpoint(Point.COMPACT_FORGOTTEN)
             self._parts.volumes.remove(number)
             failpoint(Point.COMPACT_REMOVED)
+            self._forgotten, self._removed = None, self._removed + 1
+            self._needed.pop(number, None)
+        except Unavailable:
+            raise
         except (OSError, SixfoldError) as error:
+            if isinstance(error, OSError) and lacks_descriptor(error):
+                raise Unavailable(f"volume {number} cannot be removed now: {error}") from None
             reason = f"volume {number} could not be removed: {error}"
             self._parts.fail(reason)
             raise StoreReadOnly(reason) from None

@@ -136,6 +136,17 @@ def is_bad_place(error: OSError) -> bool:
     return error.errno in _BAD_PLACE
 
 
+def passes(error: OSError) -> bool:
+    """Whether it says nothing of the disk, only that the process or the machine lacks something for
+    a moment: a descriptor, or memory."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def lacks_descriptor(error: OSError) -> bool:
+    """Whether a file could not even be opened: a call that opens and syncs has not synced yet."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 def read_file(disk: Disk, path: Path) -> bytes:
     """All of a small file. Raises the disk's OSError."""
     fd = disk.open(path, os.O_RDONLY)

@@ -84,10 +84,14 @@ class WriteJob:
         return len(self.appends) + len(self.deletes) + len(self.moves)
 
     def verify(self) -> None:
-        """Raises Corrupt for a payload that is not what its checksum says."""
+        """Raises Corrupt for a payload that is not what its checksum says, and BadRequest for what
+        no coordinator could make of a segment, and so would not take from a listing either."""
         for record, _ in self.appends:
-            if not is_plausible(record.info):
+            info = record.info
+            if not is_plausible(info):
                 raise BadRequest(f"{record.address}: no shard has such a size")
+            if not 1 <= info.k <= info.n:
+                raise BadRequest(f"{record.address}: no such shard of a code {info.k}/{info.n}")
             if not record.is_intact():
                 raise Corrupt(f"{record.address}: the payload does not match its checksum")
 
@@ -192,11 +196,13 @@ class Group:
         self._written[header.info.address] = header.kind is _SHARD
 
     def write(self) -> None:
-        """Raises the disk's OSError, after which `cut` must follow."""
+        """Raises the disk's OSError, or as VolumeSet.appendable; then `cut` must follow."""
         for volume_class, batch in self._batches.items():
             if batch.size_bytes:
-                batch.volume = self._volumes.appendable(volume_class, batch.size_bytes)
-                batch.volume.write(batch.pieces, batch.size_bytes)
+                volume = self._volumes.appendable(volume_class, batch.size_bytes)
+                volume.unseal()
+                batch.volume = volume
+                volume.write(batch.pieces, batch.size_bytes)
                 failpoint(Point.GROUP_WRITTEN)
 
     def sync(self) -> None:

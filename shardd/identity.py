@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import BadSetting, Conflict, WrongCluster, WrongNode
-from shardd.disk import Disk, RealDisk, make_folder, read_file, write_durably
+from common.errors import BadSetting, Conflict, Unavailable, WrongCluster, WrongNode
+from shardd.disk import Disk, RealDisk, make_folder, passes, read_file, write_durably
 
 FILE_NAME = "node.json"
 LOCK_NAME = "lock"
@@ -124,10 +124,13 @@ class DataDirectory:
             self.identity = noted
 
     def check(self) -> None:
-        """Raises WrongNode unless the directory on disk still is this node's."""
+        """Raises WrongNode unless the directory on disk still is this node's, or Unavailable if
+        that cannot be found out just now."""
         try:
             found = self._read()
         except (OSError, BadSetting) as error:
+            if isinstance(error, OSError) and passes(error):
+                raise Unavailable(f"{self.path} cannot be looked at now: {error}") from None
             raise WrongNode(f"{self.path} is no longer readable as this node: {error}") from None
         if found != self.identity:
             raise WrongNode(f"{self.path} now holds another node: {found.name!r}")

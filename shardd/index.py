@@ -20,6 +20,7 @@ import peewee
 
 from common.errors import Unavailable
 from shardd.entries import Entry, Location
+from shardd.index_errors import is_damage
 from shardd.usage import Changes, Standing, VolumeUse, changes_of
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,6 @@ SCHEMA_VERSION = 2
 _KEYS_PER_QUERY = 500
 # peewee wraps what goes through execute_sql; executemany raises what sqlite3 raises.
 _SQL_ERRORS = (peewee.PeeweeException, sqlite3.Error)
-_UNREADABLE = (
-    sqlite3.SQLITE_IOERR_READ,
-    sqlite3.SQLITE_IOERR_SHORT_READ,
-    sqlite3.SQLITE_IOERR_CORRUPTFS,
-)
 
 _SCHEMA = (
     """CREATE TABLE record (
@@ -244,7 +240,7 @@ class IndexFile:
         try:
             yield
         except _SQL_ERRORS as error:
-            if _is_damage(error):
+            if is_damage(error):
                 self.damage = self.damage or f"the index is damaged: {error}"
                 self.on_damage(self.damage)
             raise Unavailable(f"the index cannot be {action}: {error}") from None
@@ -259,13 +255,6 @@ class IndexFile:
     def _executemany(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         writing: Any = self._writing  # its stubs leave cursor untyped
         writing.cursor().executemany(statement, rows)
-
-
-def _is_damage(error: BaseException) -> bool:
-    """Whether SQLite has found that the file is not what it wrote, or cannot be read."""
-    said = getattr(error, "orig", error)  # what peewee has wrapped
-    code: int = getattr(said, "sqlite_errorcode", sqlite3.SQLITE_OK)
-    return code in _UNREADABLE or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _database(path: Path) -> peewee.SqliteDatabase:

@@ -16,7 +16,7 @@ from common.ids import ShardAddress
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import Buffer, ShardRecord
 from common.upkeep import Quarantined, Why
-from shardd.disk import Disk, file_size_bytes, read_file
+from shardd.disk import Disk, file_size_bytes, lacks_descriptor, read_file
 from shardd.identity import DataDirectory
 from shardd.volume import ShortWrite, SyncFailed
 
@@ -87,6 +87,8 @@ class QuarantineFolder:
         try:
             sync()
         except OSError as error:
+            if lacks_descriptor(error):
+                raise
             self._fail(f"what is set aside may be lost: fsync failed: {error}")
             raise SyncFailed(error.errno, f"fsync failed: {error}") from None
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from common.errors import SixfoldError, WrongNode
+from common.errors import SixfoldError, Unavailable, WrongNode
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.ids import ShardAddress
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
@@ -186,12 +186,18 @@ class VolumeStore:
     def _look_at_disk(self) -> tuple[int, bool]:
         """How many bytes are free, and whether the files that are open are elsewhere by now."""
         try:
-            self._volumes.check()
+            self._check_volumes()
             self._capacity_bytes = self._volumes.capacity_bytes
             return max(0, self._volumes.room_bytes() - self._reserve_bytes), False
         except (WrongNode, OSError) as error:
             self._make_read_only(str(error))
             return 0, isinstance(error, WrongNode)
+
+    def _check_volumes(self) -> None:
+        try:
+            self._volumes.check()
+        except Unavailable as error:  # the next report looks again
+            log.warning("%s", error)
 
     async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
         while page := await self.page(after, LIST_PAGE):

@@ -35,7 +35,7 @@ from common.framing import LARGE_PAYLOAD_BYTES
 from common.record import HEADER_BYTES
 from common.shards import Buffer, ShardInfo
 from common.wire import MAX_PAYLOAD_BYTES
-from shardd.disk import Disk
+from shardd.disk import Disk, lacks_descriptor
 
 log = logging.getLogger(__name__)
 
@@ -157,12 +157,12 @@ class Volume:
             failpoint(Point.VOLUME_WRITTEN)
             _sync_new(disk, fd, folder)
             failpoint(Point.VOLUME_CREATED)
+            return cls(disk, path, superblock.number, superblock.volume_class, SUPERBLOCK_BYTES)
         except OSError:
             disk.unlink(path)
             raise
         finally:
             disk.close(fd)
-        return cls(disk, path, superblock.number, superblock.volume_class, SUPERBLOCK_BYTES)
 
     def read(self, buffer: bytearray | memoryview, offset: int) -> int:
         """From a large volume, aligned as for O_DIRECT; the bytes that were there. Raises
@@ -202,6 +202,11 @@ class Volume:
             self._retired, unused = True, not self._readers
         if unused:
             self._disk.close(self._read_fd)
+
+    def unseal(self) -> None:
+        """Before `write`: as long as only this has failed, there is nothing to cut. Raises the
+        disk's OSError."""
+        self._writable()
 
     def write(self, buffers: Sequence[Buffer], size_bytes: int) -> None:
         """Put `size_bytes` after `end`, which stays: `advance` moves it once they are durable.
@@ -266,6 +271,8 @@ def _sync_new(disk: Disk, fd: int, folder: Path) -> None:
         failpoint(Point.VOLUME_SYNCED)
         disk.fsync_dir(folder)
     except OSError as error:
+        if lacks_descriptor(error):
+            raise
         raise SyncFailed(error.errno, f"fsync failed: {error}") from None
 
 

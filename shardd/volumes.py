@@ -5,11 +5,11 @@ import logging
 import re
 from pathlib import Path
 
-from common.errors import Corrupt, WrongCluster, WrongNode
+from common.errors import Corrupt, Unavailable, WrongCluster, WrongNode
 from common.record import unpack_header
 from common.units import MIB
 from shardd.direct import DirectFile, aligned
-from shardd.disk import Disk, file_size_bytes
+from shardd.disk import Disk, file_size_bytes, passes
 from shardd.identity import DataDirectory, Identity
 from shardd.volume import (
     PAGE_BYTES,
@@ -108,7 +108,8 @@ class VolumeSet:
     def appendable(self, volume_class: VolumeClass, size_bytes: int) -> Volume:
         """The open volume of the class, rolled if `size_bytes` more do not fit any longer.
 
-        Raises the disk's OSError, or WrongNode if the directory is no longer this node's.
+        Raises the disk's OSError, WrongNode if the directory is no longer this node's, or
+        Unavailable if that cannot be found out just now.
         """
         volume = self._open.get(volume_class)
         if volume is not None:
@@ -151,27 +152,36 @@ class VolumeSet:
 
     def check(self) -> None:
         """Raises WrongNode unless the directory is this node's and holds every volume that is
-        open, or the disk's OSError."""
+        open, Unavailable if that cannot be found out just now, or the disk's OSError."""
         self._directory.check()
         known = list(self.by_number.values())
-        names = set(self._disk.names(self._directory.volumes))
+        names = self._names()
         for volume in known:  # compaction may have removed some since
             if volume.path.name not in names and volume.number in self.by_number:
                 raise WrongNode(f"{volume.path} is no longer there")
+
+    def _names(self) -> set[str]:
+        try:
+            return set(self._disk.names(self._directory.volumes))
+        except OSError as error:
+            if passes(error):
+                raise Unavailable(f"the volumes cannot be listed now: {error}") from None
+            raise
 
     def is_open(self, volume: Volume) -> bool:
         """Whether records are appended to it."""
         return self._open.get(volume.volume_class) is volume
 
     def remove(self, number: int) -> None:
-        """Delete a sealed volume, durably. Raises the disk's OSError, or WrongNode."""
+        """Delete a sealed volume, durably. Raises the disk's OSError, or as DataDirectory.check.
+        If it was done but for being durable, only that is left to do."""
         self._directory.check()
-        volume = self.by_number.pop(number)
-        try:
-            self._disk.unlink(volume.path)
-            self._disk.fsync_dir(volume.path.parent)
-        finally:
-            volume.retire()
+        if (volume := self.by_number.pop(number, None)) is not None:
+            try:
+                self._disk.unlink(volume.path)
+            finally:
+                volume.retire()
+        self._disk.fsync_dir(self._directory.volumes)
 
     @property
     def used_bytes(self) -> int:
@@ -206,3 +216,8 @@ def _check_owner(path: Path, superblock: Superblock, identity: Identity) -> None
 def is_full(error: OSError) -> bool:
     """Whether it is only a lack of room: a sync that failed is more, whatever for."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, SyncFailed)
+
+
+def is_passing(error: OSError) -> bool:
+    """Whether the process only lacks something for a moment, likewise."""
+    return passes(error) and not isinstance(error, SyncFailed)

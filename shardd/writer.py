@@ -18,7 +18,7 @@ from common.units import MIB
 from shardd.catalog import FLUSH_ENTRIES, Catalog
 from shardd.group import Group, WriteJob
 from shardd.volume import LAST_SEQUENCE
-from shardd.volumes import VolumeSet, is_full
+from shardd.volumes import VolumeSet, is_full, is_passing
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class GroupWriter:
         try:
             self._admit(group, jobs)
             self._store(group)
-        except OSError as error:
+        except (OSError, Unavailable) as error:
             self._undo(group, jobs, error)
         except WrongNode as error:
             self.fail(str(error))
@@ -167,6 +167,8 @@ class GroupWriter:
         except OSError as error:
             if is_full(error):
                 raise StorageFull(f"no room for a volume after {volume}: {error}") from None
+            if is_passing(error):
+                raise Unavailable(f"no volume can be begun now: {error}") from None
             self.fail(f"a volume could not be begun: {error}")
             raise StoreReadOnly(self.failure) from None
 
@@ -186,18 +188,18 @@ class GroupWriter:
         self._sequence = group.next_sequence
         group.publish()
 
-    def _undo(self, group: Group, jobs: Sequence[WriteJob], error: OSError) -> None:
+    def _undo(self, group: Group, jobs: Sequence[WriteJob], error: OSError | Unavailable) -> None:
         """A write failed before anything was acknowledged: leave no trace of it."""
-        if not is_full(error):
+        refusal = _refusal(error)
+        if refusal is None:
             self.fail(f"writing failed: {error}")
         try:
             group.cut()
         except OSError as second:
             self.fail(f"cutting back after a failed write failed: {second}")
-        if self.failure is None:
-            self._refuse(jobs, StorageFull(f"the node's disk is full: {error}"))
-        else:
-            self._refuse(jobs, StoreReadOnly(self.failure))
+        if refusal is None or self.failure is not None:
+            refusal = StoreReadOnly(self.failure)
+        self._refuse(jobs, refusal)
 
     def _refuse(self, jobs: Sequence[WriteJob], error: SixfoldError) -> None:
         """All of them, whether or not it had come to their turn; a reason of their own stays."""
@@ -216,3 +218,14 @@ class GroupWriter:
         for submission in group:
             submission.answered(submission.jobs)
         failpoint(Point.GROUP_ANSWERED)
+
+
+def _refusal(error: OSError | Unavailable) -> SixfoldError | None:
+    """What callers are told if the store can go on after `error`, else None."""
+    if isinstance(error, Unavailable):
+        return error
+    if is_full(error):
+        return StorageFull(f"the node's disk is full: {error}")
+    if is_passing(error):
+        return Unavailable(f"the node cannot write now: {error}")
+    return None

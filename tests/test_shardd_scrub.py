@@ -155,6 +155,23 @@ async def test_a_read_that_failed_once_condemns_nothing(tmp_path: Path) -> None:
         assert await held(store, [shard]) == [True]
 
 
+async def test_a_volume_that_was_taken_away_is_trouble(tmp_path: Path) -> None:
+    """Its step comes again, but not at once and for ever."""
+    shards = shards_of(range(20))
+    async with opened(tmp_path, LIMITS) as store:
+        await append_all(store, shards)
+        store.upkeep.scrubber.start()
+        assert await store.scrub_once()  # in the middle of the first
+        state = store.upkeep.scrubber._state
+        state.offset = 4096
+        taken = store._volumes.by_number[state.volume].path
+        taken.rename(tmp_path / "elsewhere")
+        with pytest.raises(FileNotFoundError):
+            await store.scrub_once()
+        (tmp_path / "elsewhere").rename(taken)
+        await scrub_all(store)
+
+
 async def test_compaction_copies_no_rot(tmp_path: Path) -> None:
     shards = shards_of(range(60))
     async with opened(tmp_path, LIMITS) as store:

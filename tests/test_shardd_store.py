@@ -272,6 +272,15 @@ async def test_sizes_that_no_shard_has_are_refused(tmp_path: Path) -> None:
             await store.append([shard])
 
 
+@pytest.mark.parametrize(("k", "n"), [(0, 9), (0, 0), (10, 9)])
+async def test_shards_of_no_code_are_refused(tmp_path: Path, k: int, n: int) -> None:
+    """Their line in a listing would be refused, and with it the rest of the node's."""
+    async with opened(tmp_path) as store:
+        with pytest.raises(BadRequest, match="no such shard of a code"):
+            await store.append([make_shard(100, k=k, n=n)])
+        await store.append([make_shard(100, k=1, n=1)])
+
+
 async def test_after_closing_nothing_is_taken(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
     store = await VolumeStore.open(directory)

@@ -1,13 +1,16 @@
 """What the index knows of the room in volumes: live bytes, dead records, needed tombstones."""
 
 import random
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.errors import Unavailable
 from common.record import RecordHeader, RecordKind
+from shardd import index
 from shardd.catalog import Catalog
 from shardd.entries import Entry
 from shardd.usage import VolumeUse, span_of
@@ -125,6 +128,24 @@ def test_a_volume_is_forgotten_with_all_that_was_dead_in_it(catalog: Catalog) ->
     catalog.forget(2)
     assert catalog.use().keys() == {3}
     assert catalog.live() == 1
+
+
+@pytest.mark.parametrize("statement", ["incremental_vacuum", "wal_checkpoint"])
+def test_what_is_forgotten_is_so_even_if_the_file_cannot_shrink(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """Else the volume would stay, and nobody knew what is dead in it."""
+    catalog.apply([entry(1, 1, True, 1), entry(1, 2, False, 2)], {1: 9000, 2: 9000}, 4)
+    fetch = index._fetch
+
+    def fail(*arguments: Any) -> list[Any]:
+        if statement in arguments[1]:
+            raise sqlite3.OperationalError("database or disk is full")
+        return fetch(*arguments)
+
+    monkeypatch.setattr(index, "_fetch", fail)
+    catalog.forget(1)
+    assert catalog.checkpoints() == {2: 9000}
 
 
 def test_pages_of_a_volume_follow_each_other(catalog: Catalog) -> None:
