@@ -19,6 +19,7 @@ from shardd.handshake import Handshake
 from shardd.identity import DataDirectory
 from shardd.read_lane import ReadService
 from shardd.service import LaneLimits, Service
+from shardd.silence import Silence
 from shardd.store import VolumeStore
 from shardd.write_lane import WriteService
 
@@ -40,6 +41,8 @@ class Lane(FrameReceiver):
         self._writing_paused = False
         self._answers: list[Buffer] = []
         self._lent: list[AlignedBuffer] = []  # being sent
+        self._moved_bytes = 0  # received, and given to the transport to send
+        self._silence = Silence(server.limits.silence_s, self._loop.time())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio's in all but name.
@@ -54,6 +57,10 @@ class Lane(FrameReceiver):
         self._server.lanes.add(self)
 
     # Receiving
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._moved_bytes += nbytes
+        super().buffer_updated(nbytes)
 
     def frame_received(
         self, kind: int, request: int, meta: memoryview | bytes, payload: memoryview
@@ -78,10 +85,21 @@ class Lane(FrameReceiver):
             return
         limits, lane_kind = self._server.limits, self._handshake.lane_kind
         self._deadline.cancel()
+        self._watch()
         self._service = self._server.service(lane_kind, self)
         welcome = WELCOME.pack(limits.window_bytes, limits.window_requests)
         self.send([pack_frame(FrameKind.WELCOME, 0, welcome)])
         log.info("%s lane from %s", lane_kind.name.lower(), self._peer)
+
+    def _watch(self) -> None:
+        """Give up a peer that is not there any more."""
+        unsent_bytes = self.unsent_bytes
+        is_ours = bool(self._holds) and not unsent_bytes
+        moved_bytes = self._moved_bytes - unsent_bytes
+        if self._silence.is_over_long(self._loop.time(), moved_bytes, is_ours):
+            self.fail(ProtocolError(f"nothing came or went for {self._server.limits.silence_s} s"))
+        else:
+            self._deadline = self._loop.call_later(self._silence.look_every_s, self._watch)
 
     def payload_place(
         self, kind: int, request: int, meta: memoryview, payload_bytes: int
@@ -124,6 +142,7 @@ class Lane(FrameReceiver):
     def send(self, pieces: Sequence[Buffer], buffers: Sequence[AlignedBuffer] = ()) -> None:
         """As Connection.send."""
         if not self._ending and not self._transport.is_closing():
+            self._moved_bytes += sum(map(len, pieces))
             self._transport.writelines(pieces)
             if self.unsent_bytes > self._server.limits.unsent_bytes:
                 self.hold(_UNSENT)
