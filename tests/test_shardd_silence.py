@@ -1,4 +1,4 @@
-"""Peers that fall silent: what they have of a node's buffers comes back; the slow are left alone."""
+"""Peers that fall silent: what they have of a node's buffers comes back; who is slow stays."""
 
 import asyncio
 from pathlib import Path
