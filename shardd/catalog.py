@@ -27,6 +27,7 @@ class Catalog:
 
     def __init__(self, path: Path, node_id: str) -> None:
         """Raises IndexDamaged as IndexFile does."""
+        self.path = path
         self._file = IndexFile(path, node_id)
         self._memory, self._flush_lock = threading.Lock(), threading.Lock()
         self._pending: dict[bytes, Entry] = {}

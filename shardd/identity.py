@@ -4,6 +4,7 @@ A disk that is swapped or unmounted under a running node changes `node.json`; `c
 that the node never writes into, or answers for, a directory that is not its own.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -159,8 +160,17 @@ class DataDirectory:
         write_durably(self._disk, self.path / FILE_NAME, text.encode())
 
 
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # what is there can be read
+
+
 def _lock(path: Path) -> int:
-    fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _open_lock(path / LOCK_NAME)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SCHEMA_VERSION = 2
+MEMORY = Path(":memory:")  # where an index is that the disk does not take
 _KEYS_PER_QUERY = 500
 # peewee wraps what goes through execute_sql; executemany raises what sqlite3 raises.
 _SQL_ERRORS = (peewee.PeeweeException, sqlite3.Error)
@@ -75,15 +76,17 @@ class IndexDamaged(Exception):
 
 class IndexFile:
     """Two connections, each used by one thread at a time, so that a lookup need not wait for a
-    transaction. Methods raise Unavailable when SQLite fails."""
+    transaction; in memory there can be only one. Methods raise Unavailable when SQLite fails."""
 
     def __init__(self, path: Path, node_id: str) -> None:
         """Raises IndexDamaged unless the file is absent or this node's index."""
         self._path = path
         self.damage = ""  # what SQLite said of it
         self.on_damage: Callable[[str], None] = lambda _: None  # called from any thread
-        self._write_lock, self._query_lock = threading.Lock(), threading.Lock()
-        self._writing, self._querying = _database(path), _database(path)
+        self._write_lock = self._query_lock = threading.RLock()
+        self._writing = self._querying = _database(path)
+        if path != MEMORY:
+            self._query_lock, self._querying = threading.RLock(), _database(path)
         try:
             self._open(node_id)
         except (*_SQL_ERRORS, ValueError, TypeError, KeyError) as error:
@@ -100,7 +103,7 @@ class IndexFile:
             self._create(node_id)
         elif version != SCHEMA_VERSION:
             raise IndexDamaged(f"{self._path} has schema {version}, not {SCHEMA_VERSION}")
-        self._querying.connect()
+        self._querying.connect(reuse_if_open=True)
         meta = dict(_fetch(self._querying, "SELECT name, value FROM meta"))
         if meta["node_id"] != node_id:
             raise IndexDamaged(f"{self._path} is the index of another node")

@@ -7,18 +7,35 @@ SQLite looks whether the file is well-formed, which finds less.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from blake3 import blake3
 
+from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.units import MIB
 from shardd.disk import RealDisk, write_durably
-from shardd.index import IndexDamaged
+from shardd.identity import DataDirectory
+from shardd.index import IndexDamaged, remove_index
+
+log = logging.getLogger(__name__)
 
 SUFFIX = "-sum"
+
+
+def leave_index(directory: DataDirectory, is_good: bool) -> None:
+    """It was closed. Whatever may be wrong with it, the volumes are not."""
+    if not is_good:
+        remove_index(directory.index)
+        return
+    try:
+        directory.check()  # it goes by its path: another disk may be mounted there
+        seal_index(directory.index)
+    except (OSError, SixfoldError) as error:
+        log.warning("the next start will look whether the index is sound: %s", error)
 
 
 def seal_index(path: Path) -> None:

@@ -16,7 +16,7 @@ from common.ids import ShardAddress
 from common.record import HEADER_BYTES, RecordKind, unpack_header
 from common.shards import Buffer, ShardRecord
 from common.upkeep import Quarantined, Why
-from shardd.disk import Disk, file_size_bytes, lacks_descriptor, read_file
+from shardd.disk import Disk, file_size_bytes, is_bad_place, lacks_descriptor, read_file
 from shardd.identity import DataDirectory
 from shardd.volume import ShortWrite, SyncFailed
 
@@ -40,9 +40,18 @@ class QuarantineFolder:
             except (MalformedId, ValueError):
                 log.warning("quarantine: %s is not ours; left alone", name)
                 continue
-            size_bytes = file_size_bytes(self._disk, self._path / name)
-            found.append(kept._replace(size_bytes=size_bytes))
+            found.append(kept._replace(size_bytes=self._size_bytes(name)))
         return found
+
+    def _size_bytes(self, name: str) -> int:
+        """None, if the file cannot be opened: its name says what is bad all the same."""
+        try:
+            return file_size_bytes(self._disk, self._path / name)
+        except OSError as error:
+            if not is_bad_place(error):
+                raise
+            log.error("quarantine: %s cannot be opened: %s", name, error)
+            return 0
 
     def write(self, kept: Quarantined, record: Buffer) -> None:
         """Durable once `sync` follows; an error leaves nothing. Raises WrongNode too."""

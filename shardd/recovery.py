@@ -20,7 +20,7 @@ from shardd.catalog import Catalog
 from shardd.direct import DirectFile
 from shardd.disk import Disk
 from shardd.entries import Entry
-from shardd.index import IndexDamaged, remove_index
+from shardd.index import MEMORY, IndexDamaged, remove_index
 from shardd.index_seal import break_seal
 from shardd.scan import Scan, Window
 from shardd.uncertain import judge
@@ -52,8 +52,13 @@ async def recover(disk: Disk, volumes: VolumeSet, index_path: Path, node_id: str
         return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run(is_sound)
     except (IndexDamaged, Unavailable) as error:
         log.warning("%s; rebuilding it from the volumes", error)
-    remove_index(index_path)
-    return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run(is_sound=True)
+    try:
+        remove_index(index_path)
+        return await _Recovery(disk, volumes, Catalog(index_path, node_id)).run(is_sound=True)
+    except (IndexDamaged, Unavailable, OSError) as error:
+        log.error("%s; the index is kept in memory, and nothing is written", error)
+        volumes.failure = volumes.failure or f"the index cannot be written: {error}"
+    return await _Recovery(disk, volumes, Catalog(MEMORY, node_id)).run(is_sound=True)
 
 
 class _Recovery:
@@ -65,7 +70,7 @@ class _Recovery:
         self._uncertain: list[Entry] = []
         self._checkpoints_behind_holes: dict[int, int] = {}
         self._has_hole = False
-        self._failure: str | None = None
+        self._failure = volumes.failure
 
     async def run(self, is_sound: bool) -> Recovered:
         """`is_sound`: the last process has closed everything, and the index need not be checked.

@@ -224,7 +224,10 @@ class Scrubber:
         log.info("scrub: pass %d is done, %d bytes", state.passes, state.scanned_bytes)
 
     def save(self) -> None:
-        """Raises the disk's OSError, or WrongNode."""
+        """Raises the disk's OSError, or WrongNode. Nothing is written on a node that is read-only,
+        which must not keep it from looking for rot."""
+        if self._parts.failure() is not None:
+            return
         self._parts.directory.check()
         self._unsaved_bytes, self._changed = 0, False
         self._state.save(self._parts.disk, self._path)

@@ -22,8 +22,7 @@ from shardd.disk import Disk, RealDisk
 from shardd.fence import Fence
 from shardd.group import Incoming, WriteJob
 from shardd.identity import DataDirectory
-from shardd.index import remove_index
-from shardd.index_seal import seal_index
+from shardd.index_seal import leave_index
 from shardd.parts import StoreParts
 from shardd.reader import RawRecord, Reader
 from shardd.recovery import recover
@@ -265,18 +264,10 @@ class VolumeStore:
         await asyncio.to_thread(self._index_thread.shutdown)
         self._flush()
         self._catalog.close()
-        if self._flush_failed or self._catalog.is_damaged:
-            remove_index(self._directory.index)  # whatever is wrong with it, the volumes are not
-        else:
-            await asyncio.to_thread(self._seal_index)
+        if self._catalog.path == self._directory.index:
+            is_good = not (self._flush_failed or self._catalog.is_damaged)
+            await asyncio.to_thread(leave_index, self._directory, is_good)
         self._volumes.close()
-
-    def _seal_index(self) -> None:
-        try:
-            self._directory.check()  # it goes by its path: another disk may be mounted there
-            seal_index(self._directory.index)
-        except (OSError, SixfoldError) as error:
-            log.warning("the next start will look whether the index is sound: %s", error)
 
     def _flush_soon(self) -> None:
         if not self._flush_planned:

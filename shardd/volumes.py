@@ -9,7 +9,7 @@ from common.errors import Corrupt, Unavailable, WrongCluster, WrongNode
 from common.record import unpack_header
 from common.units import MIB
 from shardd.direct import DirectFile, aligned
-from shardd.disk import Disk, file_size_bytes, passes
+from shardd.disk import Disk, file_size_bytes, is_bad_place, passes
 from shardd.identity import DataDirectory, Identity
 from shardd.volume import (
     PAGE_BYTES,
@@ -42,6 +42,7 @@ class VolumeSet:
         """`capacity_bytes` is 0 for all that the filesystem has. Volumes get `volume_bytes`, or
         less: on a full disk the live part of one must fit into the reserve, to be compacted."""
         self.by_number: dict[int, Volume] = {}
+        self.failure: str | None = None  # why nothing may be written beside what is there
         self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
         self._capacity_bytes = capacity_bytes
@@ -52,6 +53,7 @@ class VolumeSet:
 
     def load(self) -> None:
         """Open the volumes that the directory holds; each `end` is provisionally the file's size.
+        One that the disk cannot open is left out, for others to repair; `failure` says so.
 
         Raises WrongNode or WrongCluster for a volume that is not this node's.
         """
@@ -59,7 +61,13 @@ class VolumeSet:
             if _NAME.fullmatch(name):
                 path = self._directory.volumes / name
                 self._next_number = max(self._next_number, int(path.stem) + 1)
-                self._load_one(path)
+                try:
+                    self._load_one(path)
+                except OSError as error:
+                    if not is_bad_place(error):
+                        raise
+                    log.error("%s cannot be opened: %s", path, error)
+                    self.failure = self.failure or f"{path} cannot be opened: {error}"
 
     def sync_names(self) -> None:
         """A process that was killed may have made volumes whose names are not durable. Raises the

@@ -183,12 +183,14 @@ async def expire(run: Run) -> None:
 
 
 async def condemn(run: Run) -> None:
-    """Rot, which scrub finds; a crash may come before it does, or recovery cut it off."""
+    """Rot, which scrub finds; a crash may come before it does, or recovery cut it off. A node that
+    is read-only only lists it. Nobody is told that it is set aside."""
     rotten = run.live[:1]
     run.history.filed.update(rotten)
     run.history.rotten.update(rotten)
-    after = dict.fromkeys(rotten, only(Fate.ASIDE))
-    await run.call(_scrubbed(run, rotten), after, dict.fromkeys(rotten, ANY))
+    stays = run.node.store.failure is not None
+    after = dict.fromkeys(rotten, ANY if stays else only(Fate.ASIDE))
+    await run.call(_scrubbed(run, rotten), after, dict.fromkeys(rotten, ANY), told=False)
 
 
 async def _scrubbed(run: Run, rotten: Sequence[ShardAddress]) -> None:
