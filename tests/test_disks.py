@@ -177,7 +177,8 @@ def possible(disk: CrashDisk, after: int | None = None) -> list[Image]:
     """What many power losses leave."""
     steps = len(disk.steps) if after is None else after
     found = [disk.lost_power(steps, random.Random(seed)).content for seed in range(300)]
-    return list({tuple(sorted(image.files.items())): image for image in found}.values())
+    different = {(*sorted(image.files.items()), *sorted(image.folders)): image for image in found}
+    return list(different.values())
 
 
 def test_what_was_synced_is_there_after_a_power_loss(tmp_path: Path) -> None:
@@ -188,6 +189,17 @@ def test_what_was_synced_is_there_after_a_power_loss(tmp_path: Path) -> None:
     for after in range(len(disk.steps)):
         for image in possible(disk, after):
             assert image.files.get("f") in ((None, b"old") if after < 6 else (b"old", b"new"))
+
+
+def test_a_folder_that_was_made_is_there_after_a_power_loss(tmp_path: Path) -> None:
+    """With what is above it; also if a process that was killed had made it before."""
+    disk = CrashDisk(tmp_path)
+    make_folder(disk, tmp_path / "a" / "b")
+    assert {image.folders for image in possible(disk)} == {frozenset((".", "a", "a/b"))}
+    disk.mkdir(tmp_path / "c")
+    again = disk.killed(len(disk.steps))
+    make_folder(again, tmp_path / "c")
+    assert {image.folders for image in possible(again)} == {frozenset((".", "a", "a/b", "c"))}
 
 
 def test_what_was_not_synced_may_be_torn_in_any_way(tmp_path: Path) -> None:

@@ -119,6 +119,22 @@ async def test_a_process_that_is_killed_at_each_step(tmp_path: Path, step: Point
     await check_and_finish(tmp_path)
 
 
+async def test_the_index_forgets_a_volume_before_its_file_goes(tmp_path: Path) -> None:
+    """A crash in between costs nothing. An index that knew a file which is gone would have to be
+    made anew, from all volumes."""
+    await make_garbage(tmp_path)
+    forgotten = list[set[int]]()
+    async with opened(tmp_path) as store:
+
+        def look() -> None:
+            files = {int(file.stem) for file in volume_files(tmp_path)}
+            forgotten.append(files - store._catalog.checkpoints().keys())
+
+        with armed(Point.COMPACT_FORGOTTEN, look):
+            removed = await compact_all(store)
+    assert len(forgotten) == removed and all(forgotten)
+
+
 @pytest.mark.parametrize("statement", ["PRAGMA incremental_vacuum", "PRAGMA wal_checkpoint"])
 async def test_an_error_after_the_index_has_forgotten_a_volume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str

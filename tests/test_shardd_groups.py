@@ -11,7 +11,7 @@ from common.record import HEADER_BYTES
 from common.shards import ShardRecord
 from common.units import GIB, KIB
 from shardd.disk import DiskSpace, RealDisk
-from shardd.group import WriteJob
+from shardd.group import Move, WriteJob
 from shardd.store import StoreLimits, VolumeStore
 from shardd.volume import VolumeClass
 from tests.stores import make_shard
@@ -93,3 +93,24 @@ async def test_a_delete_that_is_repeated_in_a_group_costs_nothing(tmp_path: Path
         before = store._volumes.used_bytes
         await together(store, delete(shard), delete(shard), delete(shard))
         assert store._volumes.used_bytes == before + HEADER_BYTES
+
+
+@pytest.mark.parametrize("order", ["append first", "condemned first"])
+async def test_what_is_stored_anew_is_not_condemned_in_the_same_group(
+    tmp_path: Path, order: str
+) -> None:
+    """The old record is rotten and shall go; the new one comes to another place, and stays."""
+    shard = make_shard(100)
+    async with opened(tmp_path) as store:
+        await store.append([shard])
+        key = shard.address.key
+        (place,) = store._catalog.places([key])
+        assert place is not None
+        condemned = WriteJob(moves=[Move(key, place)])
+        jobs = [append(store, shard), condemned]
+        await together(store, *(jobs if order == "append first" else reversed(jobs)))
+        assert len(condemned.moved) == (order == "condemned first")
+        assert await held(store, [shard]) == [True]
+    without_index(tmp_path)
+    async with opened(tmp_path) as store:
+        assert await held(store, [shard]) == [True]

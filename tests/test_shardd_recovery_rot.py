@@ -33,6 +33,33 @@ async def test_one_rotten_record_hides_no_other(tmp_path: Path, size: int, part:
         assert all(await present(store, shards))
 
 
+@pytest.mark.parametrize("last", ["rotten", "tombstone"])
+async def test_rot_after_a_tombstone_is_told_and_rot_before_it_is_not(
+    tmp_path: Path, last: str
+) -> None:
+    """What was deleted and stored again is missed; what was deleted is not."""
+    shard, others = make_shard(30, 1), [make_shard(30, seed) for seed in (2, 3)]
+    async with opened(tmp_path) as store:
+        await store.append(others[:1])
+        if last == "rotten":
+            await store.append([shard])
+            await store.delete([shard.address])
+        at = store._volumes.by_number[1].end
+        await store.append([shard])
+        if last == "tombstone":
+            await store.delete([shard.address])
+        await store.append(others[1:])  # or the rotten record would be a torn one
+    remove_index(tmp_path / "index.db")
+    data = bytearray(volume(tmp_path).read_bytes())
+    data[at + HEADER_BYTES + 7] ^= 1
+    volume(tmp_path).write_bytes(data)
+    async with opened(tmp_path) as store:
+        bad = [each.address for each in store.upkeep.quarantine.page(None, 10)]
+        assert bad == ([shard.address] if last == "rotten" else [])
+        assert store.upkeep.quarantine.bad_shards == len(bad)
+        assert await present(store, [shard, *others]) == [False, True, True]
+
+
 async def test_a_header_that_states_an_absurd_size_is_no_header(tmp_path: Path) -> None:
     shards = [make_shard(30, seed) for seed in range(2)]
     await fill(tmp_path, shards[:1])
