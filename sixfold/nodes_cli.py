@@ -189,7 +189,8 @@ def remove(
 
     async def remove_it(client: "Client") -> int:
         said = await client.remove(node, force)
-        console.result(said, f"{said['node']} is {said['state']}")
+        what = "its process ends, and its data directory may be deleted"
+        console.result(said, f"{said['node']} is {said['state']}: {what}")
         return 0
 
     return with_client(context, url, remove_it)
