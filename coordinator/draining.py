@@ -27,9 +27,9 @@ _MAY_BE_LOST_SOON = (NodeState.SUSPECT, NodeState.DETACHED)
 class DrainPlan:
     """What draining a node means. `shards` is what the node said last that it has; it keeps them if
     there is a `failure` of its own, and while `deletes_stopped` says why. `others` nodes can take
-    its shards, and have `free_bytes`; a segment spread over them survives the loss of any `survives`
-    of them, or of any `survives_zones` zones. `left_s` is an estimate. `objection` is why it is
-    refused, if it is."""
+    its shards, and have `free_bytes`; a segment spread over them survives the loss of any
+    `survives` of them, or of any `survives_zones` zones. `left_s` is an estimate. `objection` is
+    why it is refused, if it is."""
 
     node: str
     node_id: str
