@@ -25,16 +25,18 @@ _MAY_BE_LOST_SOON = (NodeState.SUSPECT, NodeState.DETACHED)
 
 @dataclass(frozen=True, slots=True)
 class DrainPlan:
-    """What draining a node means. `shards` is what the node said last that it has, and
-    `deletes_stopped` why it keeps them, if it does. `others` nodes can take its shards, and have
-    `free_bytes`; a segment spread over them survives the loss of any `survives` of them, or of any
-    `survives_zones` zones. `left_s` is an estimate. `objection` is why it is refused, if it is."""
+    """What draining a node means. `shards` is what the node said last that it has; it keeps them if
+    there is a `failure` of its own, and while `deletes_stopped` says why. `others` nodes can take
+    its shards, and have `free_bytes`; a segment spread over them survives the loss of any
+    `survives` of them, or of any `survives_zones` zones. `left_s` is an estimate. `objection` is
+    why it is refused, if it is."""
 
     node: str
     node_id: str
     state: str
     wish: str
     shards: int | None
+    failure: str
     deletes_stopped: str
     segments: int
     bytes: int
@@ -68,6 +70,7 @@ class Draining:
             state=self._members.state(node).value,
             wish=wishes.get(node.number, Wish.ACTIVE).value,
             shards=node.report.shards if node.report else None,
+            failure=node.report.failure if node.report else "",
             deletes_stopped=await self._metadata.deletes_stopped(),
             segments=segments,
             bytes=moved_bytes,
@@ -156,11 +159,12 @@ class Draining:
     @staticmethod
     def _refuse_unless_empty(node: Node) -> None:
         """An upload that has begun before the drain may still come to name what lies there."""
-        if node.reachable and node.report and node.report.shards:
+        if node.reachable and (report := node.report) and report.shards:
+            keeps = f"it can delete nothing ({report.failure})" if report.failure else ""
             raise Conflict(
-                f"{node.row.name} still has {node.report.shards} shards: they are about to be "
-                "deleted, or of an upload that goes on. Wait until it is drained; what such an "
-                "upload has stored there is given up with --force"
+                f"{node.row.name} still has {report.shards} shards: they are about to be deleted, "
+                f"or of an upload that goes on. {keeps or 'Wait until it is drained'}; what such "
+                "an upload has stored there is given up with --force"
             )
 
     async def _wish(self, node: Node, wish: Wish) -> None:

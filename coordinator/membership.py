@@ -251,11 +251,11 @@ class Membership:
 
     def find(self, name: str) -> Node:
         """The node of that name or id; of a name that was given again, the one that is still a
-        member. Never by number: 3 need not be node-3. Raises NotFound, Conflict if two are."""
+        member, or the last. Not by number: 3 may not be node-3. Raises NotFound, Conflict."""
         found = [node for node in self.nodes.values() if name in (node.row.name, node.row.node_id)]
         if not found:
             raise NotFound(f"no node is called {name!r}: sixfold nodes shows their whole names")
-        found = [node for node in found if node.row.wish is not Wish.REMOVED] or found
+        found = [node for node in found if node.row.wish is not Wish.REMOVED] or found[-1:]
         if len(found) > 1:
             ids = ", ".join(node.row.node_id for node in found)
             raise Conflict(f"{len(found)} nodes are called {name!r}: use the id, of {ids}")

@@ -19,9 +19,7 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
         ("may fail now", f"{_may(now['nodes'], 'node')}, {_may(now['zones'], 'zone')}"),
         ("short of shards", f"{short['on_absent_nodes']} segments, as nodes are away; "
          f"{short['with_bad_shards']} have bad ones"),
-        *((f"  may lose {kind['may_fail']}" if kind["may_fail"] >= 0 else "  unreadable",
-           f"{kind['segments']} segments on {kind['nodes']} nodes, lost before repair with "
-           f"probability {kind['loss_before_repair']:.2g}") for kind in short["kinds"]),
+        *map(_short_kind, short["kinds"]),
         ("in repair queue", _queue(short)),
         ("loss of an object", f"{_chance(loss['object'])}, for each segment of it"),
         ("loss of any object", _chance(loss["any_object"])),
@@ -33,6 +31,14 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     words = (said["metadata_loss_per_year"]["words"], said["correlated"], said["model"])
     return [*aligned(rows), "", *words]
+
+
+def _short_kind(kind: dict[str, Any]) -> tuple[str, str]:
+    where = f"{kind['segments']} segments on {kind['nodes']} nodes"
+    if kind["may_fail"] < 0:
+        return "  unreadable now", f"{where}; what is on nodes that are away comes back with them"
+    chance = f"lost before repair with probability {kind['loss_before_repair']:.2g}"
+    return f"  may lose {kind['may_fail']}", f"{where}, {chance}"
 
 
 def _may(count: int | None, what: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common.errors import Conflict
+from common.errors import Conflict, StoreReadOnly
 from common.units import format_bytes
 from sixfold.console import Console, aligned
 from sixfold.options import Json, Url, globals_of, with_client
@@ -110,7 +110,8 @@ def drain(
 
 
 async def _watch(client: "Client", console: Console, node_id: str) -> None:
-    """Until nothing needs the node any more. Raises Conflict when it is taken back, or removed."""
+    """Until the node is empty, or lost and not needed. Raises Conflict when it is taken back, or
+    removed, and StoreReadOnly if it is not needed but will never be empty."""
     said = ""
     while True:
         plan = await patiently(console, lambda: client.drain(node_id, force=False, dry_run=True))
@@ -127,11 +128,16 @@ def _end(plan: dict[str, Any]) -> str:
     name, state, segments = plan["node"], plan["state"], plan["segments"]
     if plan["wish"] != "draining":
         raise Conflict(f"{name} was taken back into service, with shards of {segments} segments")
-    if segments or state not in ("drained", "lost"):
+    if segments:
         return ""
+    if state == "draining" and plan["shards"] and plan["failure"]:
+        raise StoreReadOnly(
+            f"no segment needs {name} any more, but it cannot delete its {plan['shards']} shards: "
+            f"{plan['failure']}; sixfold remove {name} --force"
+        )
     if state == "lost":
         return f"{name} is lost, and no segment needs it any more: it can be removed"
-    return f"{name} is drained"
+    return f"{name} is drained" if state == "drained" else ""
 
 
 def _left(plan: dict[str, Any]) -> str:
@@ -189,7 +195,8 @@ def remove(
 
     async def remove_it(client: "Client") -> int:
         said = await client.remove(node, force)
-        console.result(said, f"{said['node']} is {said['state']}")
+        what = "its process ends, and its data directory may be deleted"
+        console.result(said, f"{said['node']} is {said['state']}: {what}")
         return 0
 
     return with_client(context, url, remove_it)

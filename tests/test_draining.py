@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from common.errors import Conflict, Undurable
+from common.errors import Conflict, StoreReadOnly, Undurable
 from coordinator.metadata import Wish
 from coordinator.node import NodeState
 from coordinator.repair import SEARCH_AGAIN_DRAINING_S
 from coordinator.write_upload import Stored
-from sixfold.nodes_cli import _left
+from sixfold.nodes_cli import _end, _left
 from tests.test_repair import check, filled
 from tests.torture.one_process import SEGMENT_BYTES, Front, Store
 
@@ -105,6 +105,27 @@ async def test_what_a_drained_node_keeps_as_deletes_are_stopped_is_told(store: S
         f"0 segments left, 0 B; {shards} shards are to be deleted on it; but deletes are stopped: "
         "a look at it"
     )
+
+
+async def test_a_drained_node_that_is_read_only_will_never_be_empty(store: Store) -> None:
+    """It is not waited for: what is on it nobody needs, but it cannot delete it."""
+    contents = await filled(store)
+    front, node = store.fronts[0], store.nodes[3].store
+    assert node is not None
+    node._writer.failure = "fsync failed"
+    await front.draining.drain("node-3", force=True, dry_run=False)
+    for job in ("repair", "outbox"):
+        await front.work(job)
+    await store.pass_time(2)
+    plan = await front.draining.drain("node-3", force=True, dry_run=True)
+    shards = plan["shards"]
+    assert (plan["segments"], plan["state"], shards > 0) == (0, "draining", True)
+    with pytest.raises(StoreReadOnly, match=f"its {shards} shards: fsync failed; .* --force"):
+        _end(plan)
+    with pytest.raises(Conflict, match=rf"{shards} shards: .*delete nothing \(fsync failed\)"):
+        await front.draining.remove("node-3")
+    await front.draining.remove("node-3", force=True)
+    await check(store, contents, survives=2)
 
 
 async def test_a_drain_that_would_fill_the_other_nodes_is_refused(store: Store) -> None:

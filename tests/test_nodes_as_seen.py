@@ -255,6 +255,8 @@ async def test_two_nodes_of_one_name_are_told_apart_by_their_ids(membership: Mem
     membership.nodes[2].row = replace(membership.nodes[2].row, wish=Wish.REMOVED)
     assert membership.find("node-1") is membership.nodes[1]
     assert membership.find(f"{2:032x}") is membership.nodes[2]
+    membership.nodes[1].row = replace(membership.nodes[1].row, wish=Wish.REMOVED)
+    assert membership.find("node-1") is membership.nodes[2]
 
 
 async def test_numbers_are_kept_and_not_shared(membership: Membership) -> None:
