@@ -36,6 +36,7 @@ from tests.torture.one_process import (
 
 T = TypeVar("T")
 JOBS = ["collect", "outbox", "sweep", "repair", "rebalance", "scrub"]
+ZONES = "aaabbbccc"
 STEP_S = 60.0  # no step may take longer: a hang is a failure
 which = st.integers(0, len(CONTENTS) - 1)
 fronts = st.integers(0, COORDINATORS - 1)
@@ -51,7 +52,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="sixfold-model-"))
         self.runner = asyncio.Runner()
-        self.store = Store(self.directory)
+        self.store = Store(self.directory, ZONES)
         self.present: set[int] = set()
         self.flipped: set[tuple[int, ShardAddress]] = set()  # on which node
         self.faults: list[int] = []  # nodes that went, or a shard of which rotted
