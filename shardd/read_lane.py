@@ -104,8 +104,7 @@ class ReadService:
             if there:
                 self._waiting.append((request, key))
             else:
-                self._window.leave()
-                self._lane.answer(pack_frame(FrameKind.MISSING, request))
+                self._deny(request)
 
     async def _read(self, request: int, key: bytes) -> None:
         try:
@@ -122,6 +121,16 @@ class ReadService:
         else:
             buffers = [record.buffer] if record.buffer is not None else []
             self._lane.send([_frame(request, record), record.data], buffers)
+
+    def _deny(self, request: int) -> None:
+        """There is no such shard, unless that is not certain."""
+        try:
+            self._store.check_absence()
+        except SixfoldError as error:
+            self._refuse(request, error)
+        else:
+            self._window.leave()
+            self._lane.answer(pack_frame(FrameKind.MISSING, request))
 
     def _refuse(self, request: int, error: SixfoldError) -> None:
         self._window.leave()

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from common.errors import Corrupt
+from common.errors import Corrupt, Unavailable
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.ids import ShardAddress
 from common.record import HEADER_BYTES, RecordKind, unpack_header
@@ -113,7 +113,13 @@ class Reader:
             except Corrupt:
                 self._suspect(key)
                 raise
+        self.check_absence()
         return None
+
+    def check_absence(self) -> None:
+        """Raises Unavailable if what is not known may be there all the same."""
+        if self._volumes.unopened:
+            raise Unavailable(f"it may be there: {self._volumes.failure}")
 
     async def _place_of(self, key: bytes) -> Location | None:
         location = self._catalog.recall(key)

@@ -105,8 +105,10 @@ class _Recovery:
         return rotten + verdict.lost
 
     def _check_fit(self, checkpoints: Mapping[int, int]) -> None:
-        """Raises IndexDamaged unless every volume is there and as long as the index knows it."""
-        for number, scanned_bytes in checkpoints.items():
+        """Raises IndexDamaged unless every volume is there and as long as the index knows it. Of
+        one that cannot be opened, the index is all there is."""
+        for number in checkpoints.keys() - self._volumes.unopened:
+            scanned_bytes = checkpoints[number]
             volume = self._volumes.by_number.get(number)
             if volume is None or volume.end < scanned_bytes:
                 raise IndexDamaged(f"the index knows more of volume {number} than there is")

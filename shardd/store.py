@@ -225,6 +225,10 @@ class VolumeStore:
         """As Reader.locate."""
         return await self._reader.locate(keys)
 
+    def check_absence(self) -> None:
+        """As Reader.check_absence."""
+        self._reader.check_absence()
+
     async def read_raw(self, key: bytes) -> RawRecord | None:
         """As Reader.read."""
         return await self._reader.read(key)

@@ -43,6 +43,7 @@ class VolumeSet:
         less: on a full disk the live part of one must fit into the reserve, to be compacted."""
         self.by_number: dict[int, Volume] = {}
         self.failure: str | None = None  # why nothing may be written beside what is there
+        self.unopened: set[int] = set()  # volumes that are there, with whatever is in them
         self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
         self._capacity_bytes = capacity_bytes
@@ -53,7 +54,7 @@ class VolumeSet:
 
     def load(self) -> None:
         """Open the volumes that the directory holds; each `end` is provisionally the file's size.
-        One that the disk cannot open is left out, for others to repair; `failure` says so.
+        One that the disk cannot open, also when it is asked again, is left out; `failure` says so.
 
         Raises WrongNode or WrongCluster for a volume that is not this node's.
         """
@@ -61,13 +62,22 @@ class VolumeSet:
             if _NAME.fullmatch(name):
                 path = self._directory.volumes / name
                 self._next_number = max(self._next_number, int(path.stem) + 1)
-                try:
-                    self._load_one(path)
-                except OSError as error:
-                    if not is_bad_place(error):
-                        raise
-                    log.error("%s cannot be opened: %s", path, error)
-                    self.failure = self.failure or f"{path} cannot be opened: {error}"
+                self._load_if_possible(path)
+
+    def _load_if_possible(self, path: Path) -> None:
+        failure = ""
+        for _ in range(2):
+            try:
+                self._load_one(path)
+            except OSError as error:
+                if not is_bad_place(error):
+                    raise
+                failure = f"{path} cannot be opened: {error}"
+                log.error("%s", failure)
+            else:
+                return
+        self.failure = self.failure or failure
+        self.unopened.add(int(path.stem))
 
     def sync_names(self) -> None:
         """A process that was killed may have made volumes whose names are not durable. Raises the

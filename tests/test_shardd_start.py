@@ -1,20 +1,24 @@
 """What a node finds at its start that cannot be opened or written: it starts, and says so."""
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from common.errors import StoreReadOnly
+from common.errors import Corrupt, StoreReadOnly, Unavailable
+from common.wire import FrameKind, LaneKind
 from shardd.disk import RealDisk
 from shardd.index import remove_index
 from shardd.store import VolumeStore
 from tests.bad_sectors import BAD_PLACES
+from tests.lane_client import open_lane
+from tests.stores import make_shard, served_node
 from tests.torture.mounts import call, mounted_over
 from tests.torture.outcome import CannotRun
-from tests.upkeep import addresses_of, append_all, check, held, opened, shards_of, volume_files
+from tests.upkeep import addresses_of, append_all, check, opened, shards_of, volume_files
 
 Trouble = Callable[[Path], AbstractContextManager[None]]
 SHARDS = shards_of(range(24))
@@ -79,10 +83,27 @@ async def test_a_volume_that_cannot_be_opened(
     for _ in range(2):
         async with opened(tmp_path, disk=disk) as store:
             await check_read_only(store, f"{volumes[1].name} cannot be opened")
-            assert 0 < sum(await held(store, SHARDS)) < len(SHARDS)
     async with opened(tmp_path) as store:
         assert store.failure is None
         await check(store, SHARDS, [])
+
+
+async def test_what_may_be_in_a_volume_that_cannot_be_opened_is_not_absent(tmp_path: Path) -> None:
+    """Neither over a lane nor by HTTP: the coordinator would take that for a loss."""
+    await fill(tmp_path)
+    disk = Unopenable(volume_files(tmp_path)[1].name, errno.EIO)
+    for _ in range(2):
+        async with served_node(tmp_path, disk=disk) as node:
+            lane = await open_lane(node, LaneKind.READ)
+            for request, shard in enumerate([*SHARDS, make_shard(40, 99)], 1):
+                lane.send(FrameKind.READ, request, shard.address.key)
+            kinds = Counter(frame[0] for frame in (await lane.answers(len(SHARDS) + 1)).values())
+            assert set(kinds) == {FrameKind.RECORD, FrameKind.ERROR}
+            lane.transport.close()
+            for shard in [*SHARDS, make_shard(40, 99)]:
+                with suppress(Corrupt, Unavailable):
+                    assert await node.store.read_raw(shard.address.key) is not None
+        remove_index(tmp_path / "index.db")
 
 
 async def test_a_volume_that_may_not_be_opened_is_no_bad_place(tmp_path: Path) -> None:
