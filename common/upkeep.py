@@ -19,8 +19,8 @@ class Why(StrEnum):
 
 
 class Quarantined(NamedTuple):
-    """A shard that is out of service but still kept. `at` is since when, Unix time in seconds;
-    `size_bytes` is what it takes."""
+    """A shard that is out of service but still kept. `at` is since when, Unix time in seconds by
+    the node's clock (shardd/clock.py); `size_bytes` is what it takes."""
 
     address: ShardAddress
     why: Why

@@ -110,13 +110,19 @@ class Scrubber:
             if self._suspects:
                 await self._look_at_suspects()
                 return True
-            if not self._state.running:
-                began = self._state.started_at
-                if began and self._now() < began + self._interval_s:
-                    return False
+            if self._is_due():
                 self.start()
+            elif not self._state.running:
+                return False
             await self._go_on()
             return True
+
+    def _is_due(self) -> bool:
+        """Whether a pass is to begin. One that began in the future, by a clock that has been set
+        right since, says nothing: neither how long ago it was nor what it has verified since."""
+        now_s, began_s = self._now(), self._state.started_at
+        is_late = not began_s or now_s >= began_s + self._interval_s
+        return now_s < began_s or (is_late and not self._state.running)
 
     async def _look_at_suspects(self) -> None:
         keys = list(self._suspects)

@@ -4,15 +4,25 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Of this run of the machine: within one, all that ask have the same monotonic clock."""
+    return _BOOT_ID.read_text().strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Where background work has its time from, in seconds; `wall_s` is Unix time."""
+    """Where background work has its time from, in seconds; `wall_s` is Unix time, which may
+    jump. `boot` names the run of the machine that `steady_s` goes by."""
 
     wall_s: Callable[[], float] = time.time
     steady_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    boot: Callable[[], str] = boot_id
 
 
 class Throttle:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from common.errors import SixfoldError
 from common.units import MIB
 from common.upkeep import ScrubReport
+from shardd.clock import NodeClock
 from shardd.compaction import Compactor
-from shardd.parts import StoreParts
+from shardd.parts import StoreParts, to_the_end
 from shardd.quarantine import Quarantine
 from shardd.scrub import Scrubber
 from shardd.throttle import Clocks, Throttle
@@ -42,7 +43,8 @@ class Upkeep:
         """With less than `tight_bytes` of room, any dead space is worth a compaction."""
         self._limits = limits
         self.may_drop: Callable[[], bool] = lambda: False  # whether orphans may go for good
-        self.quarantine = Quarantine(parts, self._rot_found, clocks.wall_s)
+        self._clock = NodeClock(parts.directory, parts.disk, clocks)
+        self.quarantine = Quarantine(parts, self._rot_found, self._clock)
         condemn = self.quarantine.condemn
         copying = Throttle(limits.compact_bytes_per_s, clocks)
         reading = Throttle(limits.scrub_bytes_per_s, clocks)
@@ -58,7 +60,7 @@ class Upkeep:
 
     def start(self) -> None:
         """Work in the background until `stop`."""
-        for step in (self._compact, self.scrubber.scrub_once, self._expire):
+        for step in (self._compact, self.scrubber.scrub_once, self._expire, self._tick):
             wanted = self.scrubber.wanted if step == self.scrubber.scrub_once else asyncio.Event()
             self._tasks.append(asyncio.create_task(_repeat(step, wanted)))
 
@@ -75,6 +77,10 @@ class Upkeep:
 
     async def _expire(self) -> bool:
         return self.may_drop() and await self.quarantine.expire(self._limits.quarantine_s) > 0
+
+    async def _tick(self) -> bool:
+        await to_the_end(self._clock.tick)
+        return False
 
 
 async def _repeat(step: Callable[[], Awaitable[bool]], wanted: asyncio.Event) -> None:

@@ -119,6 +119,35 @@ async def test_a_read_that_saw_less_does_not_make_a_lost_segment_one_to_rely_on(
     assert await head(bed, id_) == "9/9; survives=1"
 
 
+async def test_rot_that_nobody_has_seen_is_found_when_nodes_are_away(bed: Bed) -> None:
+    """With three away, the six that are left are read before anything relies on them."""
+    id_ = await put(bed.http, DATA)
+    (stored,) = await bed.segments(id_)
+    bed.rot(stored, 0)
+    bed.away(*stored.layout[6:])
+    assert await put_again(bed) == "9/9; survives=1"
+    assert await get(bed.http, id_) == DATA
+    (again,) = await bed.segments(id_)
+    assert again.generation != stored.generation
+
+
+async def test_with_nodes_away_what_can_be_read_is_not_written_again(bed: Bed) -> None:
+    id_ = await put(bed.http, DATA)
+    (stored,) = await bed.segments(id_)
+    bed.rot(stored, 0)
+    bed.away(*stored.layout[7:])
+    assert await put_again(bed) == "6/9; survives=0"
+    assert await bed.segments(id_) == (replace(stored, known_bad=1),)
+
+
+async def test_while_nearly_all_nodes_are_there_nothing_is_read(bed: Bed) -> None:
+    id_ = await put(bed.http, DATA)
+    (stored,) = await bed.segments(id_)
+    bed.away(stored.layout[8])
+    assert await put_again(bed) == "8/9; survives=2"
+    assert sum(node.reads for node in bed.cluster.memory.values()) == 0
+
+
 async def test_repair_that_cannot_reach_a_bad_shard_still_knows_it(bed: Bed) -> None:
     id_, stored = await with_rot(bed, 4)
     bed.away(*stored.layout[1:4])

@@ -11,12 +11,12 @@ from common.shards import ShardRecord
 from common.units import KIB, MIB
 from shardd.group import Move, WriteJob
 from shardd.store import StoreLimits, VolumeStore
-from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
 from tests.disks.faulty import EIO, faulty
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
+    NodeTime,
     addresses_of,
     append_all,
     check,
@@ -107,21 +107,21 @@ async def test_rot_is_not_restored(tmp_path: Path) -> None:
 
 
 async def test_orphans_go_by_themselves_and_rot_does_not(tmp_path: Path) -> None:
-    now_s = 5000.0
-    async with opened(tmp_path, clocks=Clocks(wall_s=lambda: now_s)) as store:
+    time = NodeTime(5000.0)
+    async with opened(tmp_path, clocks=time.clocks) as store:
         await store.append(SHARDS)
         await set_aside(store, ORPHANS[:2])
-        now_s = 5600.0
+        time.true_s = 5600.0
         await set_aside(store, ORPHANS[2:])
         rotten = live_entries(store)[0]
         flip_one(store, rotten, 129)
         while await store.scrub_once():
             pass
         assert await store.upkeep.quarantine.expire(1000) == 0
-        now_s = 6000.0
+        time.true_s = 6000.0
         assert await store.upkeep.quarantine.expire(1000) == 2
-        now_s = 9000.0
-    async with opened(tmp_path, clocks=Clocks(wall_s=lambda: now_s)) as store:
+        time.true_s = 9000.0
+    async with opened(tmp_path, clocks=time.clocks) as store:
         store.upkeep._limits = UpkeepLimits(quarantine_s=1000)
         assert not await store.upkeep._expire()  # nobody has said that deletes are allowed
         assert len(kept(store)) == 4
@@ -133,14 +133,36 @@ async def test_orphans_go_by_themselves_and_rot_does_not(tmp_path: Path) -> None
 
 async def test_without_room_orphans_stay_in_service(tmp_path: Path) -> None:
     limits = StoreLimits(capacity_bytes=MIB, reserve_bytes=64 * KIB, volume_bytes=256 * KIB)
-    shards = [make_shard(120 * KIB, seed) for seed in range(7)]
+    shards = [make_shard(120 * KIB, seed) for seed in range(6)]
     async with opened(tmp_path, limits) as store:
         await append_all(store, shards)
         with pytest.raises(StorageFull):
-            await set_aside(store, shards[:3])
+            await set_aside(store, shards[:2])  # the reserve is not for copies
         await check(store, shards, [])
         assert files(tmp_path) == []
         assert await set_aside(store, shards[:1]) == 1
+
+
+async def test_copies_leave_the_reserve_to_deletes_and_compaction(tmp_path: Path) -> None:
+    limits = StoreLimits(capacity_bytes=4 * MIB, reserve_bytes=MIB, volume_bytes=MIB)
+    shards = [make_shard(90 * KIB, seed) for seed in range(40)]
+    async with opened(tmp_path, limits) as store:
+        stored = list[ShardRecord]()
+        with pytest.raises(StorageFull):
+            for shard in shards:
+                await store.append([shard])
+                stored.append(shard)
+        with pytest.raises(StorageFull):
+            for shard in stored:
+                await set_aside(store, [shard])
+        flip_one(store, live_entries(store)[0], 1000)
+        while await store.scrub_once():
+            pass
+        assert store.upkeep.quarantine.bad_shards == 1
+        assert store._volumes.room_bytes() > MIB - 4 * KIB  # but for tombstones
+        await store.delete(addresses_of(stored[5:]))
+        assert await compact_all(store)
+        await store.append(stored[5:10])
 
 
 async def test_rot_on_a_full_disk_is_taken_out_of_service_all_the_same(tmp_path: Path) -> None:

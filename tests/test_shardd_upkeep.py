@@ -22,6 +22,7 @@ from tests.bad_sectors import BadSectors
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
+    NodeTime,
     addresses_of,
     append_all,
     check,
@@ -50,8 +51,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_node_looks_after_itself(tmp_path: Path) -> None:
-    now_s, shards = 10_000.0, shards_of(range(60))
-    async with opened(tmp_path, LIMITS, clocks=Clocks(wall_s=lambda: now_s)) as store:
+    time, shards = NodeTime(), shards_of(range(60))
+    async with opened(tmp_path, LIMITS, clocks=time.clocks) as store:
         await append_all(store, shards)
         flip_one(store, live_entries(store)[0], 140)
         bad = live_entries(store)[0].info.address
@@ -64,7 +65,7 @@ async def test_a_node_looks_after_itself(tmp_path: Path) -> None:
         await until(lambda: store._volumes.used_bytes < before / 2)
         await check(store, rest[50:], rest[:50])
         assert len(store.upkeep.quarantine.page(None, 10)) == 4
-        now_s += 100
+        time.true_s += 100
         store.upkeep.may_drop = lambda: True  # a coordinator says that deletes are allowed
         await until(lambda: len(store.upkeep.quarantine.page(None, 10)) == 1)
 

@@ -2,6 +2,8 @@
 
 from unittest.mock import patch
 
+from shardd.clock import NodeClock
+from shardd.scrub import Scrubber
 from tests.torture import clocks
 from tests.torture.clocks import Skewed
 
@@ -15,3 +17,20 @@ def test_a_clock_that_people_can_set_is_found_out() -> None:
         outcome = clocks.main(scale=0.005, seed=1)
     assert any("early" in violation for violation in outcome.violations)
     assert any("left" in violation for violation in outcome.violations)
+
+
+def test_a_node_that_believes_the_time_of_day_is_found_out() -> None:
+    with patch.object(NodeClock, "__call__", lambda self: self._clocks.wall_s()):
+        outcome = clocks.main(scale=0.01, seed=1)
+    assert any("early" in violation for violation in outcome.violations)
+    assert any("stay" in violation for violation in outcome.violations)
+
+
+def test_a_scrub_that_waits_for_a_wrong_time_is_found_out() -> None:
+    def is_due(self: Scrubber) -> bool:
+        began_s = self._state.started_at
+        return not self._state.running and self._now() >= began_s + self._interval_s
+
+    with patch.object(Scrubber, "_is_due", is_due):
+        outcome = clocks.main(scale=0.01, seed=1)
+    assert any("late" in violation for violation in outcome.violations)

@@ -1,5 +1,6 @@
 """A node's store to break and to look after: opening it, what it holds, what it takes on disk."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +16,27 @@ from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
 from tests import reopened
 from tests.stores import make_shard
+
+
+class NodeTime:
+    """What the clocks of a node's machine say. `error_s` is how wrong its time of day is."""
+
+    def __init__(self, true_s: float = 1_000_000.0, error_s: float = 0.0) -> None:
+        self.true_s, self.error_s = true_s, error_s
+        self.restart()
+
+    def restart(self) -> None:
+        """Its monotonic clock begins anew, wherever."""
+        self._boot, self._booted_s = os.urandom(8).hex(), self.true_s
+
+    @property
+    def clocks(self) -> Clocks:
+        return Clocks(
+            wall_s=lambda: self.true_s + self.error_s,
+            steady_s=lambda: 100.0 + self.true_s - self._booted_s,
+            boot=lambda: self._boot,
+        )
+
 
 FAST = UpkeepLimits(compact_bytes_per_s=100 * GIB)
 SMALL_VOLUMES = StoreLimits(volume_bytes=256 * KIB, reserve_bytes=256 * KIB, upkeep=FAST)

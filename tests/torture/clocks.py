@@ -1,5 +1,6 @@
 """Processes whose time of day is wrong by days and jumps, on a machine that is restarted: in random
-histories nothing is collected before its grace period is over, and no lease is held twice."""
+histories nothing is collected before its grace period is over, and no lease is held twice. A node
+keeps what is in quarantine for its week, and goes on with scrub (node_clocks.py)."""
 
 import os
 import random
@@ -13,11 +14,12 @@ from common.errors import SessionLost
 from common.ids import ContentId
 from coordinator.metadata import Metadata, open_metadata
 from tests.metadata_parts import GRACE_S, Clock, segment, single
+from tests.torture.node_clocks import NodeHistory, NodeTally
 from tests.torture.outcome import Outcome, quiet, scaled, scratch
 
 ROW = 15
 PROMISE = "clocks may be days wrong: nothing goes early, no lease is held twice"
-HISTORIES, STEPS = 5_000, 60
+HISTORIES, NODE_HISTORIES, STEPS = 5_000, 500, 60
 
 DAY_S = 86_400
 PROCESSES = 3
@@ -60,11 +62,18 @@ class Tally:
 
 def main(scale: float, seed: int) -> Outcome:
     histories, tally = scaled(HISTORIES, scale), Tally()
+    node_histories, node_tally = scaled(NODE_HISTORIES, scale), NodeTally()
     with scratch("clocks", in_memory=True) as directory, quiet():
         for number in range(histories):
             history = _History(directory / str(number), random.Random(f"{seed} {number}"), tally)
             uvloop.run(history.run())
-    return Outcome(tally.figure(histories), tally.violations)
+        for number in range(node_histories):
+            rng = random.Random(f"{seed} node {number}")
+            uvloop.run(NodeHistory(directory / f"node-{number}", rng, node_tally).run())
+    return Outcome(
+        f"{tally.figure(histories)}; {node_tally.figure(node_histories)}",
+        tally.violations + node_tally.violations,
+    )
 
 
 class _History:

@@ -14,6 +14,7 @@ from pathlib import Path
 from common import failpoints
 from common.failpoints import EXIT_CODE, Point
 from common.shards import ShardRecord
+from tests.torture.ends import Ends
 from tests.torture.outcome import Outcome, quiet, scaled, scratch
 from tests.upkeep import (
     addresses_of,
@@ -31,23 +32,26 @@ from tests.upkeep import (
 
 ROW = 3
 PROMISE = "no step of compaction or quarantine loses a shard or brings one back"
-RUNS = 50  # of each point
+ENDS = 50  # at each point
 SHARDS = 60
 OWN = ("quarantine-written", "quarantine-buried", "quarantine-restored")
 POINTS = [point for point in Point if point.startswith("compact-") or point in OWN]
 
 
 def main(scale: float, seed: int) -> Outcome:
-    runs, ended, violations = scaled(RUNS, scale), 0, list[str]()
+    wanted, ended, violations = scaled(ENDS, scale), 0, list[str]()
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])
     with scratch("compaction") as directory, quiet():
         for point in POINTS:
-            for number in range(runs):
+            ends = Ends(point, wanted)
+            for number in ends.runs():
                 run = _Run(directory / f"{point}-{number}", f"{seed} {point} {number}")
-                ended += run.ends_at(processes, point)
+                ends.came += run.ends_at(processes, point)
                 violations += [f"{point}, run {number}: {said}" for said in run.judge()]
-    figure = f"{len(POINTS)} steps x {runs}, {ended} nodes ended there"
+            ended += ends.came
+            violations += ends.missing()
+    figure = f"{len(POINTS)} steps, each {wanted} times: {ended} nodes ended there"
     return Outcome(f"{figure}, {len(violations)} broken", violations)
 
 

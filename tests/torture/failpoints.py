@@ -23,11 +23,12 @@ from tests.lane_client import Client, lane_to
 from tests.server_process import server_process
 from tests.stores import SECRET, make_shard
 from tests.test_shardd_heartbeat import Coordinator, serving
+from tests.torture.ends import Ends
 from tests.torture.outcome import Outcome, quiet, scaled, scratch
 
 ROW = 3
 PROMISE = "all or nothing: no step of a node's writing or starting loses or halves anything"
-RUNS = 50  # of each point
+ENDS = 50  # at each point
 POINTS = [point for point in Point if point.startswith(("volume", "group", "index", "tail"))]
 CALLS = 400  # by then every point must have come
 AT_ONCE = 6
@@ -49,36 +50,34 @@ class _Gone(Exception):
 
 
 def main(scale: float, seed: int) -> Outcome:
-    runs, killed, acknowledged, violations = scaled(RUNS, scale), 0, 0, list[str]()
+    wanted, killed, acknowledged, violations = scaled(ENDS, scale), 0, 0, list[str]()
     with quiet():
         for point in POINTS:
             with scratch(f"failpoints-{point}") as directory:
-                told = Told()
-                ends, found = uvloop.run(_lives(directory, told, point, runs, seed))
-            killed += ends
+                told, ends = Told(), Ends(point, wanted)
+                violations += uvloop.run(_lives(directory, told, point, ends, seed))
+            killed += ends.came
             acknowledged += told.acknowledged
-            violations += found if ends else [*found, f"{point}: the node never came there"]
+            violations += ends.missing()
     figure = (
-        f"{len(POINTS)} steps x {runs}, {killed} nodes killed, "
+        f"{len(POINTS)} steps, each {wanted} times: {killed} nodes killed, "
         f"{acknowledged:,} acknowledged, {len(violations)} broken"
     )
     return Outcome(figure, violations)
 
 
-async def _lives(
-    directory: Path, told: Told, point: Point, runs: int, seed: int
-) -> tuple[int, list[str]]:
-    """How often the node came to its end at this point, and what was wrong."""
-    ends, violations = 0, list[str]()
-    for number in range(runs):
+async def _lives(directory: Path, told: Told, point: Point, ends: Ends, seed: int) -> list[str]:
+    """What was wrong."""
+    violations: list[str] = []
+    for number in ends.runs():
         rng = random.Random(f"{seed} {point} {number}")
         if point is Point.INDEX_UNSEALED:  # only a clean stop leaves a seal
             await _life(directory, told, None, rng)
         ended, found = await _life(directory, told, point, rng)
-        ends += ended
+        ends.came += ended
         violations += [f"{point}, run {number}: {said}" for said in found]
     _, found = await _life(directory, told, None, random.Random(seed))
-    return ends, violations + [f"{point}, in the end: {said}" for said in found]
+    return violations + [f"{point}, in the end: {said}" for said in found]
 
 
 async def _life(

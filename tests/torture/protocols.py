@@ -13,12 +13,12 @@ from pathlib import Path
 
 from common.failpoints import EXIT_CODE, Point
 from tests.torture import protocol_steps
+from tests.torture.ends import Ends
 from tests.torture.outcome import Outcome, scaled, scratch
 
 ROW = 3
 PROMISE = "all or nothing: no step of uploading, mending or deleting leaves anything half done"
-RUNS = 50  # of each point
-MORE = 20  # if none of few runs comes there
+ENDS = 50  # at each point
 POINTS = [
     point
     for point in Point
@@ -28,26 +28,23 @@ POINTS = [
 
 
 def main(scale: float, seed: int) -> Outcome:
-    runs, killed, violations = scaled(RUNS, scale), 0, list[str]()
+    wanted, killed, violations = scaled(ENDS, scale), 0, list[str]()
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([protocol_steps.__name__])
     with scratch("protocols") as directory:
         for point in POINTS:
-            ends = 0
-            for number in range(runs + MORE):
-                if number >= runs and ends:
-                    break
+            ends = Ends(point, wanted)
+            for number in ends.runs():
                 rng = random.Random(f"{seed} {point} {number}")
                 place = directory / f"{point}-{number}"
                 ended, found = _run(processes, place, point, rng)
-                ends += ended
+                ends.came += ended
                 violations += [f"{point}, run {number}: {said}" for said in found]
                 shutil.rmtree(place)
-            killed += ends
-            if not ends:
-                violations.append(f"{point}: no coordinator ever came there")
-    figure = f"{len(POINTS)} steps x {runs}, {killed} coordinators killed, {len(violations)} broken"
-    return Outcome(figure, violations)
+            killed += ends.came
+            violations += ends.missing()
+    figure = f"{len(POINTS)} steps, each {wanted} times or more: {killed} coordinators killed"
+    return Outcome(f"{figure}, {len(violations)} broken", violations)
 
 
 def _run(
