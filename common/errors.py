@@ -10,6 +10,7 @@
     ├── Conflict
     │   ├── WrongCluster
     │   ├── WrongNode
+    │   ├── NodeRemoved             an operator has removed the node: it never comes back
     │   └── StaleEpoch              another coordinator does by now what is asked
     ├── TooLarge
     ├── UnsupportedEncoding
@@ -81,6 +82,10 @@ class WrongCluster(Conflict):
 
 class WrongNode(Conflict):
     code = "wrong_node"
+
+
+class NodeRemoved(Conflict):
+    code = "node_removed"
 
 
 class StaleEpoch(Conflict):

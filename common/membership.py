@@ -48,7 +48,8 @@ class NodeReport(_JsonMessage):
     the process, so that two processes claiming to be one node are told apart. `epoch` is the
     highest that a coordinator has told the node, 0 if none has. `bad_shards` are rotten and wait
     for repair; `verified_at` is when the oldest verification of a volume began, in Unix time, 0
-    never. `failure` and `detached` are those of StoreStat (common/shards.py)."""
+    never, and `scrub_interval_s` how long after one pass the next begins. `failure` and `detached`
+    are those of StoreStat (common/shards.py)."""
 
     node_id: str
     instance: str
@@ -67,13 +68,14 @@ class NodeReport(_JsonMessage):
     verified_at: int = 0
     failure: str = ""
     detached: bool = False
+    scrub_interval_s: int = 0
 
     def __post_init__(self) -> None:
         """Raises BadRequest for what no node reports."""
         ids = (self.node_id, self.instance, self.cluster_id or self.node_id)
         sizes = (
             self.capacity_bytes, self.used_bytes, self.free_bytes, self.shards,
-            self.bad_shards, self.verified_at,
+            self.bad_shards, self.verified_at, self.scrub_interval_s,
         )  # fmt: skip
         if not all(re.fullmatch("[0-9a-f]{32}", name) for name in ids):
             raise BadRequest("NodeReport: ids have 32 hex digits")

@@ -34,6 +34,11 @@ class SegmentList:
         head = _HEAD.pack(MAGIC, FORMAT_VERSION, self.content, self.size_bytes, len(self.segments))
         return head + b"".join(_ENTRY.pack(*entry) for entry in self.segments)
 
+    @staticmethod
+    def may_have(size_bytes: int) -> bool:
+        """Whether there are lists of that size."""
+        return size_bytes > _HEAD.size and (size_bytes - _HEAD.size) % _ENTRY.size == 0
+
     @classmethod
     def unpack(cls, data: bytes) -> "SegmentList":
         """Raises Corrupt unless `data` is exactly one segment list."""

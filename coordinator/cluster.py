@@ -14,7 +14,7 @@ from coordinator.config import Config
 from coordinator.lanes import LaneLimits
 from coordinator.links import Link
 from coordinator.membership import Membership
-from coordinator.metadata import Metadata
+from coordinator.metadata import Metadata, Wish
 from coordinator.node import Node, NodeState
 from coordinator.placement import Placement, Target, candidates, place
 from coordinator.remote_store import RemoteStore
@@ -39,16 +39,21 @@ class Cluster:
         self.membership = Membership(
             metadata, clock, config.suspect_after_s, config.lost_after_s, self._connect
         )
+        self.membership.on_removed = self._disconnect
         self._stores: dict[int, RemoteStore] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.on_loss: Callable[[], None] = lambda: None  # called when a node is out of reach
 
     async def close(self) -> None:
-        await asyncio.gather(*(store.link.close() for store in self._stores.values()))
+        for number in list(self._stores):
+            self._disconnect(number)
+        await asyncio.gather(*self._closing)
 
     def store(self, number: int) -> RemoteStore:
         """Raises NodeUnreachable for a node that has not reported since this process began."""
         store = self._stores.get(number)
         if store is None:
-            raise NodeUnreachable(f"node {number} has not been heard of")
+            raise NodeUnreachable(f"{self.node_name(number)} has not been heard of")
         return store
 
     def place(self, segment: SegmentId, shard_bytes: int, k: int, n: int) -> Placement:
@@ -88,6 +93,8 @@ class Cluster:
         """A node has reported: see that there are lanes to where it is."""
         report = node.report
         assert report is not None
+        if node.row.wish is Wish.REMOVED:
+            return
         address = (report.data_host, report.data_port)
         store = self._stores.get(node.number)
         if store is not None:
@@ -97,6 +104,8 @@ class Cluster:
 
         def on_change(up: bool) -> None:
             node.reachable = up
+            if not up:
+                self.on_loss()
 
         link = Link(
             report.name,
@@ -108,3 +117,9 @@ class Cluster:
             on_change,
         )
         self._stores[node.number] = RemoteStore(link, report.http_url, self._secret, self._http)
+
+    def _disconnect(self, number: int) -> None:
+        if store := self._stores.pop(number, None):
+            closing = asyncio.create_task(store.link.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)

@@ -71,9 +71,9 @@ class OutboxWorker:
             while await self._do_batch(node):
                 pass
         except SixfoldError as error:
-            log.debug("outbox: deletes wait for node %d: %s", node, error)
+            log.debug("outbox: deletes wait for %s: %s", self._cluster.node_name(node), error)
         except Exception:
-            log.exception("outbox: node %d", node)
+            log.exception("outbox: %s", self._cluster.node_name(node))
 
     async def _do_batch(self, node: int) -> bool:
         """Whether there may be more for this node at once."""

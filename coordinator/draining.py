@@ -25,12 +25,17 @@ _MAY_BE_LOST_SOON = (NodeState.SUSPECT, NodeState.DETACHED)
 
 @dataclass(frozen=True, slots=True)
 class DrainPlan:
-    """What draining a node means. `others` nodes can take its shards, and have `free_bytes`; a
-    segment spread over them survives the loss of any `survives` of them, or of any
+    """What draining a node means. `shards` is what the node said last that it has, and
+    `deletes_stopped` why it keeps them, if it does. `others` nodes can take its shards, and have
+    `free_bytes`; a segment spread over them survives the loss of any `survives` of them, or of any
     `survives_zones` zones. `left_s` is an estimate. `objection` is why it is refused, if it is."""
 
     node: str
+    node_id: str
     state: str
+    wish: str
+    shards: int | None
+    deletes_stopped: str
     segments: int
     bytes: int
     left_s: float
@@ -49,26 +54,41 @@ class Draining:
         self._members = services.cluster.membership
 
     async def plan(self, node: Node) -> DrainPlan:
-        """What is still to be moved from a node."""
-        segments = moved_bytes = 0
-        async for load in self._metadata.mending.all_layout_loads():
-            if count := load.layout.count(node.number):
-                segments += load.segments
-                moved_bytes += count * load.shard_bytes
+        """What is still to be moved from a node. The room for what others have to give away is
+        not free."""
+        segments, moved_bytes, promised_bytes = await self._loads(node.number)
         others = [t for t in self._members.targets(0).values() if t.number != node.number]
+        free_bytes = sum(self._members.free_bytes(target.number) for target in others)
         nodes, zones = self._spread(others)
         k, rate = self._services.codec.k, self._services.config.repair_bytes_per_s
+        wishes = await self._metadata.wishes()  # that of another process counts at once, too
         return DrainPlan(
             node=node.row.name,
+            node_id=node.row.node_id,
             state=self._members.state(node).value,
+            wish=wishes.get(node.number, Wish.ACTIVE).value,
+            shards=node.report.shards if node.report else None,
+            deletes_stopped=await self._metadata.deletes_stopped(),
             segments=segments,
             bytes=moved_bytes,
             left_s=round(moved_bytes * k / rate, 1),
             others=len(others),
-            free_bytes=sum(self._members.free_bytes(target.number) for target in others),
+            free_bytes=max(0, free_bytes - promised_bytes),
             survives=survives(nodes, k),
             survives_zones=survives(zones, k),
         )
+
+    async def _loads(self, number: int) -> tuple[int, int, int]:
+        """How many segments have shards on that node, the bytes of these shards, and those of the
+        shards on other nodes that are to be left."""
+        segments = moved_bytes = promised_bytes = 0
+        leaving = set(filter(self._members.is_leaving, self._members.nodes)) - {number}
+        async for load in self._metadata.mending.all_layout_loads():
+            promised_bytes += load.shard_bytes * sum(map(leaving.__contains__, load.layout))
+            if count := load.layout.count(number):
+                segments += load.segments
+                moved_bytes += count * load.shard_bytes
+        return segments, moved_bytes, promised_bytes
 
     def _spread(self, others: Sequence[Target]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """How repair would place a segment on these nodes: the layout, and the same with each
@@ -84,14 +104,15 @@ class Draining:
 
     async def drain(self, name: str, force: bool, dry_run: bool) -> dict[str, Any]:
         """Begin. Raises Conflict if too few nodes would be left: for any PUT, for what lies on
-        this one, or, unless `force`, for each shard to have a node of its own."""
+        this one, or, unless `force`, for each shard to have a node of its own; or if the node was
+        removed."""
         node = self._members.find(name)
         plan = await self.plan(node)
+        self._refuse_removed(node, Wish(plan.wish))
         plan = replace(plan, objection=self._objection(plan, force))
         if not dry_run:
             if plan.objection:
                 raise Conflict(plan.objection)
-            self._refuse_removed(node)
             await self._wish(node, Wish.DRAINING)
         return asdict(plan)
 
@@ -111,7 +132,7 @@ class Draining:
     async def undrain(self, name: str) -> dict[str, Any]:
         """Take it back into service. What has been moved away stays where it is."""
         node = self._members.find(name)
-        self._refuse_removed(node)
+        self._refuse_removed(node, node.row.wish)
         await self._wish(node, Wish.ACTIVE)
         return {"node": node.row.name, "state": self._members.state(node).value}
 
@@ -147,6 +168,6 @@ class Draining:
         self._members.wish_changed(node.number, wish)  # other processes look once a second
 
     @staticmethod
-    def _refuse_removed(node: Node) -> None:
-        if node.row.wish is Wish.REMOVED:
+    def _refuse_removed(node: Node, wish: Wish) -> None:
+        if wish is Wish.REMOVED:
             raise Conflict(f"{node.row.name} was removed for good")

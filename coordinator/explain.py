@@ -96,7 +96,7 @@ class Explain:
     def _segment(self, cared: CaredSegment, seen: dict[ShardAddress, Seen]) -> dict[str, Any]:
         segment = cared.stored
         shards = [self._shard(segment, index, seen) for index in range(segment.n)]
-        there = tuple(s["node"] if s["state"] == PRESENT else NO_NODE for s in shards)
+        there = tuple(s["node"] if self._stays(s) else NO_NODE for s in shards)
         return {
             "position": cared.position,
             "id": str(segment.id),
@@ -126,6 +126,11 @@ class Explain:
             "node_state": self._cluster.membership.state(node).value if node else None,
             **asdict(said),
         }
+
+    def _stays(self, shard: dict[str, Any]) -> bool:
+        """Whether it is there, and will be when its node has been restarted."""
+        lasting = self._cluster.membership.is_lasting
+        return shard["state"] == PRESENT and lasting(shard["node"])
 
     def _may_fail(self, there: tuple[int, ...], k: int) -> dict[str, Any]:
         """How many of which nodes and zones, so that k shards are still there."""

@@ -72,6 +72,8 @@ class Link:
                 await self._until_one_falls()
             except SixfoldError as error:
                 self._note_down(str(error))
+            except Exception:  # a defect: it must be seen, and not end the link for good
+                log.exception("%s: the link failed, and is opened again", self._name)
             self._heard.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(retry_s * random.uniform(0.5, 1.5)):

@@ -34,6 +34,7 @@ class Membership:
     suspect_after_s: float
     lost_after_s: float
     on_report: Callable[[Node], None] = lambda node: None
+    on_removed: Callable[[int], None] = lambda number: None
     nodes: dict[int, Node] = field(default_factory=dict)
     _loaded: Mapping[int, int] = field(default_factory=dict)  # versions of reports, at start
     _looked_s: int = 0  # when it last looked, by the database's clock
@@ -92,6 +93,8 @@ class Membership:
         wishes = await self.metadata.wishes()
         for number, node in self.nodes.items():
             self.wish_changed(number, wishes.get(number, Wish.ACTIVE))
+            if node.row.wish is Wish.REMOVED:
+                self.on_removed(number)
             if node.reachable:
                 node.reached_at_s = self.clock()
             self._tell(node)
@@ -112,7 +115,9 @@ class Membership:
     def _heard(self, row: NodeRow, version: int, report: NodeReport, age_s: float) -> Node:
         node = self.nodes.get(row.number)
         if node is None:
-            log.info("node %d is %s (%s) in zone %s", row.number, row.name, row.node_id, row.zone)
+            log.info(
+                "%s is %s in zone %s, %d in layouts", row.name, row.node_id, row.zone, row.number
+            )
             node = self.nodes[row.number] = Node(row, reached_at_s=self.clock())
         if node.version >= version:
             return node  # a younger one came by the other way meanwhile
@@ -245,18 +250,15 @@ class Membership:
             node.row = replace(node.row, wish=wish)
 
     def find(self, name: str) -> Node:
-        """The node of that name, number or id; of a name that was given again, the one that is
-        still a member. Raises NotFound, or Conflict if two are."""
-        found = [
-            node
-            for node in self.nodes.values()
-            if name in (node.row.name, str(node.number), node.row.node_id)
-        ]
+        """The node of that name or id; of a name that was given again, the one that is still a
+        member. Never by number: 3 need not be node-3. Raises NotFound, Conflict if two are."""
+        found = [node for node in self.nodes.values() if name in (node.row.name, node.row.node_id)]
         if not found:
-            raise NotFound(f"there is no node {name!r}")
+            raise NotFound(f"no node is called {name!r}: sixfold nodes shows their whole names")
         found = [node for node in found if node.row.wish is not Wish.REMOVED] or found
         if len(found) > 1:
-            raise Conflict(f"{len(found)} nodes are called {name!r}: use the number or the id")
+            ids = ", ".join(node.row.node_id for node in found)
+            raise Conflict(f"{len(found)} nodes are called {name!r}: use the id, of {ids}")
         return found[0]
 
     def has_reported(self, number: int) -> bool:

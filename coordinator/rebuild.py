@@ -6,7 +6,8 @@ mentions becomes a content: deleted contents of one segment whose space was not 
 come back too.
 
 Nothing is deleted meanwhile, so that what nodes have listed is still there when the database comes
-to name it.
+to name it. The checksums of shards are taken from the nodes that hold them: in the end a scrub is
+asked for, which holds all segments against their ids.
 """
 
 import asyncio
@@ -19,10 +20,17 @@ from common.errors import SixfoldError
 from common.segment_list import SegmentList
 from common.shards import Encoding, ShardInfo
 from coordinator.cluster import Cluster
+from coordinator.config import ALL_SHARDS, DATA_SHARDS
 from coordinator.metadata import Metadata, StoredSegment
 from coordinator.metadata.restoring import Found
-from coordinator.metadata.rows import NO_NODE, UNKNOWN_CHECKSUM
+from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS,
+    MAX_SESSION,
+    NO_NODE,
+    UNKNOWN_CHECKSUM,
+)
 from coordinator.read_path import ReadPath
+from coordinator.wanted import SCRUB, want_pass
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +40,8 @@ REBUILDING = "the metadata is being rebuilt; run it again if that was cut short"
 
 @dataclass(slots=True)
 class RebuildReport:
-    """`unreadable` counts segments of which fewer than k shards were found."""
+    """`unreadable` counts segments of which fewer than k shards were found, `strange` records that
+    this store has not written: they are passed over."""
 
     nodes: int = 0
     shards: int = 0
@@ -40,6 +49,7 @@ class RebuildReport:
     contents: int = 0
     unreadable: int = 0
     broken_lists: int = 0
+    strange: int = 0
 
 
 class Rebuild:
@@ -61,7 +71,8 @@ class Rebuild:
             await self._metadata.resume_deletes(REBUILDING)
 
     async def _run(self) -> RebuildReport:
-        nodes = sorted(n.number for n in self._cluster.membership.nodes.values() if n.reachable)
+        members = self._cluster.membership
+        nodes = sorted(filter(members.is_readable, members.nodes))
         self.report.nodes = len(nodes)
         group: list[tuple[ShardInfo, int]] = []
         doomed = await self._metadata.writes_in_outbox()
@@ -69,6 +80,10 @@ class Rebuild:
             self.report.shards += 1
             if (info.address.segment, info.address.generation) in doomed:
                 continue  # it is known, or deleted: not to be referred to anew
+            if not is_ours(info):
+                log.error("node %d has a strange record: %s", node, info)
+                self.report.strange += 1
+                continue
             if group and group[0][0].address.segment != info.address.segment:
                 await self._segment_found(group)
                 group = []
@@ -79,6 +94,7 @@ class Rebuild:
         for segment in self._lists:
             await self._restore_list(segment)
         self.report.contents += await self._metadata.restore_single_contents()
+        await want_pass(self._metadata, SCRUB)
         return self.report
 
     async def _all_shards(self, nodes: list[int]) -> AsyncIterator[tuple[ShardInfo, int]]:
@@ -102,7 +118,7 @@ class Rebuild:
         if survivors < segment.k:
             log.error("segment %s: %d of its shards were found", segment.id, survivors)
             self.report.unreadable += 1
-        if segment.encoding & Encoding.SEGMENT_LIST:
+        if may_be_list(segment):
             self._lists.append(segment)
         held = Counter(address.generation for address in {info.address for info, _ in group})
         self._batch.append(Found(segment, held))
@@ -117,11 +133,30 @@ class Rebuild:
         try:
             listed = SegmentList.unpack(await self._reads.read_segment(segment))
         except SixfoldError as error:
-            log.error("segment list %s: %s", segment.id, error)
-            self.report.broken_lists += 1
+            if segment.encoding & Encoding.SEGMENT_LIST:
+                log.error("segment list %s: %s", segment.id, error)
+                self.report.broken_lists += 1
             return
-        await self._metadata.restore_content(listed, segment.id)
-        self.report.contents += 1
+        self.report.contents += await self._metadata.restore_content(listed, segment.id)
+
+
+def is_ours(info: ShardInfo) -> bool:
+    """Whether this store can have written such a shard. What lies behind a hole of a volume may be
+    anything, and a row of the database that nobody can work with would stop the jobs."""
+    address, shard_bytes = info.address, -(-info.segment_bytes // DATA_SHARDS)
+    return (
+        (info.k, info.n, info.payload_bytes) == (DATA_SHARDS, ALL_SHARDS, shard_bytes)
+        and address.index < ALL_SHARDS
+        and address.generation >> GENERATION_COUNTER_BITS < MAX_SESSION
+        and info.encoding in (Encoding.PLAIN, Encoding.SEGMENT_LIST)
+    )
+
+
+def may_be_list(segment: StoredSegment) -> bool:
+    """Also one that was stored as a content before: who stores such bytes must not be able to take
+    another content away from a rebuild."""
+    marked = bool(segment.encoding & Encoding.SEGMENT_LIST)
+    return marked or SegmentList.may_have(segment.size_bytes)
 
 
 def segment_from_shards(group: Iterable[tuple[ShardInfo, int]]) -> StoredSegment:

@@ -22,7 +22,7 @@ from coordinator.mend import Mended, Mender
 from coordinator.metadata.mending import LAYOUTS_AT_ONCE
 from coordinator.metadata.packing import mask_of
 from coordinator.metadata.repair_queue import Repair
-from coordinator.metadata.rows import NO_NODE, Seen
+from coordinator.metadata.rows import NO_NODE, Seen, StoredSegment
 from coordinator.moves import crowded
 from coordinator.node import NodeState
 from coordinator.services import Services
@@ -31,7 +31,7 @@ from coordinator.throttle import Throttle
 log = logging.getLogger(__name__)
 
 # Also when no node has changed: an upload that began before may end after the search.
-SEARCH_AGAIN_S, SEARCH_AGAIN_DRAINING_S = 3_600.0, 60.0
+SEARCH_AGAIN_S, SEARCH_AGAIN_DRAINING_S = 600.0, 60.0
 SEGMENTS_AT_ONCE = 32
 WOKEN = 10_000  # segments that waited, when a node has come or gone
 STRIPES_AT_ONCE_BYTES = 32 * MIB
@@ -214,22 +214,29 @@ class RepairWorker:
             mended = await self._mender.mend(stored)
         except SixfoldError as error:
             log.warning("segment %s could not be mended: %s", stored.id, error)
-            await self._postpone(repair, None, str(error))
+            await self._postpone(repair, stored, None, str(error))
+            return None
+        except Exception as error:  # a defect: it must be seen, and must not hold up the others
+            log.exception("segment %s could not be mended", stored.id)
+            await self._postpone(repair, stored, None, f"a defect: {error!r}")
             return None
         if mended.superseded:
             return mended  # the next step sees it as it is then
+        now = replace(stored, layout=mended.layout or stored.layout)
         if mended.is_whole:
-            whole = replace(stored, layout=mended.layout)
-            await self._mending.set_whole(whole, verified=mended.written_bytes == 0)
+            was_good = mended.written_bytes == 0
+            await self._mending.set_whole(now, repair.survivors, verified=was_good)
             return mended
         if mended.hopeless and repair.survivors >= stored.k:
             log.error("segment %s: %s", stored.id, mended.reason)
-        await self._postpone(repair, mended.seen, mended.reason)
+        await self._postpone(repair, now, mended.seen, mended.reason)
         return mended
 
-    async def _postpone(self, repair: Repair, seen: Seen | None, reason: str) -> None:
+    async def _postpone(
+        self, repair: Repair, stored: StoredSegment, seen: Seen | None, reason: str
+    ) -> None:
         delay_s = min(LAST_DELAY_S, FIRST_DELAY_S << min(repair.attempts, 10))
-        await self._mending.postpone(repair.stored, seen, reason, delay_s)
+        await self._mending.postpone(stored, seen, reason, delay_s)
 
     # Telling
 

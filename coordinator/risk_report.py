@@ -129,12 +129,15 @@ class RiskReport:
 
     def _node_scrubs(self) -> Sourced | None:
         """None while a node has not looked at everything once."""
-        reports = [n.report for n in self._present()]
-        verified_at = [report.verified_at if report else 0 for report in reports]
-        if not verified_at or not all(verified_at):
+        nodes = self._present()
+        reports = [n.report for n in nodes if n.report and n.report.verified_at]
+        if not nodes or len(reports) < len(nodes):
             return None
-        age_s = max(0.0, self._wall_clock() - min(verified_at))
-        return Sourced(age_s / HOUR_S, "the age of the oldest scrub of a node")
+        interval_s = max(report.scrub_interval_s for report in reports)
+        age_s = self._wall_clock() - min(report.verified_at for report in reports)
+        if age_s > interval_s:
+            return Sourced(age_s / HOUR_S, "the age of the oldest scrub of a node")
+        return Sourced(interval_s / HOUR_S, "the interval of the nodes' scrubs")
 
 
 def _may_fail(standing: Standing) -> dict[str, int | None]:

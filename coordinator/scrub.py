@@ -92,6 +92,9 @@ class ScrubWorker:
         except SixfoldError as error:
             log.warning("scrub: segment %s was not checked: %s", segment.id, error)
             progress.unchecked += 1
+        except Exception:  # a defect: it must be seen, and must not hold up the others
+            log.exception("scrub: segment %s was not checked", segment.id)
+            progress.unchecked += 1
         else:
             progress.whole += found.is_whole
             progress.to_repair += bool(found.to_repair or found.disagrees)

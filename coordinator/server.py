@@ -38,6 +38,7 @@ from coordinator.risk_report import RiskReport
 from coordinator.rot import RotWorker
 from coordinator.scrub import ScrubWorker
 from coordinator.services import Services
+from coordinator.settling import Settling
 from coordinator.sweep import SweepWorker
 from coordinator.throttle import Throttle
 from coordinator.write_path import WritePath
@@ -105,12 +106,15 @@ class Coordinator:
         self.reads, self.writes = ReadPath(services), WritePath(services)
         on_exit(self.reads.settle)
         on_exit(self.writes.settle)
+        settling = Settling(self.cluster.membership, DATA_SHARDS)
+        self.cluster.on_loss = settling.look
+        on_exit(settling.close)
         self._run_behind("session", self.metadata.keep_session)
         self._run_behind("reports", self.cluster.membership.follow)
         for worker in self._workers(services):
             self._run_behind(worker.name, partial(run_worker, worker, self.metadata))
-        blobs = BlobHandlers(config, self.writes, self.reads, self.metadata)
-        nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec)
+        blobs = BlobHandlers(config, self.writes, self.reads, self.metadata, settling)
+        nodes = NodeHandlers(self.cluster.membership, self.metadata, self._secret, codec, settling)
         admin = AdminHandlers(self.metadata, self.cluster, self.reads)
         risks = RiskReport(config, self.metadata, self.cluster, self._clock)
         care = CareHandlers(services, risks)

@@ -92,7 +92,7 @@ class SweepWorker:
         try:
             return await self._page(progress)
         except SixfoldError as error:
-            log.warning("sweep: node %d: %s", progress.node, error)
+            log.warning("sweep: %s: %s", self._cluster.node_name(progress.node), error)
             return self._next_node(progress)
 
     async def _page(self, progress: Progress) -> Progress:
@@ -125,7 +125,8 @@ class SweepWorker:
             wanted = await self._metadata.sweeping.named(node, orphans[at : at + PAGE])
             if wanted:
                 restored = await store.restore(wanted)
-                log.error("sweep: node %d took back %d shards from quarantine", node, restored)
+                name = self._cluster.node_name(node)
+                log.error("sweep: %s took back %d shards from quarantine", name, restored)
 
     async def _ask_for(self, store: RemoteStore, node: int, absent: set[ShardAddress]) -> int:
         """Those that were not listed. How many segments were found to be short of shards."""
@@ -159,7 +160,8 @@ class SweepWorker:
             failpoint(Point.SWEEP_CONDEMNED)
             condemned += count
         if condemned:
-            log.warning("sweep: %d orphans of node %d go to quarantine", condemned, node)
+            name = self._cluster.node_name(node)
+            log.warning("sweep: %d orphans of %s go to quarantine", condemned, name)
         if reason := await self._metadata.deletes_stopped():
             log.critical("deletes are stopped: %s", reason)
         return self._next_node(progress)

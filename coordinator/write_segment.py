@@ -10,7 +10,7 @@ from common.shards import Encoding, ShardInfo, ShardRecord
 from coordinator.buffers import StripeBuffer
 from coordinator.durability import present_layout
 from coordinator.metadata import ShardsOnNode, StoredSegment
-from coordinator.metadata.rows import NO_NODE
+from coordinator.proof import proven
 from coordinator.services import Services
 from coordinator.write_stripe import StripeWrite, Written
 
@@ -75,19 +75,21 @@ class SegmentWrites:
         """The segment of these bytes, which lie in front in `buffer`: as it is there already, or
         as it has been written now. Raises Undurable or StorageFull."""
         known = await self.services.metadata.find_segment(id_)
-        if known is None or not self._is_readable(known.stored):
-            if known is not None:
-                self.unreadable[id_] = known.stored.generation
+        if known is None:
+            return await self._write(id_, buffer, size_bytes, encoding)
+        readable = await self._readable(known.stored)
+        if readable is None:
+            self.unreadable[id_] = known.stored.generation
             return await self._write(id_, buffer, size_bytes, encoding)
         if not known.fresh:
             await self.services.metadata.touch_segment(id_)
-        return known.stored
+        return readable
 
-    def _is_readable(self, stored: StoredSegment) -> bool:
-        """Whether a segment that is there can be read now. If not, what we write takes its place:
-        we still have the bytes."""
+    async def _readable(self, stored: StoredSegment) -> StoredSegment | None:
+        """A segment that is there, if it can be read now. If not, what we write takes its place: we
+        still have the bytes."""
         layout = present_layout(stored, self.services.cluster.membership.is_lasting)
-        return stored.n - layout.count(NO_NODE) >= stored.k
+        return await proven(self.services, stored, layout)
 
     async def _write(
         self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding

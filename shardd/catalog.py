@@ -5,7 +5,7 @@ What the writer makes durable is here at once, and goes to SQLite in batches.
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import Unavailable
@@ -102,6 +102,16 @@ class Catalog:
     def check(self) -> None:
         """As IndexFile.check."""
         self._file.check()
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the index file was found not to be what was written; another is to be made."""
+        return bool(self._file.damage)
+
+    def tell_damage(self, to: Callable[[str], None]) -> None:
+        """Call `to`, from any thread, with what is wrong with the index file, whenever that is
+        come across."""
+        self._file.on_damage = to
 
     def checkpoints(self) -> dict[int, int]:
         """As IndexFile.checkpoints."""

@@ -9,11 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shardd.disk import Disk
+from shardd.disk import Disk, is_bad_place
 from shardd.volume import PAGE_BYTES
-
-# What a disk says of a place that it cannot read, while others can be read.
-_BAD_MEDIUM = (errno.EIO, errno.EILSEQ, errno.EUCLEAN)
 
 
 def aligned(size_bytes: int) -> mmap.mmap:
@@ -69,7 +66,7 @@ class DirectFile:
                 if not found or done % PAGE_BYTES:
                     break  # the end of the file
         except OSError as error:
-            if error.errno not in _BAD_MEDIUM:
+            if not is_bad_place(error):
                 raise
             place[done:] = bytes(len(place) - done)
             return False

@@ -4,6 +4,7 @@ It is passed in, so that tests put a recording, faulty or crash-simulating disk 
 Outside of it are the lock, which means nothing after a crash, and SQLite's index, a cache.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -113,6 +114,26 @@ class RealDisk:
     def space(self, path: Path) -> DiskSpace:
         found = os.statvfs(path)
         return DiskSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+# What a disk or a filesystem says of a place that it cannot read, while others can be read. Linux
+# gives a bad sector as ENODATA to O_DIRECT, and as EIO through the page cache; what a target
+# refuses or a filesystem finds damaged has numbers of its own.
+_BAD_PLACE = frozenset(
+    (
+        errno.EIO,
+        errno.ENODATA,
+        errno.EREMOTEIO,
+        errno.EILSEQ,
+        errno.EUCLEAN,
+        errno.EBADMSG,
+    )
+)
+
+
+def is_bad_place(error: OSError) -> bool:
+    """Whether it says no more than that this place cannot be read."""
+    return error.errno in _BAD_PLACE
 
 
 def read_file(disk: Disk, path: Path) -> bytes:

@@ -18,6 +18,7 @@ from common.auth import HEADER, ClusterSecret
 from common.errors import (
     BadRequest,
     Conflict,
+    NodeRemoved,
     NodeUnreachable,
     SixfoldError,
     Unauthorized,
@@ -70,16 +71,21 @@ class Heartbeat:
 
     def _is_final(self, error: SixfoldError) -> bool:
         """A member that restarts may be taken for a second process of itself for a while."""
-        if isinstance(error, (WrongCluster, WrongNode, Unauthorized, BadRequest)):
+        if isinstance(error, (WrongCluster, WrongNode, NodeRemoved, Unauthorized, BadRequest)):
             return True
         return isinstance(error, Conflict) and not self._directory.identity.cluster_id
 
     async def run(self) -> None:
-        """Beat until cancelled. Trouble is logged when it begins and when it ends."""
+        """Beat until cancelled. Trouble is logged when it begins and when it ends.
+
+        Raises NodeRemoved: nothing needs this node any more, and nobody will ask it again.
+        """
         while True:
             await asyncio.sleep(HEARTBEAT_S * random.uniform(0.9, 1.0))
             try:
                 await self.beat()
+            except NodeRemoved:
+                raise
             except SixfoldError as error:
                 self._note(str(error))
 

@@ -8,9 +8,11 @@ A deleted shard keeps a row, marked not live: so the latest sequence number wins
 recovery reads first. `buried` lists the dead records that the volumes still hold (usage.py).
 """
 
+import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +22,18 @@ from common.errors import Unavailable
 from shardd.entries import Entry, Location
 from shardd.usage import Changes, Standing, VolumeUse, changes_of
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 SCHEMA_VERSION = 2
 _KEYS_PER_QUERY = 500
 # peewee wraps what goes through execute_sql; executemany raises what sqlite3 raises.
 _SQL_ERRORS = (peewee.PeeweeException, sqlite3.Error)
+_UNREADABLE = (
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+)
 
 _SCHEMA = (
     """CREATE TABLE record (
@@ -75,6 +84,8 @@ class IndexFile:
     def __init__(self, path: Path, node_id: str) -> None:
         """Raises IndexDamaged unless the file is absent or this node's index."""
         self._path = path
+        self.damage = ""  # what SQLite said of it
+        self.on_damage: Callable[[str], None] = lambda _: None  # called from any thread
         self._write_lock, self._query_lock = threading.Lock(), threading.Lock()
         self._writing, self._querying = _database(path), _database(path)
         try:
@@ -116,7 +127,7 @@ class IndexFile:
         """One transaction: the rows, unless a later record of the address is there already; the
         dead records that the rows never knew; how far each volume is known; the first free
         sequence number; what all this changes in the use of the volumes."""
-        with self._write_lock, _explained("written"), self._writing.atomic():
+        with self._write_lock, self._explained("written"), self._writing.atomic():
             changes = changes_of(self._standing(self._writing, list(entries)), entries)
             self._executemany(_UPSERT, list(entries.values()))
             self._executemany("REPLACE INTO checkpoint VALUES (?, ?)", list(scanned.items()))
@@ -133,7 +144,7 @@ class IndexFile:
 
     def standing(self, keys: Sequence[bytes]) -> dict[bytes, Standing]:
         """What the rows of those of `keys` that there are say, tombstones included."""
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             return self._standing(self._querying, keys)
 
     def _standing(
@@ -148,39 +159,39 @@ class IndexFile:
         """What there is of `keys`, tombstones included."""
         fields = "key, volume, offset, payload_bytes, live"
         query = f"SELECT {fields} FROM record WHERE key IN "
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             rows = _by_parts(keys, lambda part: _fetch(self._querying, query + _marks(part), part))
         return {key: Location(*where) for key, *where in rows}
 
     def entries(self, keys: Sequence[bytes]) -> list[Entry]:
         """The rows of those of `keys` that are live."""
         query = "SELECT * FROM record WHERE live = 1 AND key IN "
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             rows = _by_parts(keys, lambda part: _fetch(self._querying, query + _marks(part), part))
         return [Entry(*row) for row in rows]
 
     def page(self, after: bytes, limit: int) -> list[Entry]:
         """The next live shards in order of key."""
         query = "SELECT * FROM record WHERE key > ? AND live ORDER BY key LIMIT ?"
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             return [Entry(*row) for row in _fetch(self._querying, query, [after, limit])]
 
     def checkpoints(self) -> dict[int, int]:
         """By volume number: up to where the index knows it."""
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             return dict(_fetch(self._querying, "SELECT volume, scanned_bytes FROM checkpoint"))
 
     def check(self) -> None:
         """Raises IndexDamaged unless the file is well-formed. Takes a quarter of a second for a
         million shards."""
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             found = _fetch(self._querying, "PRAGMA quick_check(1)")[0][0]
         if found != "ok":
             raise IndexDamaged(f"{self._path}: {found}")
 
     def use(self) -> dict[int, VolumeUse]:
         """By volume number; a volume that nothing points to may be left out."""
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             rows = _fetch(self._querying, "SELECT volume, live_bytes, tombstones FROM volume_use")
         return {volume: VolumeUse(*use) for volume, *use in rows}
 
@@ -195,27 +206,48 @@ class IndexFile:
     def _placed(self, condition: str, volume: int, after: int, limit: int) -> list[Entry]:
         where = f"volume = ? AND offset > ? AND {condition}"
         query = f"SELECT * FROM record WHERE {where} ORDER BY offset LIMIT ?"
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             rows = _fetch(self._querying, query, [volume, after, limit])
         return [Entry(*row) for row in rows]
 
     def count_needed_tombstones(self, volume: int) -> int:
         query = f"SELECT count(*) FROM record WHERE volume = ? AND {_NEEDED}"
-        with self._query_lock, _explained("read"):
+        with self._query_lock, self._explained("read"):
             return int(_fetch(self._querying, query, [volume])[0][0])
 
     def forget(self, volume: int) -> None:
-        """Remove all that is known of a volume, durably: its file goes next, and an index that
-        still knew it would have to be made anew. Raises Unavailable if a live shard is left."""
-        with self._write_lock, self._query_lock, _explained("written"):
+        """Remove all that is known of a volume, durably if it can be: its file goes next, and an
+        index that still knew it would have to be made anew. Raises Unavailable if that cannot be
+        done, or if a live shard is left; then nothing is removed."""
+        with self._write_lock, self._query_lock, self._explained("written"):
             with self._writing.atomic():
                 query = "SELECT count(*) FROM record WHERE live = 1 AND volume = ?"
                 if left := _fetch(self._writing, query, [volume])[0][0]:
                     raise Unavailable(f"volume {volume} still holds {left} live shards")
                 for table in ("record", "buried", "volume_use", "checkpoint"):
                     _fetch(self._writing, f"DELETE FROM {table} WHERE volume = ?", [volume])
-            _fetch(self._writing, "PRAGMA incremental_vacuum")
-            _fetch(self._writing, "PRAGMA wal_checkpoint(TRUNCATE)")
+            for pragma in ("incremental_vacuum", "wal_checkpoint(TRUNCATE)"):
+                self._tidy(f"PRAGMA {pragma}")
+
+    def _tidy(self, statement: str) -> None:
+        """What was forgotten before is forgotten, whatever becomes of this: if the caller kept the
+        file now, its records would count as buried nowhere, and their tombstones as not needed."""
+        try:
+            with self._explained("made smaller"):
+                _fetch(self._writing, statement)
+        except Unavailable as error:
+            log.warning("%s", error)
+
+    @contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        """Turns SQLite's errors into Unavailable, and notes what cannot pass by itself."""
+        try:
+            yield
+        except _SQL_ERRORS as error:
+            if _is_damage(error):
+                self.damage = self.damage or f"the index is damaged: {error}"
+                self.on_damage(self.damage)
+            raise Unavailable(f"the index cannot be {action}: {error}") from None
 
     def close(self) -> None:
         self._querying.close()
@@ -229,17 +261,11 @@ class IndexFile:
         writing.cursor().executemany(statement, rows)
 
 
-class _explained:
-    """Turns SQLite's errors into Unavailable."""
-
-    def __init__(self, action: str) -> None:
-        self._action = action
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _SQL_ERRORS):
-            raise Unavailable(f"the index cannot be {self._action}: {error}") from None
+def _is_damage(error: BaseException) -> bool:
+    """Whether SQLite has found that the file is not what it wrote, or cannot be read."""
+    said = getattr(error, "orig", error)  # what peewee has wrapped
+    code: int = getattr(said, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code in _UNREADABLE or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _database(path: Path) -> peewee.SqliteDatabase:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from common.auth import ClusterSecret
-from common.errors import ProtocolError, SixfoldError
+from common.errors import ProtocolError, SixfoldError, Unavailable
 from common.framing import FrameReceiver, kind_name
 from common.shards import Buffer
 from common.wire import WELCOME, FrameKind, LaneKind, pack_error, pack_frame
@@ -19,6 +19,7 @@ from shardd.handshake import Handshake
 from shardd.identity import DataDirectory
 from shardd.read_lane import ReadService
 from shardd.service import LaneLimits, Service
+from shardd.silence import Silence
 from shardd.store import VolumeStore
 from shardd.write_lane import WriteService
 
@@ -40,6 +41,7 @@ class Lane(FrameReceiver):
         self._writing_paused = False
         self._answers: list[Buffer] = []
         self._lent: list[AlignedBuffer] = []  # being sent
+        self._heard, self._sent_bytes = False, 0  # for _watch
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio's in all but name.
@@ -78,6 +80,7 @@ class Lane(FrameReceiver):
             return
         limits, lane_kind = self._server.limits, self._handshake.lane_kind
         self._deadline.cancel()
+        self._watch(Silence(limits.silence_s, self._loop.time()))
         self._service = self._server.service(lane_kind, self)
         welcome = WELCOME.pack(limits.window_bytes, limits.window_requests)
         self.send([pack_frame(FrameKind.WELCOME, 0, welcome)])
@@ -89,6 +92,10 @@ class Lane(FrameReceiver):
         if self._service is None or self._ending:
             raise ProtocolError(f"{kind_name(kind)} with a payload before the lane is open")
         return self._service.payload_place(kind, payload_bytes)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heard = True  # also while a large payload is on its way
+        super().buffer_updated(nbytes)
 
     def turn_ended(self) -> None:
         if self._service is not None and not self._ending:
@@ -125,6 +132,7 @@ class Lane(FrameReceiver):
         """As Connection.send."""
         if not self._ending and not self._transport.is_closing():
             self._transport.writelines(pieces)
+            self._sent_bytes += sum(map(len, pieces))
             if self.unsent_bytes > self._server.limits.unsent_bytes:
                 self.hold(_UNSENT)
         self._lent += buffers
@@ -151,6 +159,17 @@ class Lane(FrameReceiver):
             buffer.release()
 
     # Ending
+
+    def _watch(self, silence: Silence) -> None:
+        """End the lane when its peer is gone, or stopped: it must not keep what others need."""
+        heard, self._heard = self._heard, False
+        unsent_bytes = self.unsent_bytes
+        taken_bytes = self._sent_bytes - unsent_bytes
+        why = silence.look(self._loop.time(), heard, not self._holds, taken_bytes, unsent_bytes)
+        if why is not None:
+            self.fail(Unavailable(f"the peer seems to be gone: {why}"))
+        else:
+            self._deadline = self._loop.call_later(silence.interval_s, self._watch, silence)
 
     def fail(self, error: SixfoldError) -> None:
         """As Connection.fail."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +21,8 @@ from shardd.store import VolumeStore
 
 log = logging.getLogger(__name__)
 
+MAX_INTERVAL_S = 1 << 40  # a setting may say never
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -37,8 +40,7 @@ class Node:
         """Returns as a member. Raises as Heartbeat.join."""
         await self.heartbeat.join()
         self.http.joined = True
-        identity = self.directory.identity
-        log.info("joined cluster %s as node %d", identity.cluster_id, identity.number)
+        log.info("joined cluster %s", self.directory.identity.cluster_id)
 
 
 @asynccontextmanager
@@ -99,6 +101,7 @@ class _Reporter:
             epoch=identity.epoch,
             bad_shards=upkeep.quarantine.bad_shards,
             verified_at=upkeep.scrubber.verified_at,
+            scrub_interval_s=math.ceil(min(self._config.scrub_interval_s, MAX_INTERVAL_S)),
         )
 
 
@@ -112,7 +115,7 @@ def _bracketed(host: str) -> str:
 
 
 async def serve(node: Node, stop: asyncio.Event) -> None:
-    """Join, say so, and heartbeat until `stop`."""
+    """Join, say so, and heartbeat until `stop`. Raises as Heartbeat.join and Heartbeat.run."""
     stopping = asyncio.create_task(stop.wait())
     living = asyncio.create_task(_join_and_beat(node))
     try:

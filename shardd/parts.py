@@ -19,7 +19,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class StoreParts:
     """`write` hands a job to the writer and returns when it is durable, or raises what the job was
-    refused with. `fail` makes the store read-only. `append` and `read` are as the store's."""
+    refused with. `fail` makes the store read-only; `failure` says why it is, if it is. `append` and
+    `read` are as the store's. `reserve_bytes` of the room are for deletes and compaction."""
 
     directory: DataDirectory
     disk: Disk
@@ -27,8 +28,10 @@ class StoreParts:
     catalog: Catalog
     write: Callable[[WriteJob], Awaitable[None]]
     fail: Callable[[str], None]
+    failure: Callable[[], str | None]
     append: Callable[[Sequence[ShardRecord]], Awaitable[None]]
     read: Callable[[bytes], Awaitable[RawRecord | None]]
+    reserve_bytes: int
 
 
 async def to_the_end(work: Callable[[], T]) -> T:

@@ -96,10 +96,21 @@ class Quarantine:
         if record is None:
             return
         kept = Quarantined(ShardAddress.from_key(entry.key), Why.ROT, self._now(), len(record))
+        if self._parts.failure() is not None:
+            self._note_in_place(kept, bad.fault)
+            return
         kept = await to_the_end(lambda: self._write_what_fits(kept, record))
         failpoint(Point.QUARANTINE_WRITTEN)
         if await self._bury([(kept, Move(entry.key, entry.location))]):
             log.error("%s is rotten (%s): quarantined", kept.address, bad.fault)
+            self._rot_found()
+
+    def _note_in_place(self, kept: Quarantined, fault: str) -> None:
+        """No tombstone can be written any more, and without one the record would be found, and
+        copied, again and again. The coordinator shall know of it all the same."""
+        if kept.address not in self._rot:
+            log.error("%s is rotten (%s), and stays where it is: read-only", kept.address, fault)
+            self._note(kept._replace(size_bytes=0))
             self._rot_found()
 
     def _read_again(self, bad: Examined) -> bytes | None:
@@ -115,7 +126,7 @@ class Quarantine:
     def _write_what_fits(self, kept: Quarantined, record: bytes) -> Quarantined:
         """On a full disk the name must do: it says all that repair needs."""
         try:
-            if len(record) <= self._parts.volumes.room_bytes():
+            if len(record) <= self._room_bytes():
                 self._folder.write(kept, record)
                 self._folder.sync()
                 return kept
@@ -142,8 +153,11 @@ class Quarantine:
 
     async def set_aside(self, addresses: Sequence[ShardAddress]) -> int:
         """Take shards out of service that the coordinator does not know. How many there were.
-        Raises StorageFull if there is no room to keep them; they stay in service then."""
+        Raises StorageFull if there is no room to keep them, or StoreReadOnly; they stay in service
+        then."""
         async with self._changing:
+            if (failure := self._parts.failure()) is not None:
+                raise StoreReadOnly(failure)
             return await self._set_aside(addresses)
 
     async def _set_aside(self, addresses: Sequence[ShardAddress]) -> int:
@@ -158,11 +172,13 @@ class Quarantine:
             if isinstance(error, OSError) and is_full(error):
                 raise StorageFull("no room to keep orphans in quarantine") from None
             raise
+        finally:  # from here on they count if and as long as they are noted
+            self._parts.volumes.set_aside_bytes -= sum(kept.size_bytes for kept, _ in copied)
         failpoint(Point.QUARANTINE_WRITTEN)
         return await self._bury(copied) if copied else 0
 
     async def _copy(self, address: ShardAddress, into: list[tuple[Quarantined, Move]]) -> None:
-        catalog, volumes = self._parts.catalog, self._parts.volumes
+        catalog = self._parts.catalog
         (place,) = await to_the_end(lambda: catalog.find([address.key]))
         try:
             record = await self._parts.read(address.key) if place is not None else None
@@ -172,11 +188,12 @@ class Quarantine:
             return
         try:
             kept = Quarantined(address, Why.ORPHAN, self._now(), len(record.data))
-            if kept.size_bytes > volumes.room_bytes():
+            if kept.size_bytes > self._room_bytes():
                 raise StorageFull("no room to keep orphans in quarantine")
             await to_the_end(lambda: self._folder.write(kept, record.data))
         finally:
             record.release()
+        self._parts.volumes.set_aside_bytes += kept.size_bytes
         into.append((kept, Move(address.key, place)))
 
     async def restore(self, addresses: Sequence[ShardAddress]) -> int:
@@ -262,6 +279,10 @@ class Quarantine:
         self._rot.discard(kept.address)
         self._parts.volumes.set_aside_bytes -= kept.size_bytes
         return True
+
+    def _room_bytes(self) -> int:
+        """Copies leave the reserve alone: without it nothing could be deleted, nor room be made."""
+        return self._parts.volumes.room_bytes() - self._parts.reserve_bytes
 
     def _now(self) -> int:
         return int(self._clock())

@@ -75,6 +75,8 @@ class QuarantineFolder:
         """Durable once `sync` follows. Never raises: the file is found again at the next start."""
         try:
             self._disk.unlink(self._path / _name_of(kept))
+        except FileNotFoundError:
+            pass  # nothing but its address was kept
         except OSError as error:
             log.error("quarantine: %s cannot be removed: %s", _name_of(kept), error)
 

@@ -194,12 +194,15 @@ class Scrubber:
         self, volume: Volume, entries: Sequence[Entry]
     ) -> AsyncGenerator[list[Examined], None]:
         """Verify them, a window at a time; what is rotten is out of service then. Ends early if
-        the volume is compacted meanwhile, which verifies it."""
+        the volume is compacted meanwhile, which verifies it. A file that is gone for any other
+        reason is an error: the same step would come again at once, for ever."""
         if not entries:
             return
         try:
             file = RecordFile(self._parts.disk, volume.path)
         except FileNotFoundError:
+            if volume.number in self._parts.volumes.by_number:
+                raise
             return
         with file:
             while entries:

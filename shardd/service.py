@@ -14,12 +14,14 @@ from shardd.buffers import AlignedBuffer
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
     """The window is what one lane may have unanswered. Beyond `unsent_bytes` of answers that the
-    peer leaves unread, nothing more is done for it."""
+    peer leaves unread, nothing more is done for it. A lane is ended from which nothing comes for
+    `silence_s`, although coordinators ping every second, or whose answers nobody takes so long."""
 
     window_bytes: int = 16 * MIB
     window_requests: int = 1024
     unsent_bytes: int = 4 * MIB
     handshake_s: float = 5.0
+    silence_s: float = 15.0
 
 
 class Connection(Protocol):

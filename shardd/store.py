@@ -69,7 +69,8 @@ class VolumeStore:
         self._reserve_bytes, self._capacity_bytes = limits.reserve_bytes, 0
         parts = StoreParts(
             directory, disk, volumes, catalog,
-            self._written, self._make_read_only, self.append, self.read_raw,
+            self._written, self._make_read_only, lambda: self.failure, self.append, self.read_raw,
+            limits.reserve_bytes,
         )  # fmt: skip
         tight_bytes = limits.reserve_bytes + volumes.volume_bytes
         self.upkeep = Upkeep(parts, limits.upkeep, tight_bytes, clocks)
@@ -79,6 +80,8 @@ class VolumeStore:
         self._index_thread = ThreadPoolExecutor(1, "shardd-index")
         settle = self.upkeep.quarantine.settle
         self._writer = GroupWriter(volumes, catalog, limits.reserve_bytes, self._flush_soon, settle)
+        # Acknowledging goes on being right, but what is there already may not be found any more.
+        catalog.tell_damage(lambda damage: self._make_read_only(f"{damage}; a restart mends it"))
         self._flush_planned = self._flush_failed = False
 
     @classmethod
@@ -256,7 +259,7 @@ class VolumeStore:
         await asyncio.to_thread(self._index_thread.shutdown)
         self._flush()
         self._catalog.close()
-        if self._flush_failed:
+        if self._flush_failed or self._catalog.is_damaged:
             remove_index(self._directory.index)  # whatever is wrong with it, the volumes are not
         else:
             await asyncio.to_thread(self._seal_index)

@@ -98,6 +98,17 @@ class LocalDirectory:
         names = (path.name.removeprefix("node-") for path in self.path.glob("node-*"))
         return sorted(int(name) for name in names if name.isdigit())
 
+    def node_id(self, name: str) -> str | None:
+        """Whose data lies under that name; None if there is none. Empty if it does not say: that
+        is for the node itself to tell."""
+        try:
+            said = json.loads((self.data(name) / "node.json").read_text())
+            return str(said["node_id"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, LookupError, TypeError):
+            return ""
+
     def read(self) -> LocalCluster:
         """Raises NotFound if no cluster runs or was left here."""
         try:

@@ -102,12 +102,12 @@ class _Waiting:
                 f"(sixfold local {WAY_BACK[state]} coordinator)"
             )
         elif names:
-            return await self._until_joined(coordinator.url, names)
+            return await self._until_joined(coordinator.url)
         return 0
 
-    async def _until_joined(self, url: str, names: list[str]) -> int:
+    async def _until_joined(self, url: str) -> int:
         try:
-            await until_joined(url, names, self._left_s(), self._check)
+            await until_joined(url, self._expected, self._left_s(), self._check)
         except TimeoutError as error:
             return self._console.error(self._late(str(error), str(self._directory.logs)))
         except SixfoldError as error:
@@ -115,7 +115,8 @@ class _Waiting:
         return 0
 
     def _expected(self) -> list[str]:
-        """The nodes that should join: all that run, if the coordinator was away."""
+        """The nodes that should join: all that run, if the coordinator was away. One that was
+        removed meanwhile will end."""
         nodes = [server.process for server in self._serving]
         if any(process.role == "coordinator" for process in nodes):
             nodes = self._directory.read().processes

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from common.errors import Conflict
 from common.units import format_bytes
 from sixfold.console import Console, aligned
 from sixfold.options import Json, Url, globals_of, with_client
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 nodes_app = typer.Typer()
 
 WATCH_S = 2.0
-Name = Annotated[str, typer.Argument(metavar="NODE", help="Its name, number or id")]
+Name = Annotated[str, typer.Argument(metavar="NODE", help="Its name, or its id")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell what it would mean")]
 Force = Annotated[bool, typer.Option("--force", help="Even if shards must share nodes then")]
 GiveUp = Annotated[bool, typer.Option("--force", help="Even if it has shards of no segment")]
@@ -95,25 +96,54 @@ def drain(
     """Move everything away from a node, so that it can be removed."""
     console = globals_of(context).console(as_json)
 
+    if wait and dry_run:
+        raise typer.BadParameter("--dry-run begins nothing that --wait could wait for")
+
     async def drain_it(client: "Client") -> int:
         plan = await client.drain(node, force, dry_run)
         console.result(plan, *_plan_lines(plan))
-        if wait and not dry_run:
-            await _watch(client, console, node)
+        if wait:
+            await _watch(client, console, plan["node_id"])
         return 0
 
     return with_client(context, url, drain_it)
 
 
-async def _watch(client: "Client", console: Console, node: str) -> None:
-    """Until the node is empty."""
+async def _watch(client: "Client", console: Console, node_id: str) -> None:
+    """Until nothing needs the node any more. Raises Conflict when it is taken back, or removed."""
+    said = ""
     while True:
-        plan = await patiently(console, lambda: client.drain(node, force=False, dry_run=True))
-        if plan["state"] == "drained" and not plan["segments"]:
-            return console.result(plan, f"{plan['node']} is drained")
-        left = f"{plan['segments']} segments left, {format_bytes(plan['bytes'])}"
-        console.note(left, plan["node"])
+        plan = await patiently(console, lambda: client.drain(node_id, force=False, dry_run=True))
+        if end := _end(plan):
+            return console.result(plan, end)
+        if (left := _left(plan)) != said:
+            console.note(left, plan["node"])
+        said = left
         await asyncio.sleep(WATCH_S)
+
+
+def _end(plan: dict[str, Any]) -> str:
+    """In words, if there is nothing to wait for: a lost node never says that it is empty."""
+    name, state, segments = plan["node"], plan["state"], plan["segments"]
+    if plan["wish"] != "draining":
+        raise Conflict(f"{name} was taken back into service, with shards of {segments} segments")
+    if segments or state not in ("drained", "lost"):
+        return ""
+    if state == "lost":
+        return f"{name} is lost, and no segment needs it any more: it can be removed"
+    return f"{name} is drained"
+
+
+def _left(plan: dict[str, Any]) -> str:
+    """What is waited for."""
+    parts = [f"{plan['segments']} segments left, {format_bytes(plan['bytes'])}"]
+    if plan["state"] not in ("draining", "drained"):
+        parts.append(f"the node is {plan['state']}")
+    elif not plan["segments"] and plan["shards"]:
+        parts.append(f"{plan['shards']} shards are to be deleted on it")
+        if plan["deletes_stopped"]:
+            parts.append(f"but deletes are stopped: {plan['deletes_stopped']}")
+    return "; ".join(parts)
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[str]:

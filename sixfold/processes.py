@@ -166,12 +166,23 @@ class StartedServer:
     def _ended(self) -> SixfoldError:
         """With the reason that it gave, if it gave one, and of the kind that its exit code says."""
         code, what = self.child.returncode, ending(self.child.returncode)
-        last_line = (self._output().splitlines() or [""])[-1]
-        program, _, reason = last_line.partition(": ")
-        if program != self.process.role:
+        if not (reason := self._reason()):
             return self.failure(what)
         kind = ENDINGS.get(code, Unavailable)
         return kind(f"{self.process.name} {what}: {reason}; see {self.process.log}")
+
+    def _reason(self) -> str:
+        """Why it ended, in its own words; empty if it gave none."""
+        last_line = (self._output().splitlines() or [""])[-1]
+        program, _, reason = last_line.partition(": ")
+        return reason if program == self.process.role else ""
+
+    def end(self) -> str | None:
+        """In words, how and why it ended; None while it runs."""
+        if self.child.poll() is None:
+            return None
+        what, reason = ending(self.child.returncode), self._reason()
+        return f"{what}: {reason}" if reason else what
 
     def failure(self, what: str) -> SixfoldError:
         """With the end of the log, which knows more."""

@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 from common.errors import Conflict, Unavailable
 from sixfold.answers import ClusterStat
+from sixfold.client import Client
 from sixfold.console import Console, aligned
 from sixfold.joining import until_joined
+from sixfold.left_out import left_out
 from sixfold.local import PRIVATE_DIR, LocalCluster, LocalDirectory, ServerProcess
 from sixfold.processes import (
     START_S,
     StartedServer,
-    ending,
     servers_in,
     start_server,
     stop_all,
@@ -108,14 +109,16 @@ class _Up:
         numbers = sorted({*existing, *range(1, nodes + 1)})
         self._names = [f"node-{number}" for number in numbers]
         self._started: list[StartedServer] = []
+        self._left_out: list[ServerProcess] = []
 
     async def serve(self) -> None:
         """Starts everything, says `ready`, and watches until it is cancelled."""
         coordinator = await self._start_coordinator()
-        nodes = [self._start_node(name, coordinator.url) for name in self._names]
+        await self._leave_out(coordinator.url)
+        nodes = [self._start(self._node(name, coordinator.url)) for name in self._names]
         await until_ready(nodes)
         cluster = await self._until_joined(coordinator.url)
-        processes = [coordinator, *(node.process for node in nodes)]
+        processes = [coordinator, *(node.process for node in nodes), *self._left_out]
         described = LocalCluster(
             url=coordinator.url,
             codec=cluster.codec,
@@ -136,23 +139,36 @@ class _Up:
     async def _start_coordinator(self) -> ServerProcess:
         """The process, with a command line that takes the same port again if it was a free one."""
         place = [*self._coordinator_options, "--host", HOST, "--port", str(self._port)]
-        server = self._start("coordinator", "coordinator", place)
+        server = self._start(self._described("coordinator", "coordinator", place))
         await until_ready([server])
         port = urlsplit(server.process.url).port
         return replace(server.process, argv=[*server.process.argv[:-1], str(port)])
 
-    def _start_node(self, name: str, coordinator_url: str) -> StartedServer:
+    async def _leave_out(self, url: str) -> None:
+        """Only tell of nodes that would be refused: the others shall start all the same."""
+        async with Client(url) as client:
+            nodes = (await client.nodes()).nodes
+        for name, reason in left_out(self._directory, self._names, nodes).items():
+            self._names.remove(name)
+            self._left_out.append(self._node(name, url))
+            self._console.note(reason)
+
+    def _node(self, name: str, coordinator_url: str) -> ServerProcess:
         ports = ["--port", "0", "--data-port", "0"]
-        return self._start(
+        return self._described(
             "shardd", name, ["--join", coordinator_url, "--name", name, "--zone", ZONE, *ports]
         )
 
-    def _start(self, role: str, name: str, arguments: Sequence[str]) -> StartedServer:
+    def _described(self, role: str, name: str, arguments: Sequence[str]) -> ServerProcess:
+        """A server that has not been started."""
         data, log = self._directory.data(name), self._directory.log(name)
-        data.mkdir(PRIVATE_DIR, exist_ok=True)
         common = ["--data", str(data), "--secret-file", str(self._directory.secret)]
         command = server_command(role, [*common, *arguments])
-        server = start_server(ServerProcess(role, name, 0, "", str(data), str(log), command))
+        return ServerProcess(role, name, 0, "", str(data), str(log), command)
+
+    def _start(self, described: ServerProcess) -> StartedServer:
+        Path(described.data).mkdir(PRIVATE_DIR, exist_ok=True)
+        server = start_server(described)
         self._started.append(server)
         return server
 
@@ -164,7 +180,7 @@ class _Up:
                 server.ready()  # raises for one that has ended
 
         try:
-            return await until_joined(url, self._names, START_S, check)
+            return await until_joined(url, lambda: self._names, START_S, check)
         except TimeoutError as error:
             raise Unavailable(
                 f"{error} after {START_S:.0f} s; see {self._directory.logs}"
@@ -187,8 +203,8 @@ class _Up:
     async def _watch(self) -> None:
         watched = list(self._started)
         while True:
-            for server in [one for one in watched if one.child.poll() is not None]:
-                watched.remove(server)
-                process, what = server.process, ending(server.child.returncode)
-                self._console.note(f"{process.name} (pid {process.pid}) {what}")
+            for server, end in [(server, server.end()) for server in watched]:
+                if end is not None:
+                    watched.remove(server)
+                    self._console.note(f"{server} (pid {server.process.pid}) {end}")
             await asyncio.sleep(WATCH_S)

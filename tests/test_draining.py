@@ -13,6 +13,7 @@ from coordinator.metadata import Wish
 from coordinator.node import NodeState
 from coordinator.repair import SEARCH_AGAIN_DRAINING_S
 from coordinator.write_upload import Stored
+from sixfold.nodes_cli import _left
 from tests.test_repair import check, filled
 from tests.torture.one_process import SEGMENT_BYTES, Front, Store
 
@@ -41,22 +42,22 @@ async def test_what_a_drained_node_cannot_give_is_rebuilt(store: Store) -> None:
     await store.kill(3)
     await front.work("repair")
     assert await segments_on(front, 3) > 0  # without the operator's word it is waited for
-    await front.draining.drain("3", force=True, dry_run=False)
+    await front.draining.drain("node-3", force=True, dry_run=False)
     await front.work("repair")
     assert await segments_on(front, 3) == 0
     await check(store, contents, survives=2)
-    await front.draining.remove("3")
+    await front.draining.remove("node-3")
 
 
 async def test_every_process_knows_of_a_wish_though_the_node_is_silent(store: Store) -> None:
     contents = await filled(store)
     first, second = store.fronts
     await store.kill(3)
-    await first.draining.drain("3", force=True, dry_run=False)
+    await first.draining.drain("node-3", force=True, dry_run=False)
     await second.cluster.membership.look()
     await second.work("repair")
     await check(store, contents, survives=2)
-    await first.draining.remove("3")
+    await first.draining.remove("node-3")
     await second.cluster.membership.look()
     removed = second.cluster.membership.nodes[3]
     assert second.cluster.membership.state(removed) is NodeState.REMOVED
@@ -64,16 +65,46 @@ async def test_every_process_knows_of_a_wish_though_the_node_is_silent(store: St
 
 async def test_a_removed_node_stays_removed_whatever_a_process_believes(store: Store) -> None:
     first, second = store.fronts
-    await first.draining.drain("3", force=True, dry_run=False)
-    await first.draining.remove("3")
+    await first.draining.drain("node-3", force=True, dry_run=False)
+    await first.draining.remove("node-3")
     for again in (
-        second.draining.undrain("3"),
-        second.draining.drain("3", force=True, dry_run=False),
+        second.draining.undrain("node-3"),
+        second.draining.drain("node-3", force=True, dry_run=False),
         second.metadata.set_wish(3, Wish.ACTIVE),
     ):
         with pytest.raises(Conflict, match="removed for good"):
             await again
     assert [n.number for n in await first.metadata.nodes() if n.wish is Wish.REMOVED] == [3]
+
+
+async def test_a_wish_that_another_process_has_noted_is_told_at_once(store: Store) -> None:
+    """Else a drain that is waited for would seem to be taken back."""
+    first, second = store.fronts
+    for wish, begin in ((Wish.DRAINING, first.draining.drain("node-3", True, False)),
+                        (Wish.ACTIVE, first.draining.undrain("node-3"))):  # fmt: skip
+        await begin
+        plan = await second.draining.drain("node-3", force=True, dry_run=True)
+        assert plan["wish"] == wish
+    await first.draining.drain("node-3", True, False)
+    await first.draining.remove("node-3")
+    with pytest.raises(Conflict, match="node-3 was removed for good"):
+        await second.draining.drain("node-3", force=True, dry_run=True)
+
+
+async def test_what_a_drained_node_keeps_as_deletes_are_stopped_is_told(store: Store) -> None:
+    await filled(store)
+    front = store.fronts[0]
+    await front.metadata.stop_deletes("a look at it")
+    await front.draining.drain("node-3", force=True, dry_run=False)
+    await front.work("repair")
+    await store.pass_time(2)
+    plan = await front.draining.drain("node-3", force=True, dry_run=True)
+    shards = len(await store.nodes[3].shards())
+    assert (plan["state"], plan["segments"], plan["shards"]) == ("draining", 0, shards)
+    assert _left(plan) == (
+        f"0 segments left, 0 B; {shards} shards are to be deleted on it; but deletes are stopped: "
+        "a look at it"
+    )
 
 
 async def test_a_drain_that_would_fill_the_other_nodes_is_refused(store: Store) -> None:
@@ -84,16 +115,32 @@ async def test_a_drain_that_would_fill_the_other_nodes_is_refused(store: Store) 
             assert node.report is not None
             node.report, node.sent_bytes = replace(node.report, free_bytes=10_000), 0
     with pytest.raises(Conflict, match="no room"):
-        await front.draining.drain("3", force=True, dry_run=False)
-    plan = await front.draining.drain("3", force=False, dry_run=True)
+        await front.draining.drain("node-3", force=True, dry_run=False)
+    plan = await front.draining.drain("node-3", force=False, dry_run=True)
     assert plan["bytes"] > plan["free_bytes"] == 80_000
+
+
+async def test_two_drains_that_do_not_fit_together_are_not_both_begun(store: Store) -> None:
+    """The first has moved nothing yet when the second is asked for."""
+    await filled(store)
+    front = store.fronts[0]
+    nodes = front.cluster.membership.nodes
+    need_bytes = (await front.draining.plan(nodes[1])).bytes
+    for node in nodes.values():
+        assert node.report is not None
+        node.report, node.sent_bytes = replace(node.report, free_bytes=need_bytes // 5), 0
+    first = await front.draining.drain("node-1", force=True, dry_run=False)
+    with pytest.raises(Conflict, match="no room"):
+        await front.draining.drain("node-2", force=True, dry_run=False)
+    second = await front.draining.drain("node-2", force=True, dry_run=True)
+    assert second["free_bytes"] == need_bytes // 5 * 7 - first["bytes"]
 
 
 async def test_what_is_stored_on_a_drained_node_by_who_did_not_know_is_moved_too(
     store: Store,
 ) -> None:
     first, second = store.fronts
-    await first.draining.drain("3", force=True, dry_run=False)
+    await first.draining.drain("node-3", force=True, dry_run=False)
     await first.work("repair")
     contents = await filled(store)
     assert await segments_on(second, 3) == 0
@@ -105,7 +152,7 @@ async def test_what_is_stored_on_a_drained_node_by_who_did_not_know_is_moved_too
     await check(store, contents, survives=2)
     await first.work("outbox")
     await store.pass_time(2)
-    await first.draining.remove("3")
+    await first.draining.remove("node-3")
 
 
 async def test_repair_does_not_wait_once_a_node_is_back(store: Store) -> None:
@@ -146,12 +193,12 @@ async def slow_upload(front: Front) -> tuple[Callable[[], None], "asyncio.Task[S
 async def take_away(store: Store, number: int) -> None:
     """As an operator does who takes no refusal."""
     draining = store.fronts[0].draining
-    await draining.drain(str(number), force=True, dry_run=False)
+    await draining.drain(f"node-{number}", force=True, dry_run=False)
     await store.fronts[0].work("repair")
     await store.pass_time(2)
     with pytest.raises(Conflict, match="still has 1 shards"):
-        await draining.remove(str(number))
-    await draining.remove(str(number), force=True)
+        await draining.remove(f"node-{number}")
+    await draining.remove(f"node-{number}", force=True)
     await store.kill(number)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,16 @@ def test_the_command_on_real_nodes(cluster: LocalCluster, tmp_path: Path) -> Non
     assert sum(" present " in line for line in lines) == 9
     assert "may fail now" in run_sixfold("durability", "--url", cluster.url)
     assert "outbox" in run_sixfold("jobs", "--url", cluster.url)
+
+
+async def test_what_a_detached_node_has_does_not_count(bed: Bed) -> None:
+    """It has it only as long as its process runs."""
+    id_ = await put(bed.http, content(1000, "detached"))
+    for node in list(bed.cluster.membership.nodes.values())[:2]:
+        assert node.report is not None
+        node.report = replace(node.report, detached=True)
+    (one,) = (await explained(bed, id_))["segments"]
+    assert {shard["state"] for shard in one["shards"]} == {"present"}
+    async with bed.http.head(f"/v1/blobs/{id_}") as answer:
+        assert answer.headers["Sixfold-Durability"] == "7/9; survives=1"
+    assert one["may_fail"]["nodes"] == 1

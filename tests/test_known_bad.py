@@ -12,7 +12,7 @@ from common.errors import SegmentGone
 from common.ids import ContentId
 from coordinator.metadata import Metadata, StoredSegment, open_metadata
 from coordinator.metadata.packing import mask_of
-from coordinator.metadata.rows import Seen
+from coordinator.metadata.rows import Places, Seen
 from coordinator.repair import RepairWorker
 from coordinator.throttle import Throttle
 from tests.blobs import content, get, put
@@ -119,6 +119,35 @@ async def test_a_read_that_saw_less_does_not_make_a_lost_segment_one_to_rely_on(
     assert await head(bed, id_) == "9/9; survives=1"
 
 
+async def test_rot_that_nobody_has_seen_is_found_when_nodes_are_away(bed: Bed) -> None:
+    """With three away, the six that are left are read before anything relies on them."""
+    id_ = await put(bed.http, DATA)
+    (stored,) = await bed.segments(id_)
+    bed.rot(stored, 0)
+    bed.away(*stored.layout[6:])
+    assert await put_again(bed) == "9/9; survives=1"
+    assert await get(bed.http, id_) == DATA
+    (again,) = await bed.segments(id_)
+    assert again.generation != stored.generation
+
+
+async def test_with_nodes_away_what_can_be_read_is_not_written_again(bed: Bed) -> None:
+    id_ = await put(bed.http, DATA)
+    (stored,) = await bed.segments(id_)
+    bed.rot(stored, 0)
+    bed.away(*stored.layout[7:])
+    assert await put_again(bed) == "6/9; survives=0"
+    assert await bed.segments(id_) == (replace(stored, known_bad=1),)
+
+
+async def test_while_nearly_all_nodes_are_there_nothing_is_read(bed: Bed) -> None:
+    id_ = await put(bed.http, DATA)
+    (stored,) = await bed.segments(id_)
+    bed.away(stored.layout[8])
+    assert await put_again(bed) == "8/9; survives=2"
+    assert sum(node.reads for node in bed.cluster.memory.values()) == 0
+
+
 async def test_repair_that_cannot_reach_a_bad_shard_still_knows_it(bed: Bed) -> None:
     id_, stored = await with_rot(bed, 4)
     bed.away(*stored.layout[1:4])
@@ -193,7 +222,7 @@ async def test_what_is_found_during_a_repair_outlasts_it(metadata: Metadata) -> 
     await metadata.queue_repair(notice(stored, 0))
     (repair,) = await metadata.mending.due_repairs(range(10), 1)
     await metadata.queue_repair(notice(stored, 5))
-    await metadata.mending.set_whole(repair.stored, verified=True)
+    await metadata.mending.set_whole(repair.stored, repair.survivors, verified=True)
     assert await known_bad(metadata, stored) == mask_of([0, 5])
     all_good = Seen(good=mask_of(range(9)))
     await metadata.mending.postpone(repair.stored, all_good, "a node is away", 5)
@@ -212,10 +241,10 @@ async def test_a_segment_that_is_whole_leaves_the_queue(metadata: Metadata) -> N
     await metadata.commit_content(single(stored))
     await metadata.queue_repair(notice(stored, 0))
     (repair,) = await metadata.mending.due_repairs(range(10), 1)
-    await metadata.mending.set_whole(repair.stored, verified=False)
+    await metadata.mending.set_whole(repair.stored, repair.survivors, verified=False)
     assert await metadata.queued_by_survivors() == {}
     assert await verified_at(metadata, stored) == 0
-    await metadata.mending.set_whole(repair.stored, verified=True)
+    await metadata.mending.set_whole(repair.stored, repair.survivors, verified=True)
     assert await verified_at(metadata, stored) > 0
 
 
@@ -223,7 +252,7 @@ async def test_what_is_found_meanwhile_is_not_verified(metadata: Metadata) -> No
     stored = segment(metadata)
     await metadata.commit_content(single(stored))
     await metadata.queue_repair(notice(stored, 5))
-    await metadata.mending.set_whole(stored, verified=True)
+    await metadata.mending.set_whole(stored, 9, verified=True)
     assert await verified_at(metadata, stored) == 0
 
 
@@ -235,7 +264,7 @@ async def test_only_a_segment_that_still_lies_so_is_whole(metadata: Metadata) ->
     (repair,) = await metadata.mending.due_repairs(range(10), 1)
     asked_at_s = (await metadata.mending.forbidden(stored)).asked_at_s
     assert await metadata.mending.switch_layout(stored, {4: 11}, asked_at_s)
-    await metadata.mending.set_whole(repair.stored, verified=True)
+    await metadata.mending.set_whole(repair.stored, repair.survivors, verified=True)
     assert await metadata.queued_by_survivors() == {8: 1}
     assert await verified_at(metadata, stored) == 0
 
@@ -249,3 +278,29 @@ async def test_lost_nodes_and_bad_shards_count_together(metadata: Metadata) -> N
     assert await metadata.queued_by_survivors() == {5: 1}
     await metadata.mending.queue_layouts([(use.id, mask_of([2]), "on lost nodes")])
     assert await metadata.queued_by_survivors() == {6: 1}  # two of the nodes are back
+
+
+async def test_a_node_that_was_lost_meanwhile_is_not_forgotten(metadata: Metadata) -> None:
+    """A repair that found all to be good was paused before it could say so."""
+    stored = segment(metadata)
+    await metadata.commit_content(single(stored))
+    await metadata.queue_repair(replace(notice(stored, 0), bad=Places()))
+    (repair,) = await metadata.mending.due_repairs(range(10), 1)
+    (use,) = await metadata.layout_uses(0, 10)
+    await metadata.mending.queue_layouts([(use.id, mask_of([2]), "shards on nodes that are lost")])
+    await metadata.mending.set_whole(repair.stored, repair.survivors, verified=True)
+    assert await metadata.queued_by_survivors() == {8: 1}
+    assert await verified_at(metadata, stored) == 0
+
+
+async def test_what_was_seen_before_shards_were_moved_is_not_noted(metadata: Metadata) -> None:
+    stored = segment(metadata)
+    await metadata.commit_content(single(stored))
+    await metadata.queue_repair(replace(notice(stored, 0), bad=Places()))
+    (repair,) = await metadata.mending.due_repairs(range(10), 1)
+    asked_at_s = (await metadata.mending.forbidden(stored)).asked_at_s
+    assert await metadata.mending.switch_layout(stored, {4: 11}, asked_at_s)
+    four_is_gone = Seen(good=mask_of({*range(9)} - {4}), bad=mask_of([4]))
+    await metadata.mending.postpone(repair.stored, four_is_gone, "it was then", 5)
+    assert await known_bad(metadata, stored) == 0
+    assert await metadata.queued_by_survivors() == {9: 1}

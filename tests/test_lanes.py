@@ -335,3 +335,20 @@ async def test_a_link_follows_a_node_that_moves() -> None:
         assert await changes.get() is True
         assert len(new.connections) == 2
         await link.close()
+
+
+async def test_a_link_outlives_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed, changes = asyncio.Event(), asyncio.Queue[bool]()
+
+    async def defective(*arguments: object) -> Lane:
+        monkeypatch.undo()
+        failed.set()
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("coordinator.links.open_lane", defective)
+    async with Peer() as peer:
+        limits = dict.fromkeys(LaneKind, PATIENT)
+        link = Link("node-1", peer.address, CLUSTER, NODE, SECRET, limits, changes.put_nowait)
+        assert await changes.get() is True
+        assert failed.is_set()
+        await link.close()

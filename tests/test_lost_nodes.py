@@ -37,7 +37,7 @@ async def test_what_lost_nodes_still_serve_is_copied_off_them(
         await store.kill(number)
     await front.work("repair")
     for number in detached:
-        await front.draining.remove(str(number))
+        await front.draining.remove(f"node-{number}")
         await store.kill(number)
     await check(store, contents, survives=1)  # nine shards on five nodes
 

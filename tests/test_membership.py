@@ -28,6 +28,7 @@ REPORT = NodeReport(
     verified_at=1_700_000_000,
     failure="fsync failed",
     detached=True,
+    scrub_interval_s=604_800,
 )
 GOLDEN = (
     b'{"node_id": "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f", '
@@ -35,7 +36,8 @@ GOLDEN = (
     b'"zone": "rack \\u00e9", "http_url": "http://node-1:8601", "data_host": "node-1", '
     b'"data_port": 8602, "capacity_bytes": 1099511627776, "used_bytes": 3, "free_bytes": 2, '
     b'"shards": 1, "epoch": 7, "bad_shards": 3, '
-    b'"verified_at": 1700000000, "failure": "fsync failed", "detached": true}'
+    b'"verified_at": 1700000000, "failure": "fsync failed", "detached": true, '
+    b'"scrub_interval_s": 604800}'
 )
 NAMES = [field.name for field in fields(NodeReport)]
 

@@ -31,7 +31,7 @@ async def read_while(front: Front, id_: ContentId, happens: Callable[[], Awaitab
 async def drain(front: Front, *numbers: int) -> None:
     """Until the nodes are empty."""
     for number in numbers:
-        await front.draining.drain(str(number), force=True, dry_run=False)
+        await front.draining.drain(f"node-{number}", force=True, dry_run=False)
     for job in ("repair", "outbox"):
         await front.work(job)
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from common.errors import Conflict, StorageFull, Undurable, WrongCluster
+from common.errors import Conflict, NotFound, StorageFull, Undurable, WrongCluster
 from common.ids import SegmentId
 from common.membership import NodeReport, ReportAnswer
 from coordinator.cluster import Cluster
@@ -231,6 +232,29 @@ async def test_a_process_that_was_stopped_does_not_take_its_own_silence_for_that
     await membership.look()
     clock.now_s += LOST_S / 2
     assert membership.state(membership.nodes[number]) is NodeState.LOST
+
+
+async def test_a_node_goes_by_its_name_and_id_and_not_by_its_number(
+    membership: Membership,
+) -> None:
+    """Who says 3 and means node-3 shall not drain node-7, which happened to join as the third."""
+    for number in (5, 6, 7, 3):
+        await join(membership, number)
+    assert membership.nodes[3].row.name == "node-7"
+    assert membership.find("node-7") is membership.find(f"{7:032x}") is membership.nodes[3]
+    with pytest.raises(NotFound, match="no node is called '3': sixfold nodes shows"):
+        membership.find("3")
+
+
+async def test_two_nodes_of_one_name_are_told_apart_by_their_ids(membership: Membership) -> None:
+    for number in (1, 2):
+        await join(membership, number)
+    membership.nodes[2].row = replace(membership.nodes[2].row, name="node-1")
+    with pytest.raises(Conflict, match=f"2 nodes .*'node-1': use the id, of {1:032x}, {2:032x}"):
+        membership.find("node-1")
+    membership.nodes[2].row = replace(membership.nodes[2].row, wish=Wish.REMOVED)
+    assert membership.find("node-1") is membership.nodes[1]
+    assert membership.find(f"{2:032x}") is membership.nodes[2]
 
 
 async def test_numbers_are_kept_and_not_shared(membership: Membership) -> None:

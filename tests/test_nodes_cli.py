@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,55 @@ def test_a_node_leaves_the_cluster_and_nothing_is_lost(five: LocalCluster, tmp_p
         assert asked(five, "verify", id_)["whole"]
         run_sixfold("get", "--url", five.url, id_, "-o", str(tmp_path / "back"))
         assert (tmp_path / "back").read_bytes() == (tmp_path / str(number)).read_bytes()
+
+
+@contextmanager
+def waiting_drain(cluster: LocalCluster, node: str) -> Iterator["subprocess.Popen[str]"]:
+    """`sixfold drain --wait` that waits for something."""
+    command = [sys.executable, "-m", "sixfold", "drain", node, "--force", "--wait"]
+    process = subprocess.Popen(
+        [*command, "--url", cluster.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stderr is not None
+        assert "segments left" in process.stderr.readline()
+        yield process
+        process.kill()
+
+
+def end_of(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """The exit code, and the last line that it says."""
+    out, err = process.communicate(timeout=60)
+    return process.returncode, (err or out).splitlines()[-1]
+
+
+def test_a_drain_that_is_taken_back_is_waited_for_no_longer(five: LocalCluster) -> None:
+    five.local("pause", "2")  # so that nothing can be moved meanwhile, nor deleted
+    five.wait_for("suspect", "node-2")
+    with waiting_drain(five, "node-2") as waiting:
+        asked(five, "undrain", "node-2")
+        assert end_of(waiting) == (
+            Conflict.exit_code,
+            "sixfold: node-2 was taken back into service, with shards of 0 segments",
+        )
+    five.local("resume", "2")
+
+
+def test_a_drain_is_done_when_the_node_is_lost_and_made_up_for(tmp_path: Path) -> None:
+    """It will never say itself that it is empty."""
+    with local_cluster(tmp_path / "cluster", 5, "--lost-after", "10") as cluster:
+        stored(cluster, tmp_path)
+        cluster.kill("node-2")
+        cluster.wait_for("suspect", "node-2")
+        with waiting_drain(cluster, "node-2") as waiting:
+            code, word = waiting.wait(60), waiting.communicate()[0].splitlines()[-1]
+        assert (code, word) == (
+            0, "node-2 is lost, and no segment needs it any more: it can be removed",
+        )  # fmt: skip
+        assert asked(cluster, "remove", "node-2")["state"] == "removed"
+        for options in ([], ["--dry-run"]):
+            said = refused(cluster, "drain", "node-2", "--force", *options)
+            assert said == "sixfold: node-2 was removed for good\n"
 
 
 def test_a_silent_node_shows_what_is_wanted_of_it(five: LocalCluster) -> None:

@@ -3,17 +3,24 @@
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from common.errors import Conflict, Unreadable
+from common.hashing import blake3_digest
+from common.ids import ContentId, SegmentId
+from common.segment_list import SegmentList
+from common.shards import ShardRecord
 from coordinator.metadata import Metadata
 from coordinator.metadata.restoring import Found
 from coordinator.read_path import ReadPath
 from coordinator.rebuild import Rebuild
+from coordinator.wanted import SCRUB, wanted_passes
 from coordinator.write_path import WritePath
-from tests.memory_cluster import MemoryCluster, Sweeper, get, put
+from tests.memory_cluster import MemoryCluster, Sweeper, get, paths, put
 from tests.metadata_parts import Clock, execute, segment, seize_lease, single
+from tests.stores import make_shard
 
 
 async def rebuild(metadata: Metadata, nodes: MemoryCluster, reads: ReadPath) -> None:
@@ -24,8 +31,7 @@ async def test_what_was_forgotten_comes_back(
     metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath]
 ) -> None:
     contents = {await put(ends[0], data): data for data in map(os.urandom, (0, 100, 20_000))}
-    for table in ("segment", "pin", "content", "content_segment"):
-        await execute(metadata, f"DELETE FROM {table}")
+    await forget_everything(metadata)
     await rebuild(metadata, nodes, ends[1])
     for id_, data in contents.items():
         assert await get(ends[1], id_) == data
@@ -173,3 +179,72 @@ async def test_a_younger_write_is_not_replaced_by_an_older_one(metadata: Metadat
     await metadata.restore_segments([Found(older, {older.generation: 9})])
     found = await metadata.find_segment(younger.id)
     assert found is not None and found.stored.generation == younger.generation
+
+
+@pytest.mark.parametrize("what", [
+    {"generation": 1 << 63},
+    {"generation": ((1 << 31) - 1) << 32},
+    {"generation": 5, "segment_bytes": 1 << 63},
+    {"generation": 5, "k": 1, "n": 1},
+    {"generation": 5, "k": 1, "n": 200},
+])  # fmt: skip
+async def test_a_strange_record_is_passed_over(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath], what: dict[str, Any]
+) -> None:
+    """Such as may stand behind a hole in a volume, and match its checksum."""
+    id_, numbers = await put(ends[0], b"honest"), dict(what)
+    shard = make_shard(100, 7, numbers.pop("generation"))
+    info = shard.info._replace(**{"segment_bytes": 100, **numbers})
+    await nodes.stores[5].append([ShardRecord(info, shard.payload)])
+    for table in ("segment", "pin"):
+        await execute(metadata, f"DELETE FROM {table}")
+    report = await Rebuild(metadata, nodes.cluster, ends[1]).run()
+    assert (report.strange, report.segments) == (1, 1)
+    assert await get(ends[1], id_) == b"honest"
+    assert await put(ends[0], b"new")
+
+
+async def forget_everything(metadata: Metadata) -> None:
+    for table in ("segment", "pin", "content", "content_segment"):
+        await execute(metadata, f"DELETE FROM {table}")
+
+
+async def test_a_list_that_somebody_has_stored_as_a_content_is_one_all_the_same(
+    metadata: Metadata, nodes: MemoryCluster
+) -> None:
+    data, part = os.urandom(10_000), 4096
+    pieces = [data[at : at + part] for at in range(0, len(data), part)]
+    entries = tuple((SegmentId(blake3_digest(piece)), len(piece)) for piece in pieces)
+    packed = SegmentList(ContentId(blake3_digest(data)), len(data), entries).pack()
+    with paths(metadata, nodes, segment_bytes=part) as (writes, reads):
+        await put(writes, packed)
+        id_ = await put(writes, data)
+        await forget_everything(metadata)
+        await rebuild(metadata, nodes, reads)
+        assert await get(reads, id_) == data
+        assert await get(reads, ContentId(blake3_digest(packed))) == packed
+
+
+async def test_a_cut_that_is_half_collected_does_not_replace_the_new_one(
+    metadata: Metadata, nodes: MemoryCluster, clock: Clock
+) -> None:
+    data, sweeper = os.urandom(10_000), Sweeper(metadata, nodes, clock)
+    with paths(metadata, nodes, segment_bytes=4096) as (writes, reads):
+        id_ = await put(writes, data)
+        (old, *_) = (await reads.find(id_)).segments
+    with paths(metadata, nodes, segment_bytes=64 * 1024) as (writes, reads):
+        await put(writes, data)
+        await execute(metadata, "DELETE FROM segment WHERE id = ?", old.id)
+        for store in nodes.stores.values():
+            await store.delete([old.address(index) for index in range(9)])
+        await rebuild(metadata, nodes, reads)
+        await sweeper.outbox()
+        assert await get(reads, id_) == data
+
+
+async def test_the_checksums_that_nodes_tell_are_looked_at_by_a_scrub(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath]
+) -> None:
+    await put(ends[0], b"some")
+    await rebuild(metadata, nodes, ends[1])
+    assert wanted_passes(await metadata.job_states(), SCRUB) == 1

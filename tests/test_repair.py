@@ -136,7 +136,7 @@ async def test_a_node_is_removed_only_when_nothing_needs_it(store: Store) -> Non
         await front.draining.remove("node-3")
     with pytest.raises(Conflict, match="--force"):
         await front.draining.drain("node-3", force=False, dry_run=False)
-    plan = await front.draining.drain("3", force=False, dry_run=True)
+    plan = await front.draining.drain("node-3", force=False, dry_run=True)
     segments = (await front.metadata.counts())["segment"]
     assert (plan["segments"], plan["others"], plan["survives"]) == (segments, 8, 2)
     assert plan["state"] == "active"
@@ -146,13 +146,13 @@ async def test_a_node_is_removed_only_when_nothing_needs_it(store: Store) -> Non
     await front.work("repair")
     await front.work("outbox")
     await store.pass_time(2)
-    assert (await front.draining.drain("3", force=True, dry_run=True))["state"] == "drained"
+    assert (await front.draining.drain("node-3", force=True, dry_run=True))["state"] == "drained"
     await front.draining.remove("node-3")
     with pytest.raises(Conflict, match="removed"):
         await store.pass_time(2)
     await store.kill(3)
     with pytest.raises(Conflict, match="removed"):
-        await front.draining.undrain("3")
+        await front.draining.undrain("node-3")
     await check(store, contents, survives=2)
 
 
@@ -160,7 +160,7 @@ async def test_too_few_nodes_would_be_left(store: Store) -> None:
     for number in range(4, 10):
         await store.kill(number)
     with pytest.raises(Conflict, match="2 other nodes"):
-        await store.fronts[0].draining.drain("1", force=True, dry_run=False)
+        await store.fronts[0].draining.drain("node-1", force=True, dry_run=False)
     with pytest.raises(NotFound):
         await store.fronts[0].draining.undrain("node-77")
 
@@ -169,9 +169,9 @@ async def test_a_lost_node_is_removed_once_it_is_made_up_for(store: Store) -> No
     contents = await filled(store)
     await lose(store, 8)
     with pytest.raises(Conflict, match="segments"):
-        await store.fronts[0].draining.remove("8")
+        await store.fronts[0].draining.remove("node-8")
     await store.fronts[0].work("repair")
-    await store.fronts[0].draining.remove("8")
+    await store.fronts[0].draining.remove("node-8")
     await check(store, contents, survives=2)
 
 

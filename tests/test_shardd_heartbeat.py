@@ -12,7 +12,14 @@ import pytest
 from aiohttp import web
 
 from common.auth import HEADER
-from common.errors import Conflict, NodeUnreachable, SixfoldError, Unauthorized, WrongCluster
+from common.errors import (
+    Conflict,
+    NodeRemoved,
+    NodeUnreachable,
+    SixfoldError,
+    Unauthorized,
+    WrongCluster,
+)
 from common.membership import REPORT_PATH, NodeReport, ReportAnswer
 from shardd import heartbeat as heartbeat_module
 from shardd.heartbeat import Heartbeat
@@ -170,6 +177,17 @@ async def test_a_member_that_restarts_waits_until_it_is_no_longer_an_impostor(
         await asyncio.sleep(0.001)
     coordinator.answer = ReportAnswer(CLUSTER, 7)
     await joining
+
+
+async def test_a_node_that_was_removed_gives_up(
+    coordinator: Coordinator, directory: DataDirectory, made: Callable[..., Heartbeat]
+) -> None:
+    """Whether it hears of it when it starts or while it runs."""
+    await made(coordinator.url).join()
+    coordinator.answer = NodeRemoved("removed for good")
+    for life in (made(coordinator.url).join(), made(coordinator.url).run()):
+        with pytest.raises(NodeRemoved, match="refuses this node: removed for good"):
+            await life
 
 
 async def test_another_clusters_answer_is_refused(

@@ -28,5 +28,6 @@ async def test_a_node_reports_rot_and_its_age(tmp_path: Path) -> None:
             await asyncio.sleep(0.001)
         report = await node.heartbeat._report()
         assert report.bad_shards == 1
+        assert report.scrub_interval_s == 7 * 86_400
         assert report.verified_at == node.store.upkeep.scrubber.verified_at > 0
         assert report.shards == 7

@@ -133,14 +133,36 @@ async def test_orphans_go_by_themselves_and_rot_does_not(tmp_path: Path) -> None
 
 async def test_without_room_orphans_stay_in_service(tmp_path: Path) -> None:
     limits = StoreLimits(capacity_bytes=MIB, reserve_bytes=64 * KIB, volume_bytes=256 * KIB)
-    shards = [make_shard(120 * KIB, seed) for seed in range(7)]
+    shards = [make_shard(120 * KIB, seed) for seed in range(6)]
     async with opened(tmp_path, limits) as store:
         await append_all(store, shards)
         with pytest.raises(StorageFull):
-            await set_aside(store, shards[:3])
+            await set_aside(store, shards[:2])  # the reserve is not for copies
         await check(store, shards, [])
         assert files(tmp_path) == []
         assert await set_aside(store, shards[:1]) == 1
+
+
+async def test_copies_leave_the_reserve_to_deletes_and_compaction(tmp_path: Path) -> None:
+    limits = StoreLimits(capacity_bytes=4 * MIB, reserve_bytes=MIB, volume_bytes=MIB)
+    shards = [make_shard(90 * KIB, seed) for seed in range(40)]
+    async with opened(tmp_path, limits) as store:
+        stored = list[ShardRecord]()
+        with pytest.raises(StorageFull):
+            for shard in shards:
+                await store.append([shard])
+                stored.append(shard)
+        with pytest.raises(StorageFull):
+            for shard in stored:
+                await set_aside(store, [shard])
+        flip_one(store, live_entries(store)[0], 1000)
+        while await store.scrub_once():
+            pass
+        assert store.upkeep.quarantine.bad_shards == 1
+        assert store._volumes.room_bytes() > MIB - 4 * KIB  # but for tombstones
+        await store.delete(addresses_of(stored[5:]))
+        assert await compact_all(store)
+        await store.append(stored[5:10])
 
 
 async def test_rot_on_a_full_disk_is_taken_out_of_service_all_the_same(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from common.record import HEADER_BYTES, shard_header, tombstone_header
 from common.units import KIB, MIB
 from shardd.index import remove_index
 from shardd.volume import volume_name
-from tests.bad_sectors import BadSectors
+from tests.bad_sectors import BAD_PLACES, BadSectors
 from tests.reopened import fill, offsets, opened, present, volume
 from tests.stores import make_shard
 
@@ -144,11 +144,14 @@ async def test_behind_a_rotten_superblock_all_is_certain(tmp_path: Path, size: i
         assert store.upkeep.quarantine.bad_shards == 0
 
 
-async def test_a_superblock_that_cannot_be_read_hides_no_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", BAD_PLACES)
+async def test_a_superblock_that_cannot_be_read_hides_no_record(
+    tmp_path: Path, number: int
+) -> None:
     shards = [make_shard(size, seed) for seed in range(3) for size in (30, 100 * KIB)]
     await fill(tmp_path, shards)
-    disk = BadSectors()
-    disk.bad |= {(volume_name(number), 0) for number in (1, 2)}
+    disk = BadSectors(number)
+    disk.bad |= {(volume_name(1), 0), (volume_name(2), 0)}
     for _ in range(2):
         async with opened(tmp_path, disk=disk) as store:
             assert all(await present(store, shards))

@@ -14,7 +14,7 @@ from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
 from shardd.verify import Examined
-from tests.bad_sectors import BadSectors
+from tests.bad_sectors import BAD_PLACES, BadSectors
 from tests.flips import flip_many, flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import addresses_of, append_all, compact_all, held, opened, shards_of
@@ -103,8 +103,11 @@ async def test_dead_space_may_rot(tmp_path: Path) -> None:
         assert bad_of(store) == []
 
 
-async def test_an_unreadable_sector_costs_only_the_records_in_it(tmp_path: Path) -> None:
-    shards, disk = shards_of(range(60)), BadSectors()
+@pytest.mark.parametrize("number", BAD_PLACES)
+async def test_an_unreadable_sector_costs_only_the_records_in_it(
+    tmp_path: Path, number: int
+) -> None:
+    shards, disk = shards_of(range(60)), BadSectors(number)
     async with opened(tmp_path, LIMITS, disk) as store:
         await append_all(store, shards)
         entries, hit = live_entries(store), set[bytes]()

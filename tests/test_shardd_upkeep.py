@@ -13,6 +13,7 @@ from common.settings import make_settings
 from common.units import GIB, MIB
 from shardd import upkeep
 from shardd.config import Config
+from shardd.entries import Entry
 from shardd.store import StoreLimits
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
@@ -115,6 +116,46 @@ async def test_it_stops_in_the_middle(tmp_path: Path) -> None:
         assert report.scanned_bytes > 0
         assert await store.compact_once()
         await check(store, shards[12:], shards[:12])
+
+
+async def test_scrub_does_not_spin_over_a_volume_that_is_gone(tmp_path: Path) -> None:
+    """Nobody has compacted it: somebody has deleted the directory."""
+    async with opened(tmp_path, LIMITS) as store:
+        await append_all(store, shards_of(range(8)))
+        (entry, *_) = live_entries(store)
+        (tmp_path / "volumes" / volume_name(entry.volume)).unlink()
+        store.upkeep.scrubber.start()
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                await store.scrub_once()
+        store.upkeep.scrubber.suspect(entry.key)
+        with pytest.raises(FileNotFoundError):
+            await store.scrub_once()
+
+
+async def test_scrub_goes_on_when_its_volume_is_compacted(tmp_path: Path) -> None:
+    """Between the look at the index and the opening of the file."""
+    shards, loop = [make_shard(70_000, seed) for seed in range(12)], asyncio.get_running_loop()
+    async with opened(tmp_path, LIMITS) as store:
+        await append_all(store, shards)
+        await store.delete(addresses_of(shards[1:8]))
+        catalog, live_in = store._catalog, store._catalog.live_in
+
+        def live_in_and_compact(volume: int, after: int, limit: int) -> list[Entry]:
+            catalog.live_in = live_in  # type: ignore[method-assign]
+            found = live_in(volume, after, limit)
+            while asyncio.run_coroutine_threadsafe(store.compact_once(), loop).result():
+                pass
+            return found
+
+        catalog.live_in = live_in_and_compact  # type: ignore[method-assign]
+        store.upkeep.scrubber.start()
+        await store.scrub_once()
+        assert 1 not in store._volumes.by_number
+        while store.upkeep.scrub_report().running:
+            await store.scrub_once()
+        await check(store, shards[:1] + shards[8:], shards[1:8])
+        assert store.upkeep.scrub_report().bad == 0
 
 
 @pytest.mark.parametrize("size", [600, 6000, 70_000])

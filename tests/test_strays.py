@@ -25,11 +25,11 @@ async def move_away(store: Store) -> None:
     """Drain nodes and take them back: their shards have moved then."""
     front = store.fronts[0]
     for number in MOVED:
-        await front.draining.drain(str(number), force=True, dry_run=False)
+        await front.draining.drain(f"node-{number}", force=True, dry_run=False)
     await front.work("repair")
     await front.work("outbox")
     for number in MOVED:
-        await front.draining.undrain(str(number))
+        await front.draining.undrain(f"node-{number}")
 
 
 async def restore(store: Store, backup: Path) -> None:

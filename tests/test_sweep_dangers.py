@@ -11,6 +11,7 @@ from common.ids import ShardAddress
 from common.shards import ShardInfo, ShardStore
 from coordinator.deleting import CollectWorker
 from coordinator.metadata import Metadata, sweeping
+from coordinator.metadata.sweeping import Listing
 from coordinator.read_path import ReadPath
 from coordinator.write_path import WritePath
 from tests.memory_cluster import MemoryCluster, Sweeper, get, leave_orphans, put
@@ -90,6 +91,21 @@ async def test_few_orphans_are_no_alarm_however_large_their_share(
     await sweeper.later()
     await sweeper.run()
     assert await metadata.deletes_stopped() == ""
+
+
+async def test_orphans_are_too_many_above_one_percent(
+    metadata: Metadata, nodes: MemoryCluster, sweeper: Sweeper,
+) -> None:  # fmt: skip
+    await leave_orphans(metadata, nodes, 150)
+    await sweeper.later()
+    sweep, addresses = metadata.sweeping, sorted(nodes.stores[1].records)
+    assert await sweep.note_orphans(Listing(1, None, None, addresses)) == 150
+    await sweep.look_at_share(1, 15_000)
+    assert await metadata.deletes_stopped() == ""
+    await sweep.look_at_share(1, 14_999)
+    assert await metadata.deletes_stopped() == (
+        "nothing refers to 150 of the 14999 shards of node-1: more than 1 %"
+    )
 
 
 async def test_shards_of_a_session_that_the_database_cannot_know(

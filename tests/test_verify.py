@@ -1,5 +1,6 @@
 """Verify and scrub: whole stripes are read, what is bad is queued, what is good is said to be."""
 
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -254,13 +255,27 @@ async def test_durability_counts_from_the_scrub(bed: Bed) -> None:
     assert "no scrub has seen all" in (await scrub_h())[1]
     await run_pass(scrubber(bed))
     assert await scrub_h() == (720.0, "the interval of scrubs")
-    two_days_ago = int(time.time()) - 2 * 86_400
-    for number in range(1, 10):
-        node = report_of(number, verified_at=two_days_ago + number, free_bytes=10**9)
-        await bed.cluster.membership.report(node, b"verified %d" % number)
+    await nodes_were_scrubbed(bed, hours_ago=0, interval_h=168)
+    assert await scrub_h() == (168.0, "the interval of the nodes' scrubs")  # the next look
+    await nodes_were_scrubbed(bed, hours_ago=167, interval_h=168)
+    assert (await scrub_h())[0] == 168.0
+    await nodes_were_scrubbed(bed, hours_ago=200, interval_h=168)
     hours, source = await scrub_h()
-    assert hours == pytest.approx(48, abs=0.1)
+    assert hours == pytest.approx(200, abs=0.1)
     assert source == "the age of the oldest scrub of a node"
+
+
+async def nodes_were_scrubbed(bed: Bed, hours_ago: int, interval_h: int) -> None:
+    """Node 9 at that time, all others later."""
+    at_s = int(time.time()) - hours_ago * 3600
+    for number in range(1, 10):
+        report = report_of(
+            number,
+            verified_at=at_s if number == 9 else int(time.time()),
+            scrub_interval_s=interval_h * 3600,
+            free_bytes=10**9,
+        )
+        await bed.cluster.membership.report(report, os.urandom(16))
 
 
 # The commands, on real nodes

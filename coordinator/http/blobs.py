@@ -19,6 +19,7 @@ from coordinator.http.ranges import ByteRange, matches_etag, parse_range
 from coordinator.letting_go import let_go
 from coordinator.metadata import Manifest, Metadata
 from coordinator.read_path import Piece, ReadPath
+from coordinator.settling import Settling
 from coordinator.write_path import WritePath
 from coordinator.write_upload import Stored
 
@@ -32,10 +33,15 @@ class BlobHandlers:
     """The handlers, and the routes that lead to them."""
 
     def __init__(
-        self, config: Config, writes: WritePath, reads: ReadPath, metadata: Metadata
+        self,
+        config: Config,
+        writes: WritePath,
+        reads: ReadPath,
+        metadata: Metadata,
+        settling: Settling,
     ) -> None:
         self._config, self._writes, self._reads = config, writes, reads
-        self._metadata = metadata
+        self._metadata, self._settling = metadata, settling
 
     def routes(self) -> list[web.RouteDef]:
         early = {"expect_handler": self._expect}
@@ -58,6 +64,7 @@ class BlobHandlers:
 
     async def _put(self, request: web.Request, expected: ContentId | None) -> web.StreamResponse:
         check_headers(request, self._config.max_upload_bytes)
+        await self._settling.wait()
         body = chunks(request, self._config.body_idle_s)
         stored = await self._writes.store(body, request.content_length, expected)
         return web.json_response(
@@ -76,6 +83,7 @@ class BlobHandlers:
         check_headers(request, self._config.max_upload_bytes)
         if request.content_type != "multipart/form-data":
             raise BadRequest("POST takes multipart/form-data; send plain bytes by PUT")
+        await self._settling.wait()
         answers: list[dict[str, object]] = []
         status = 201
         try:

@@ -7,7 +7,7 @@ from coordinator.draining import Draining
 
 
 class DrainHandlers:
-    """The handlers, and the routes that lead to them. `{node}` is a name, a number or an id."""
+    """The handlers, and the routes that lead to them. `{node}` is a name or an id."""
 
     def __init__(self, draining: Draining) -> None:
         self._draining = draining

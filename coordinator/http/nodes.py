@@ -11,6 +11,7 @@ from coordinator.config import LEAST_NODES
 from coordinator.membership import Membership
 from coordinator.metadata import Metadata
 from coordinator.node import Node, NodeState
+from coordinator.settling import Settling
 
 TAKE_NOTHING = (NodeState.READ_ONLY, NodeState.DETACHED)  # but can be read
 
@@ -19,10 +20,15 @@ class NodeHandlers:
     """The handlers, and the routes that lead to them."""
 
     def __init__(
-        self, membership: Membership, metadata: Metadata, secret: ClusterSecret, codec: Codec
+        self,
+        membership: Membership,
+        metadata: Metadata,
+        secret: ClusterSecret,
+        codec: Codec,
+        settling: Settling,
     ) -> None:
         self._membership, self._metadata = membership, metadata
-        self._secret, self._codec = secret, codec
+        self._secret, self._codec, self._settling = secret, codec, settling
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -37,11 +43,12 @@ class NodeHandlers:
         return web.json_response({"live": True})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """PUTs can be durable: the database answers and enough nodes are active."""
+        """PUTs can be durable: the database answers and enough nodes are active. At the beginning
+        not before the others had a moment to come back."""
         stopped = await self._metadata.deletes_stopped()
         active = self._membership.count(NodeState.ACTIVE)
         readable = active + sum(map(self._membership.count, TAKE_NOTHING))
-        ready = active >= LEAST_NODES
+        ready = active >= LEAST_NODES and self._settling.is_over
         body = {
             "ready": ready,
             "nodes_active": active,

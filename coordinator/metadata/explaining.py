@@ -114,6 +114,8 @@ def _with_care(sql: Sql, segments: Sequence[Numbered]) -> tuple[CaredSegment, ..
     found = {id_: (verified_at_s, queued) for id_, verified_at_s, *queued in rows}
     cared = []
     for position, segment in segments:
+        if segment.id not in found:
+            continue  # it was collected a moment ago
         verified_at_s, queued = found[segment.id]
         row = Queued(*queued) if queued[0] is not None else None
         cared.append(CaredSegment(segment, position, verified_at_s, row))

@@ -7,10 +7,10 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from common.ids import ContentId
-from coordinator.metadata import jobs, reads
+from coordinator.metadata import jobs, reads, sessions
 from coordinator.metadata.explaining import Explained, explained
 from coordinator.metadata.packing import unpack_layout
-from coordinator.metadata.rows import COLLECT, OUTBOX, JobState, StoredSegment
+from coordinator.metadata.rows import COLLECT, OUTBOX, JobState, NodeRow, StoredSegment, Wish
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.verifying import moved, segments_after, set_verified
 
@@ -111,6 +111,17 @@ class Inspecting(ABC):
     async def queued_by_survivors(self) -> Mapping[int, int]:
         """How many segments wait for repair, by the shards that they still have."""
         return await self._read(queued_by_survivors)
+
+    async def nodes(self) -> list[NodeRow]:
+        return await self._read(reads.nodes)
+
+    async def wishes(self) -> dict[int, Wish]:
+        """What operators want of nodes, where that is not simply that they serve."""
+        return await self._read(reads.wishes)
+
+    async def deletes_stopped(self) -> str:
+        """Why nothing may be deleted on nodes; empty if it may."""
+        return await self._read(sessions.deletes_stopped)
 
     async def counts(self) -> dict[str, int]:
         """How many rows the larger tables have, by their names."""

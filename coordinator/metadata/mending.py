@@ -116,16 +116,17 @@ def _on_nodes(stored: StoredSegment, places: Iterable[tuple[int, int]]) -> list[
     return [ShardsOnNode(node, (stored.address(index),)) for index, node in places]
 
 
-def set_whole(sql: Sql, stored: StoredSegment, verified: bool) -> None:
+def set_whole(sql: Sql, stored: StoredSegment, survivors: int, verified: bool) -> None:
     """All shards of the segment, as `stored` says it is, lie where they should; `verified` if all
     have been read and found good. What was found to be bad since `stored` was read is not
-    forgotten, and then it is not verified."""
+    forgotten, nor is that it has fewer than the `survivors` of then: then it is not verified."""
     if _layout_now(sql, stored) != stored.layout:
         return
     key = (stored.id, signed(stored.generation))
     sql.run(
-        "DELETE FROM repair_queue WHERE segment = ? AND generation = ? AND bad & ~? = 0",
-        *key, stored.known_bad,
+        "DELETE FROM repair_queue WHERE segment = ? AND generation = ? AND bad & ~? = 0 "
+        "AND survivors >= ?",
+        *key, stored.known_bad, survivors,
     )  # fmt: skip
     if verified:
         sql.run(
@@ -202,8 +203,9 @@ class Mending:
     async def give_up(self, stored: StoredSegment, places: Places) -> None:
         await self._write(partial(give_up, stored=stored, places=places))
 
-    async def set_whole(self, stored: StoredSegment, verified: bool) -> None:
-        await self._write(partial(set_whole, stored=stored, verified=verified))
+    async def set_whole(self, stored: StoredSegment, survivors: int, verified: bool) -> None:
+        change = partial(set_whole, stored=stored, survivors=survivors, verified=verified)
+        await self._write(change)
 
     async def postpone(
         self, stored: StoredSegment, seen: Seen | None, reason: str, delay_s: int

@@ -87,7 +87,8 @@ def backlog(sql: Sql, k: int, n: int) -> Backlog:
 
 def postpone(sql: Sql, stored: StoredSegment, seen: Seen | None, reason: str, delay_s: int) -> None:
     """Nothing more can be done for it now. What was found when all its shards were looked at holds
-    from now on, but for what was found to be bad since `stored` was read; None: nothing was."""
+    from now on, but for what was found to be bad since `stored` was read; None: nothing was. It
+    says nothing of shards that do not lie any more as `stored` says."""
     key = (stored.id, signed(stored.generation))
     found = sql.row(
         "SELECT l.nodes, r.bad, r.survivors FROM repair_queue r JOIN segment s ON s.id = r.segment "
@@ -97,7 +98,7 @@ def postpone(sql: Sql, stored: StoredSegment, seen: Seen | None, reason: str, de
     if found is None:
         return
     layout, bad, survivors = unpack_layout(found[0]), found[1], found[2]
-    if seen is not None:
+    if seen is not None and layout == stored.layout:
         bad = bad & ~(stored.known_bad & seen.good) | seen.bad
         survivors = survivors_of(layout, bad | seen.gone)
     sql.run(

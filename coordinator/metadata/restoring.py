@@ -55,8 +55,14 @@ def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> None
     sql.run("UPDATE cluster SET sessions = ? WHERE sessions < ?", last_session, last_session)
 
 
-def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> None:
-    """A content of several segments."""
+def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> bool:
+    """A content of several segments. False if it is there already; or if it is there in one, and of
+    the several some are gone: then they are an older cut that is being collected."""
+    ids = [id_ for id_, _ in listed.segments]
+    there = {id_ for (id_,) in sql.rows_in("SELECT id FROM segment WHERE id IN ({keys})", ids)}
+    in_one = sql.row("SELECT 1 FROM segment WHERE id = ?", listed.content) is not None
+    if in_one and not there.issuperset(ids):
+        return False
     added = sql.run(
         "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
         "VALUES (?, ?, ?, ?, {wall}) ON CONFLICT DO NOTHING",
@@ -68,6 +74,7 @@ def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> None:
                 "INSERT INTO content_segment VALUES (?, ?, ?)", listed.content, position, segment
             )
         pin(sql, listed.content)
+    return added > 0
 
 
 def restore_single_contents(sql: Sql) -> int:

@@ -14,6 +14,7 @@ CHECKSUM_BYTES = 32
 UNKNOWN_CHECKSUM = bytes(CHECKSUM_BYTES)  # of a shard that no node had at a rebuild
 COLLECT, OUTBOX = "collect", "outbox"  # the two jobs that delete, and their leases
 GENERATION_COUNTER_BITS = 32  # of a generation; above them stands the session number
+MAX_SESSION = 1 << 30  # no store comes near, and from there as many are left
 Places = frozenset[tuple[int, int]]  # (shard index, node)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from common.auth import VALID_S
-from common.errors import BadRequest, Conflict, Unauthorized
+from common.errors import BadRequest, Conflict, NodeRemoved, Unauthorized
 from common.membership import NodeReport
 from coordinator.metadata.rows import NodeRow, SharedReport, Wish
 from coordinator.metadata.sessions import check_session, deletes_stopped, next_epoch, tell_epoch
@@ -47,8 +47,9 @@ class TakenReport:
 def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
     """Register the node if it is new and keep its report.
 
-    Raises Unauthorized for a replay, Conflict for a second process of a living node, and for a new
-    node under the name of another. The nonce is spent even if the report is refused.
+    Raises Unauthorized for a replay, NodeRemoved for a node that was removed, Conflict for a second
+    process of a living node, and for a new node under the name of another. The nonce is spent even
+    if the report is refused.
     """
     _spend(sql, incoming.nonce)
     report = incoming.report
@@ -66,7 +67,10 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
     if row is None:
         _check_name(sql, report)
     elif row.wish is Wish.REMOVED:
-        raise Conflict(f"node {report.name} ({report.node_id}) was removed for good")
+        raise NodeRemoved(
+            f"node {report.name} ({report.node_id}) was removed for good: its data directory may "
+            "be deleted"
+        )
     if row is None or (row.name, row.zone) != (report.name, report.zone):
         wish = row.wish if row else Wish.ACTIVE
         row = replace(add_node(sql, report.node_id, report.name, report.zone), wish=wish)

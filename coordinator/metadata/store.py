@@ -39,7 +39,6 @@ from coordinator.metadata.rows import (
     KnownSegment,
     Manifest,
     NewContent,
-    NodeRow,
     RepairNotice,
     ShardsOnNode,
     SharedReport,
@@ -122,13 +121,6 @@ class Metadata(Inspecting):
         answer: Awaitable[Manifest | None] = self._threads.reader.ask(id_)
         return answer
 
-    async def nodes(self) -> list[NodeRow]:
-        return await self._read(reads.nodes)
-
-    async def wishes(self) -> dict[int, Wish]:
-        """What operators want of nodes, where that is not simply that they serve."""
-        return await self._read(reads.wishes)
-
     async def nodes_with_deletes(self) -> list[int]:
         return await self._read(outbox.nodes_with_deletes)
 
@@ -209,10 +201,6 @@ class Metadata(Inspecting):
 
     # Whether anything may be deleted on nodes
 
-    async def deletes_stopped(self) -> str:
-        """Why not; empty if it may."""
-        return await self._read(sessions.deletes_stopped)
-
     async def stop_deletes(self, reason: str) -> None:
         """Until an operator allows them. The first reason stays."""
         await self._write(partial(sessions.stop_deletes, reason=reason))
@@ -260,8 +248,9 @@ class Metadata(Inspecting):
     async def restore_segments(self, found: Sequence[restoring.Found]) -> None:
         await self._write(partial(restoring.restore_segments, layouts=self._layouts, found=found))
 
-    async def restore_content(self, listed: SegmentList, list_id: SegmentId) -> None:
-        await self._write(partial(restoring.restore_content, listed=listed, list_id=list_id))
+    async def restore_content(self, listed: SegmentList, list_id: SegmentId) -> bool:
+        """Whether it was not there, and is now."""
+        return await self._write(partial(restoring.restore_content, listed=listed, list_id=list_id))
 
     async def restore_single_contents(self) -> int:
         """How many contents of one segment there were; the last step of a rebuild."""

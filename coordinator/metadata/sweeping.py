@@ -243,7 +243,7 @@ def note_missing(sql: Sql, node: int, missing: Sequence[ShardAddress]) -> int:
     by_write: defaultdict[tuple[SegmentId, int], set[tuple[int, int]]] = defaultdict(set)
     for address in missing:
         by_write[address.segment, address.generation].add((address.index, node))
-    reason = f"missing on node {node}"
+    reason = f"missing on {name_of(sql, node)}"
     return sum(
         queue_repair(sql, RepairNotice(*write, reason, Places(places)))
         for write, places in by_write.items()

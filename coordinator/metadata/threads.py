@@ -73,13 +73,14 @@ class Threads:
         return [answer(ask) for ask in batch]
 
     def _attempt(self, step: Callable[[Sql], Any]) -> Any:
-        """The step's answer, or the error that it refused with."""
+        """The step's answer, or the error that it ended with: those that share the batch with it
+        get theirs."""
         try:
             return step(self._sql)
-        except SixfoldError as error:
-            return error
         except PeeweeException as error:
             return _unavailable(error)
+        except Exception as error:
+            return error
 
     def commit(self, batch: list[Change]) -> list[Any]:
         """All in one transaction; if the database refuses that, each in its own."""

@@ -66,13 +66,14 @@ class History:
     async def move(self) -> None:
         """Nodes are drained and taken back."""
         draining = self.rng.choice(self.store.fronts).draining
-        numbers = [str(number) for number in self.rng.sample(self.store.up, self.rng.randint(1, 4))]
-        for number in numbers:
-            await draining.drain(number, force=True, dry_run=False)
+        sample = self.rng.sample(self.store.up, self.rng.randint(1, 4))
+        names = [f"node-{number}" for number in sample]
+        for name in names:
+            await draining.drain(name, force=True, dry_run=False)
         for job in ("repair", "outbox"):
             await self.rng.choice(self.store.fronts).work(job)
-        for number in numbers:
-            await draining.undrain(number)
+        for name in names:
+            await draining.undrain(name)
 
     async def wrong(self) -> list[str]:
         """What is not there and should be, or is there and should not."""

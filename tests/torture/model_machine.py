@@ -21,6 +21,7 @@ from common.failpoints import Point, armed
 from common.ids import ShardAddress
 from coordinator.metadata import StoredSegment, Wish
 from coordinator.metadata.rows import NO_NODE
+from coordinator.proof import MISSED_AT_MOST
 from coordinator.repair import SEARCH_AGAIN_S
 from coordinator.write_upload import Stored
 from tests.torture.model_contents import CONTENTS, IDS, Promise, known_bad, lists_in, shards_in
@@ -274,7 +275,10 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     def unseen(self, segment: StoredSegment) -> int:
-        """How many of its shards have rotted on nodes that are there, and nothing has looked."""
+        """How many of its shards have rotted on nodes that are there, and nothing has looked. With
+        more than one node away, an upload looks itself."""
+        if sum(node in self.store.up for node in segment.layout) < segment.n - MISSED_AT_MOST:
+            return 0
         known = known_bad(self.store.database, segment)
         return sum(
             node in self.store.up
