@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.torture import __main__ as torture
 from tests.torture.outcome import CannotRun, Outcome, scaled, scratch
 from tests.torture.runner import Promise, find_promises, run, table
 
@@ -43,6 +44,28 @@ def test_an_error_is_a_broken_promise(capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_the_machine_does_not_allow_is_not_run() -> None:
     result = run(promise(CannotRun("needs root")), 1, 7)
     assert (result.verdict, result.figure) == ("not run", "not run: needs root")
+
+
+def test_what_was_not_run_is_told_in_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all that ran, and of one."""
+    part = Outcome("0 lost", left_out="mounts: need root")
+    promises = [
+        promise(Outcome("0 lost"), "one"),
+        promise(part, "two"),
+        promise(CannotRun("no network"), "three"),
+    ]
+    monkeypatch.setattr(torture, "find_promises", lambda: promises)
+    last_lines = {
+        "": "NOT RUN: two (mounts: need root); three (no network)",
+        "one": "nothing was left out",
+        "two": "NOT RUN: two (mounts: need root)",
+    }
+    for name, last_line in last_lines.items():
+        monkeypatch.setattr("sys.argv", ["torture", *name.split()])
+        assert torture.main() == 0
+        assert capsys.readouterr().out.splitlines()[-1] == last_line
 
 
 def test_the_table_has_a_row_for_each() -> None:

@@ -14,7 +14,8 @@ and finds them by this contract:
 - Everything random follows from `seed`: `random.Random(seed)`, nothing else.
 - What breaks the promise is not raised but told in `Outcome.violations`, each with all that is
   needed to understand it. An exception is a failure too: of the promise or of its test.
-- Where the machine does not allow the test (no root, no namespaces), raise `CannotRun` with why.
+- Where the machine does not allow the test (no root, no namespaces), raise `CannotRun` with why;
+  if it is a part that it does not allow, say so in `Outcome.left_out`. The last line tells of both.
 - No temporary files but under `scratch()`, no processes but such as it ends itself.
 - Modules without `main` are parts that the others share.
 """

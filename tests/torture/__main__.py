@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from tests.torture.runner import Promise, find_promises, run, table
+from tests.torture.runner import Promise, find_promises, not_run, run, table
 
 
 def main() -> int:
@@ -18,6 +18,7 @@ def main() -> int:
     results = [run(promise, wanted.scale, wanted.seed) for promise in chosen]
     if len(results) > 1:
         print(f"\n{table(results)}")
+    print(not_run(results))
     return int(any(result.verdict == "broken" for result in results))
 
 

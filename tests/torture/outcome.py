@@ -19,10 +19,12 @@ class CannotRun(Exception):
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`figure` is what was counted, in words: `10,000 acknowledged writes over 200 kills, 0 lost`.
-    The promise was kept if there are no `violations`."""
+    The promise was kept if there are no `violations`. `left_out` is what this machine does not
+    allow, if that is only a part, and why."""
 
     figure: str
     violations: Sequence[str] = field(default=())
+    left_out: str = ""
 
     @property
     def kept(self) -> bool:

@@ -29,6 +29,7 @@ class Result:
     verdict: str
     figure: str
     seed: int
+    not_run: str = ""  # all of it or a part, and why
 
     def line(self) -> str:
         return f"{self.promise.name}: {self.figure} (seed {self.seed})"
@@ -55,19 +56,25 @@ def run(promise: Promise, scale: float, seed: int) -> Result:
     try:
         outcome = promise.main(scale, seed)
     except CannotRun as reason:
-        result = Result(promise, "not run", f"not run: {reason}", seed)
+        result = Result(promise, "not run", f"not run: {reason}", seed, str(reason))
     except Exception:
         print(traceback.format_exc())
         result = Result(promise, "broken", "ended with an error, see above", seed)
     else:
         verdict = "kept" if outcome.kept else "broken"
-        result = Result(promise, verdict, outcome.figure, seed)
+        result = Result(promise, verdict, outcome.figure, seed, outcome.left_out)
         if not outcome.kept:
             print(outcome.shown())
     print(result.line() + f", {time.monotonic() - began_s:.0f} s", flush=True)
     if result.verdict == "broken":
         print(f"again: python -m tests.torture {promise.name} --scale {scale:g} --seed {seed}")
     return result
+
+
+def not_run(results: Sequence[Result]) -> str:
+    """A line: nobody is to take for kept what was not tested."""
+    left_out = [f"{result.promise.name} ({result.not_run})" for result in results if result.not_run]
+    return f"NOT RUN: {'; '.join(left_out)}" if left_out else "nothing was left out"
 
 
 def table(results: Sequence[Result]) -> str:

@@ -5,7 +5,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from sixfold.processes import until
 from tests.torture.journal import RETRY_S, Content, Journal, Recorder
 from tests.torture.journal import session as session_of
 from tests.torture.mounts import mounted_over
-from tests.torture.outcome import Outcome, scaled, scratch
+from tests.torture.outcome import CannotRun, Outcome, scaled, scratch
 from tests.torture.servers import DEADLINE_S, Servers, node_names, running
 
 ROW = 11
@@ -27,6 +27,7 @@ ROUNDS, NODES = 20, 6
 ALARM_S = 10.0
 JUDGED = 0.5  # from this scale on a late alarm counts; a quick form asserts on no time
 OPTIONS = ("--straggler-s", "0.2")
+Kind = Callable[["_Test"], Awaitable[None]]
 
 
 def main(scale: float, seed: int) -> Outcome:
@@ -37,10 +38,11 @@ def main(scale: float, seed: int) -> Outcome:
     if scale >= JUDGED:
         test.violations += [f"an alarm after {one:.1f} s" for one in late]
     return Outcome(
-        f"{rounds} rounds of {len(_KINDS)} kinds, {test.taken} writes taken, "
+        f"{rounds} rounds of {len(test.kinds)} kinds, {test.taken} writes taken, "
         f"{test.recorder.journal.acknowledged} others acknowledged, "
         f"alarm after {max(test.alarms_s):.1f} s at most",
         [*test.violations, *test.recorder.violations],
+        test.left_out,
     )
 
 
@@ -49,6 +51,8 @@ class _Test:
     servers: Servers
     recorder: Recorder
     chance: random.Random
+    kinds: Sequence[Kind]
+    left_out: str
     alarms_s: list[float] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     taken: int = 0
@@ -104,6 +108,17 @@ class _Test:
         for path in _sizes(directory).items() - before.items():
             self.taken += 1
             self.violations.append(f"a write was taken: {path}")
+
+
+def allowed(directory: Path) -> tuple[Sequence[Kind], str]:
+    """The kinds that this machine allows; and of the one that it may not, why."""
+    directory.mkdir()
+    try:
+        with mounted_over(directory):
+            return _KINDS, ""
+    except CannotRun as reason:
+        kinds = [kind for kind in _KINDS if kind is not _hidden_while_it_runs]
+        return kinds, f"a disk hidden behind a mount: {reason}"
 
 
 def _sizes(directory: Path) -> dict[str, int]:
@@ -179,7 +194,7 @@ async def _of_another_cluster(test: _Test) -> None:
     await test.start_again(name)
 
 
-_KINDS = (
+_KINDS: Sequence[Kind] = (
     _swapped_while_they_run,
     _swapped_while_they_are_down,
     _empty_while_it_is_down,
@@ -197,11 +212,12 @@ async def _some_writes(test: _Test) -> None:
 async def _run(directory: Path, rounds: int, seed: int) -> _Test:
     async with running(directory, NODES, OPTIONS) as servers, session_of(servers.url) as http:
         recorder = Recorder(http, Journal(directory / "journal.jsonl"))
-        test = _Test(servers, recorder, random.Random(seed))
+        kinds, left_out = allowed(directory / "probe")
+        test = _Test(servers, recorder, random.Random(seed), kinds, left_out)
         writing = asyncio.create_task(test.write())
         try:
             for _ in range(rounds):
-                for kind in test.chance.sample(_KINDS, len(_KINDS)):
+                for kind in test.chance.sample(test.kinds, len(test.kinds)):
                     await kind(test)
             test.over = True
             await writing
