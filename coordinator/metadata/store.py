@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from peewee import PeeweeException
 
-from common.errors import BadSetting, SessionLost, SixfoldError
+from common.errors import BadSetting, NotOurTurn, SessionLost, SixfoldError
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
@@ -292,4 +292,8 @@ def open_metadata(
         raise BadSetting(f"database {url}: {error}") from None
     except OSError as error:
         raise BadSetting(f"database {url}: unable to open: {error.strerror}") from None
+    except NotOurTurn as error:
+        if not isinstance(cause := error.__cause__, OSError):
+            raise
+        raise BadSetting(f"database {url}: unable to open: {cause.strerror}") from None
     return Metadata(sql, grace_s, lost_after_s)

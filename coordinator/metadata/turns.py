@@ -28,7 +28,7 @@ def turn(path: str) -> Iterator[None]:
         room = _enter(path, time.monotonic() + WAIT_S)
     except OSError as error:
         why = f"cannot ask for a turn at the metadata database: {error.strerror}"
-        raise NotOurTurn(why) from None
+        raise NotOurTurn(why) from error
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from pathlib import Path
 
+from common.errors import Corrupt
 from common.ids import ShardAddress
 from common.shards import ShardMissing, ShardRecord
 from common.units import GIB, KIB, MIB
@@ -70,10 +71,14 @@ async def _served(
 ) -> list[str]:
     """What is served though it is bad, or not though it is good, or wrong."""
     said = []
-    for address, got in zip(shards, await store.read(list(shards)), strict=True):
+    for address in shards:
+        try:
+            (got,) = await store.read([address])
+        except Corrupt:
+            got = ShardMissing(address)
         if isinstance(got, ShardMissing):
             if address not in bad:
-                said.append(f"{address} is good and missing")
+                said.append(f"{address} is good and is not served")
         elif address in bad or bytes(got.payload) != shards[address].payload:
             said.append(f"{address} was served")
     return said
