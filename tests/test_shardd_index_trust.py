@@ -9,7 +9,8 @@ import pytest
 from common.errors import Unavailable
 from common.shards import ShardRecord
 from shardd.disk import RealDisk
-from shardd.index_seal import break_seal
+from shardd.index import IndexDamaged
+from shardd.index_seal import break_seal, seal_index
 from tests.stores import make_shard
 from tests.upkeep import check, opened, snapshot
 
@@ -84,3 +85,14 @@ async def test_the_sum_goes_durably_before_the_index_changes(
         assert break_seal(tmp_path / "index.db") is True
     assert synced == [True]
     assert break_seal(tmp_path / "index.db") is False
+
+
+@pytest.mark.parametrize("part", ["index.db", "index.db-wal"])
+def test_the_sum_covers_what_is_left_in_the_log(tmp_path: Path, part: str) -> None:
+    """SQLite reads it too."""
+    for name in ("index.db", "index.db-wal"):
+        (tmp_path / name).write_bytes(b"as it was closed")
+    seal_index(tmp_path / "index.db")
+    (tmp_path / part).write_bytes(b"As it was closed")
+    with pytest.raises(IndexDamaged):
+        break_seal(tmp_path / "index.db")

@@ -21,6 +21,7 @@ from common.wire import (
     unpack_error,
 )
 from shardd.disk import RealDisk
+from shardd.store import StoreLimits
 from tests.lane_client import LIMITS, Client, open_lane
 from tests.stores import ServedNode, make_shard, served_node
 
@@ -97,6 +98,42 @@ async def test_a_window_counts_bytes(tmp_path: Path) -> None:
             assert isinstance(await writer.refusal(), ProtocolError)
         finally:
             disk.go.set()
+    assert node.store.write_buffers.lent_bytes == 0
+
+
+async def test_a_lane_without_a_buffer_is_not_read_from(tmp_path: Path) -> None:
+    """Only what had begun to arrive lies beside the pool."""
+    disk, limits = StuckDisk(), StoreLimits(write_buffer_bytes=MIB)
+    async with served_node(tmp_path, LIMITS, limits, disk) as node:
+        writer = await open_lane(node, LaneKind.WRITE)
+        try:
+            for request in range(9):
+                writer.append(request, make_shard(400 * KIB, request))
+            pool = node.store.write_buffers
+            while not pool._uncounted:
+                await asyncio.sleep(0.001)
+            for _ in range(100):
+                await asyncio.sleep(0)
+                assert len(pool._uncounted) == 1
+        finally:
+            disk.go.set()
+        answers = await writer.answers(9)
+        assert {frame[0] for frame in answers.values()} == {FrameKind.OK}
+    assert pool.lent_bytes == 0
+
+
+async def test_what_came_together_with_nonsense_leaks_nothing(node: ServedNode) -> None:
+    """The lane ends before the end of the turn, when it would have been handed to the writer."""
+    client, shard = await open_lane(node, LaneKind.WRITE), make_shard(70 * KIB)
+    (lane,) = node.lanes.lanes
+    head = pack_frame(FrameKind.APPEND, 1, shard_header(shard.info), len(shard.payload))
+    together = head + bytes(shard.payload) + pack_frame(FrameKind.HELLO, 2)
+    lane.get_buffer(len(together))[: len(together)] = together
+    lane.buffer_updated(len(together))
+    assert node.store.write_buffers.lent_bytes > 0
+    assert isinstance(await client.refusal(), ProtocolError)
+    while node.lanes.lanes:
+        await asyncio.sleep(0.001)
     assert node.store.write_buffers.lent_bytes == 0
 
 

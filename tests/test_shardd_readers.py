@@ -1,18 +1,28 @@
-"""What a reader has in hand is not taken from under it: neither the file nor the buffer."""
+"""What a reader has in hand is not taken from under it, neither the file nor the buffer; and what
+it is given is what it asked for, and whole."""
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from common.errors import Corrupt
+from common.record import shard_header, tombstone_header
 from common.shards import ShardRecord
 from common.units import KIB
 from shardd.disk import RealDisk
 from shardd.store import StoreLimits
-from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass, VolumeGone
+from shardd.volume import (
+    SUPERBLOCK_BYTES,
+    Superblock,
+    Volume,
+    VolumeClass,
+    VolumeGone,
+    volume_name,
+)
 from tests.stores import make_shard
 from tests.upkeep import append_all, opened
 
@@ -105,3 +115,46 @@ async def test_a_buffer_comes_back_after_the_read_into_it(tmp_path: Path, disk: 
         assert pool.lent_bytes == 0
         (found,) = await store.read([one.address])
         assert isinstance(found, ShardRecord) and found.payload == one.payload
+
+
+class ShortReads(RealDisk):
+    """Has only the beginning of what is asked for without waiting."""
+
+    asked = 0
+
+    def preadv_nowait(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
+        self.asked += 1
+        (buffer,) = buffers
+        return self.preadv(fd, [memoryview(buffer)[: len(buffer) // 2]], offset)
+
+
+async def test_half_of_a_record_in_the_page_cache_is_not_served(tmp_path: Path) -> None:
+    disk, shard = ShortReads(), make_shard(30_000)
+    async with opened(tmp_path, StoreLimits(), disk) as store:
+        await store.append([shard])
+        assert await store.read([shard.address]) == [shard]
+        assert disk.asked
+
+
+def of_another_generation(shard: ShardRecord) -> bytes:
+    address = shard.address._replace(generation=shard.address.generation + 1)
+    return shard_header(shard.info._replace(address=address), 1)
+
+
+def deleted(shard: ShardRecord) -> bytes:
+    return tombstone_header(shard.address, 1)
+
+
+@pytest.mark.parametrize("other", [of_another_generation, deleted])
+async def test_another_record_in_its_place_is_not_served(
+    tmp_path: Path, other: Callable[[ShardRecord], bytes]
+) -> None:
+    """As alike as it can be: of no bytes, as a tombstone is."""
+    shard = make_shard(0)
+    async with opened(tmp_path) as store:
+        await store.append([shard])
+        with (tmp_path / "volumes" / volume_name(1)).open("r+b") as file:
+            file.seek(SUPERBLOCK_BYTES)
+            file.write(other(shard))
+        with pytest.raises(Corrupt, match="is not where it should be"):
+            await store.read([shard.address])

@@ -146,6 +146,24 @@ async def test_an_index_that_knows_more_than_the_volumes_is_rebuilt(tmp_path: Pa
         assert (await store.stat()).shards == 1
 
 
+@pytest.mark.parametrize("size", [30, 100 * KIB])
+async def test_an_index_that_knows_more_of_a_volume_than_there_is_is_rebuilt(
+    tmp_path: Path, size: int
+) -> None:
+    """It would point behind the end, and what is appended next would come to a wrong place."""
+    shards = [make_shard(size, seed) for seed in range(4)]
+    await fill(tmp_path, shards[:3])
+    with volume(tmp_path).open("r+b") as file:
+        file.truncate(offsets(shards)[2])
+    async with opened(tmp_path) as store:
+        assert await present(store, shards) == [True, True, False, False]
+        await store.append(shards[3:])
+    remove_index(tmp_path / "index.db")
+    async with opened(tmp_path) as store:
+        assert await present(store, shards) == [True, True, False, True]
+        assert volume(tmp_path).stat().st_size == offsets(shards)[3]
+
+
 async def test_sequence_numbers_go_on_above_the_highest(tmp_path: Path) -> None:
     first, second = make_shard(30, 1), make_shard(30, 2)
     async with opened(tmp_path) as store:

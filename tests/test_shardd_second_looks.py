@@ -1,5 +1,7 @@
 """Nothing is taken out of service, or out of quarantine, before it is sure what becomes of it."""
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,12 @@ import pytest
 from common.errors import StorageFull, StoreReadOnly
 from common.shards import ShardRecord
 from common.upkeep import Why
+from shardd.group import Incoming, WriteJob
 from shardd.store import VolumeStore
 from shardd.volume import volume_name
 from tests.disks.faulty import EIO, ENOSPC, Flipped, faulty
 from tests.disks.recording import RecordingDisk
+from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import addresses_of, append_all, check, held, opened
 
@@ -46,6 +50,22 @@ async def test_rot_is_what_two_looks_find(tmp_path: Path, looks: int) -> None:
             assert (report.bad, report.rotten) == (len(bad), len(bad))
             await check(store, SHARDS[len(bad) :], bad)
     assert len(list((tmp_path / "quarantine").iterdir())) == len(bad)
+
+
+async def test_what_was_stored_anew_is_not_bad_when_it_is_answered(tmp_path: Path) -> None:
+    """Or whoever asks right after the answer would mend it once more."""
+    async with opened(tmp_path) as store:
+        await append_all(store, SHARDS)
+        flip_one(store, live_entries(store)[0], 140)
+        await scrub_all(store)
+        (shard,) = in_quarantine(store, Why.ROT)
+        told = asyncio.get_running_loop().create_future()
+
+        def answered(_: Sequence[WriteJob]) -> None:
+            told.set_result(store.upkeep.quarantine.bad_shards)
+
+        store.submit([WriteJob(appends=[Incoming(shard)])], answered)
+        assert await told == 0
 
 
 async def set_aside(path: Path) -> None:

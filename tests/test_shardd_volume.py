@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Corrupt
+from common.errors import Corrupt, StorageFull
 from common.record import HEADER_BYTES, RecordKind, shard_header, unpack_header
 from common.shards import Buffer
 from common.units import KIB
@@ -15,6 +15,8 @@ from shardd.disk import RealDisk
 from shardd.identity import DataDirectory
 from shardd.store import VolumeStore
 from shardd.volume import SUPERBLOCK_BYTES, Superblock, Volume, VolumeClass, align_up, volume_name
+from tests.disks.faulty import ENOSPC, faulty
+from tests.reopened import opened, present
 from tests.stores import make_shard
 
 CLUSTER, NODE = bytes(range(16)), bytes(range(16, 32))
@@ -151,3 +153,19 @@ def test_many_pieces_are_written_in_order(tmp_path: Path) -> None:
     volume.advance(24_000)
     volume.close()
     assert volume.path.read_bytes()[SUPERBLOCK_BYTES:] == b"".join(pieces)
+
+
+async def test_what_a_failed_attempt_has_left_is_not_in_the_way(tmp_path: Path) -> None:
+    """On some filesystems not even a removal has room when nothing has."""
+    shard = make_shard(100)
+    with faulty() as disk:
+        async with opened(tmp_path, disk=disk) as store:
+            disk.script("pwritev", ENOSPC, file_name=volume_name(1))
+            disk.script("unlink", ENOSPC, file_name=volume_name(1))
+            with pytest.raises(StorageFull):
+                await store.append([shard])
+            await store.append([shard])
+            assert await present(store, [shard]) == [True]
+    async with opened(tmp_path) as store:
+        assert await present(store, [shard]) == [True]
+        assert [path.name for path in store._directory.volumes.iterdir()] == [volume_name(2)]
