@@ -2,7 +2,7 @@
 
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from common.errors import Unavailable
 from common.record import RecordHeader, RecordKind
 from shardd.catalog import Catalog
 from shardd.entries import Entry, Location
-from shardd.index import IndexDamaged
+from shardd.index import IndexDamaged, _fetch
 from shardd.recent import RecentMap
 from tests.stores import make_shard
 
@@ -127,6 +127,57 @@ def test_a_failed_flush_loses_nothing(catalog: Catalog, tmp_path: Path) -> None:
     other.close()
     catalog.flush()
     assert (catalog.pending, catalog.checkpoints()) == (0, {1: 5000})
+
+
+def test_a_failed_flush_leaves_the_later_checkpoint(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.apply([entry(1, 1)], {1: 5000, 2: 4096}, 2)
+
+    def fail(*arguments: object) -> None:
+        catalog.apply([entry(2, 2)], {1: 9000}, 3)
+        raise Unavailable("planned")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(catalog._file, "write", fail)
+        with pytest.raises(Unavailable, match="planned"):
+            catalog.flush()
+    catalog.flush()
+    assert catalog.checkpoints() == {1: 9000, 2: 4096}
+
+
+def test_what_was_looked_up_before_a_flush_is_not_remembered_after_it(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.apply([entry(1, 1, offset=4096)], {}, 2)
+    forget(catalog)
+    find = catalog._file.find
+
+    def find_late(keys: Sequence[bytes]) -> dict[bytes, Location]:
+        found = find(keys)
+        catalog.apply([entry(1, 2, offset=8192)], {}, 3)
+        catalog.flush()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(catalog._file, "find", find_late)
+        where(catalog, 1)
+    assert where(catalog, 1) == Location(1, 8192, 10, True)
+
+
+def test_a_power_loss_takes_no_rows_from_under_a_checkpoint(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    """As SQLite documents it: in WAL mode, with synchronous=NORMAL (1) at least. And a volume is
+    forgotten in the file itself, not only in its log."""
+    for database in (catalog._file._writing, catalog._file._querying):
+        assert _fetch(database, "PRAGMA journal_mode") == [("wal",)]
+        assert _fetch(database, "PRAGMA synchronous")[0][0] >= 1
+    catalog.apply([entry(1, 1), entry(1, 2, volume=2)], {1: 5000, 2: 5000}, 3)
+    catalog.flush()
+    assert (tmp_path / "index.db-wal").stat().st_size > 0
+    catalog.forget(1)
+    assert (tmp_path / "index.db-wal").stat().st_size == 0
 
 
 def test_an_unreadable_index_is_an_error_and_not_an_absence(

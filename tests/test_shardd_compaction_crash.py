@@ -20,9 +20,31 @@ from tests.upkeep import (
     opened,
     shards_of,
     snapshot,
+    volume_files,
     with_index_of,
     without_index,
 )
+
+
+async def test_nothing_is_removed_from_a_directory_that_is_another_nodes_by_now(
+    tmp_path: Path,
+) -> None:
+    shards, path = shards_of(range(1, 30)), tmp_path / "node"
+    async with opened(tmp_path / "other") as store:
+        await append_all(store, shards)
+    there = volume_files(tmp_path / "other")
+    async with opened(path) as store:
+        await append_all(store, shards)
+        await store.delete(addresses_of(shards))
+
+        def swap() -> None:
+            path.rename(tmp_path / "aside")
+            (tmp_path / "other").rename(path)
+
+        with armed(Point.COMPACT_FORGOTTEN, swap), pytest.raises(StoreReadOnly):
+            await compact_all(store)
+        assert [file.name for file in volume_files(path)] == [file.name for file in there]
+
 
 STEPS = [point for point in Point if point.startswith("compact-")]
 SHARDS = shards_of(range(60))

@@ -13,6 +13,7 @@ from shardd.disk import Disk, RealDisk
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
 from tests.disks.faulty import Fails, faulty
+from tests.disks.recording import RecordingDisk
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.test_shardd_disk_faults import LIMITS, Told, count_calls
@@ -87,6 +88,20 @@ async def test_a_node_in_want_reports_and_recovers(tmp_path: Path, number: int) 
         await check(store, shards, [])
 
 
+async def test_a_volume_that_cannot_be_opened_for_writing_now_needs_no_cut(tmp_path: Path) -> None:
+    disk, shards = Strangled(), shards_of(range(8))
+    async with opened(tmp_path, disk) as store:
+        await store.append(shards[:4])
+    async with opened(tmp_path, disk) as store:
+        disk.number = errno.EMFILE
+        with pytest.raises(Unavailable):
+            await store.append(shards[4:])
+        assert store.failure is None
+        disk.number = 0
+        await store.append(shards[4:])
+        await check(store, shards, [])
+
+
 async def test_upkeep_outlasts_a_shortage(tmp_path: Path) -> None:
     disk, shards = Strangled(), shards_of(range(40))
     async with opened(tmp_path, disk) as store:
@@ -117,7 +132,8 @@ async def test_a_shortage_in_the_middle_of_compaction_ends_nothing(
     tmp_path: Path, method: str, at: int
 ) -> None:
     shards = shards_of(range(40))
-    with faulty() as disk:
+    recording = RecordingDisk()
+    with faulty(recording) as disk:
         async with opened(tmp_path, disk) as store:
             for shard in shards:
                 await store.append([shard])
@@ -129,4 +145,7 @@ async def test_a_shortage_in_the_middle_of_compaction_ends_nothing(
             await compact_all(store)
             there = {volume.path for volume in store._volumes.by_number.values()}
             assert set(volume_files(tmp_path)) == there
+            changes = recording.changes()
+            last = max(at for at, change in enumerate(changes) if change.startswith("unlink"))
+            assert "fsync_dir volumes" in changes[last:]
             await check(store, shards[:10] + shards[30:], shards[10:30])

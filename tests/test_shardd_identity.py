@@ -1,6 +1,7 @@
 """Who a data directory is, and who may have it."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,20 @@ async def test_a_disk_that_is_not_ours_any_more_is_noticed_without_a_write(
     await store.close()
     directory.close()
     other.close()
+
+
+async def test_a_volume_that_is_gone_is_noticed_without_a_write(tmp_path: Path) -> None:
+    """Although the directory says that it is this node's."""
+    with closing(DataDirectory(tmp_path)) as directory:
+        store = await VolumeStore.open(directory)
+        await store.append([shard := make_shard(10)])
+        assert not (await store.stat()).detached
+        (tmp_path / "volumes" / "00000001.vol").rename(tmp_path / "elsewhere")
+        stat = await store.stat()
+        assert (stat.read_only, stat.detached) == (True, True)
+        assert "00000001.vol is no longer there" in stat.failure
+        assert await store.read([shard.address]) == [shard]
+        await store.close()
 
 
 def test_an_epoch_is_kept_and_never_goes_back(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from common.errors import StoreReadOnly
 from shardd.store import VolumeStore
+from shardd.verify import Examined
 from tests.disks.faulty import EIO, faulty
 from tests.flips import flip_one, live_entries
 from tests.upkeep import addresses_of, append_all, held, opened, shards_of, without_index
@@ -45,6 +46,41 @@ async def test_a_tombstone_that_may_be_on_the_disk_takes_no_file_with_it(
         assert await held(store, SHARDS) == [False, True, True]
         assert await store.upkeep.quarantine.restore(addresses_of(ORPHANS)) == 1
         assert await held(store, SHARDS) == [True] * 3
+
+
+async def test_what_cannot_be_restored_stays_in_quarantine(tmp_path: Path) -> None:
+    with faulty() as disk:
+        async with opened(tmp_path, disk=disk) as store:
+            await store.append(SHARDS)
+            assert await store.upkeep.quarantine.set_aside(addresses_of(ORPHANS)) == 1
+            disk.script("fdatasync", EIO)
+            with pytest.raises(StoreReadOnly):
+                await store.upkeep.quarantine.restore(addresses_of(ORPHANS))
+            assert len(store.upkeep.quarantine.page(None, 10)) == 1
+            assert len(list((tmp_path / "quarantine").iterdir())) == 1
+
+
+async def test_what_can_be_read_at_a_second_look_is_not_condemned(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await store.append(SHARDS)
+        bad = [Examined(each, memoryview(b""), "planned") for each in live_entries(store)]
+        await store.upkeep.quarantine.condemn(bad)
+        assert store.upkeep.quarantine.bad_shards == 0
+        assert await held(store, SHARDS) == [True] * 3
+
+
+async def test_rot_of_what_came_after_a_delete_is_found_at_the_start(tmp_path: Path) -> None:
+    """The tombstone before it does not make up for it."""
+    async with opened(tmp_path) as store:
+        await store.append(SHARDS)
+        await store.delete(addresses_of(SHARDS[1:]))
+        await store.append(SHARDS[1:])
+        rotten = store._catalog.entries([SHARDS[1].address.key])[0]
+        flip_one(store, rotten, 130)
+    without_index(tmp_path)
+    async with opened(tmp_path) as store:
+        assert store.upkeep.quarantine.bad_shards == 1
+        assert await held(store, SHARDS) == [True, False, True]
 
 
 async def pass_over_all(store: VolumeStore) -> None:
