@@ -87,8 +87,9 @@ class Reader:
         return RawRecord(data) if found == len(data) and _is_of(key, data) else None
 
     def knows(self, key: bytes) -> bool:
-        """Whether memory says where the record is, or that it was deleted."""
-        return self._catalog.recall(key) is not None
+        """Whether `read` is to be asked without looking for the record before: memory says where it
+        is, or that it was deleted, or there is no saying that it is absent."""
+        return self._catalog.recall(key) is not None or self._volumes.left_out is not None
 
     async def locate(self, keys: Sequence[bytes]) -> list[bool]:
         """For each, whether there is such a shard; normally memory knows where, from then on."""
@@ -113,6 +114,8 @@ class Reader:
             except Corrupt:
                 self._suspect(key)
                 raise
+        if (left_out := self._volumes.left_out) is not None:
+            raise Corrupt(f"{ShardAddress.from_key(key)} may be in {left_out}, which is unreadable")
         return None
 
     async def _place_of(self, key: bytes) -> Location | None:

@@ -43,6 +43,7 @@ class VolumeSet:
         less: on a full disk the live part of one must fit into the reserve, to be compacted."""
         self.by_number: dict[int, Volume] = {}
         self.failure: str | None = None  # why nothing may be written beside what is there
+        self.left_out: Path | None = None  # could not be opened: nothing can be said to be absent
         self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
         self._capacity_bytes = capacity_bytes
@@ -67,6 +68,7 @@ class VolumeSet:
                     if not is_bad_place(error):
                         raise
                     log.error("%s cannot be opened: %s", path, error)
+                    self.left_out = self.left_out or path
                     self.failure = self.failure or f"{path} cannot be opened: {error}"
 
     def sync_names(self) -> None:
