@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from common.errors import Corrupt, StorageFull
+from common.errors import Corrupt, StorageFull, StoreReadOnly
 from common.ids import ShardAddress
 from common.record import HEADER_BYTES
 from common.shards import ShardRecord
@@ -200,6 +200,8 @@ async def _scrubbed(run: Run, rotten: Sequence[ShardAddress]) -> None:
     store.upkeep.scrubber.start()
     while store.upkeep.scrub_report().running:
         await store.scrub_once()
+    if store.failure is not None:
+        raise StoreReadOnly(store.failure)  # it is listed, but still in its place
 
 
 Operation = Callable[[Run], Awaitable[None]]

@@ -56,7 +56,7 @@ MANNERS: dict[str, tuple[Fault, ...]] = {
     "pwritev": (EIO, ENOSPC, Short(1), Short(4096), Torn(()), Torn((0,)), Torn((1, 2, 5))),
     "open": (EIO, Fails(errno.EMFILE)),
     "preadv": (EIO, Fails(errno.ENODATA)),
-    **dict.fromkeys(("truncate", "rename", "unlink", "names", "space"), (EIO,)),
+    **dict.fromkeys(("truncate", "rename", "names", "space"), (EIO,)),
 }
 
 
