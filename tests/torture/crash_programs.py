@@ -162,7 +162,13 @@ async def set_aside(run: Run) -> None:
     """As an orphan."""
     orphans = run.live[-1:]
     run.history.filed.update(orphans)
-    await run.call(run.quarantine.set_aside(orphans), dict.fromkeys(orphans, only(Fate.ASIDE)))
+    await run.call(_set_aside(run, orphans), dict.fromkeys(orphans, only(Fate.ASIDE)))
+
+
+async def _set_aside(run: Run, orphans: Sequence[ShardAddress]) -> None:
+    """What cannot be read stays, and is found by another listing."""
+    if await run.quarantine.set_aside(orphans) < len(orphans):
+        raise Corrupt("not all orphans could be set aside")
 
 
 async def restore(run: Run) -> None:

@@ -2,6 +2,7 @@
 acknowledged is there, also after a restart and a power loss; after a sync that failed nothing is
 acknowledged any more, although the next one would go well."""
 
+import errno
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -15,7 +16,7 @@ import uvloop
 from common.errors import SixfoldError
 from common.ids import ShardAddress
 from tests.disks.crashing import CrashDisk
-from tests.disks.faulty import EIO, ENOSPC, Fault, FaultyDisk, Short, Torn
+from tests.disks.faulty import EIO, ENOSPC, Fails, Fault, FaultyDisk, Short, Torn
 from tests.disks.layered import Call
 from tests.disks.recording import RecordingDisk
 from tests.stores import make_shard
@@ -53,7 +54,9 @@ FAILS: tuple[Fault, ...] = (EIO, ENOSPC)
 MANNERS: dict[str, tuple[Fault, ...]] = {
     **dict.fromkeys(SYNCS, FAILS),
     "pwritev": (EIO, ENOSPC, Short(1), Short(4096), Torn(()), Torn((0,)), Torn((1, 2, 5))),
-    **dict.fromkeys(("open", "truncate", "rename"), (EIO,)),
+    "open": (EIO, Fails(errno.EMFILE)),
+    "preadv": (EIO, Fails(errno.ENODATA)),
+    **dict.fromkeys(("truncate", "rename", "names", "space"), (EIO,)),
 }
 
 
