@@ -32,7 +32,7 @@ test: $(VENV)/installed-dev ## Lint, check types, run every test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 load: $(VENV)/installed-dev ## Load a cluster that it starts; print rates and percentiles
 	@exec $(BIN)/python -m bench.load
