@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from common.errors import SixfoldError
-from common.hashing import blake3_digest
 from common.shards import ShardRecord
 from coordinator.metadata import StoredSegment
+from coordinator.proof import is_right
 from coordinator.services import Services
 
 NODES_AT_ONCE = 32
@@ -46,15 +46,5 @@ async def _on(
     return [
         index
         for index, answer in pairs
-        if isinstance(answer, ShardRecord) and await _is_right(services, stored, index, answer)
+        if isinstance(answer, ShardRecord) and await is_right(services, stored, index, answer)
     ]
-
-
-async def _is_right(
-    services: Services, stored: StoredSegment, index: int, answer: ShardRecord
-) -> bool:
-    def digest() -> bytes:
-        return blake3_digest(answer.payload)
-
-    found = await services.offload.run(len(answer.payload), digest)
-    return found == stored.checksum(index)

@@ -15,9 +15,9 @@ from shardd.index import remove_index
 from shardd.store import VolumeStore
 from tests.bad_sectors import BAD_PLACES
 from tests.lane_client import open_lane
+from tests.skipping import where_it_can_run
 from tests.stores import make_shard, served_node
 from tests.torture.mounts import call, mounted_over
-from tests.torture.outcome import CannotRun
 from tests.upkeep import addresses_of, append_all, check, opened, shards_of, volume_files
 
 Trouble = Callable[[Path], AbstractContextManager[None]]
@@ -149,11 +149,8 @@ def read_only(path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def filesystem(tmp_path: Path) -> Iterator[Path]:
-    try:
-        with mounted_over(tmp_path):
-            yield tmp_path
-    except CannotRun as error:
-        pytest.skip(str(error))
+    with where_it_can_run(), mounted_over(tmp_path):
+        yield tmp_path
 
 
 @pytest.mark.parametrize("in_trouble", [full, read_only])

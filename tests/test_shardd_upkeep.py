@@ -133,22 +133,24 @@ async def test_scrub_does_not_spin_over_a_volume_that_is_gone(tmp_path: Path) ->
             await store.scrub_once()
 
 
-async def test_scrub_goes_on_when_its_volume_is_compacted(tmp_path: Path) -> None:
+async def test_scrub_goes_on_when_its_volume_is_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the look at the index and the opening of the file."""
     shards, loop = [make_shard(70_000, seed) for seed in range(12)], asyncio.get_running_loop()
     async with opened(tmp_path, LIMITS) as store:
         await append_all(store, shards)
         await store.delete(addresses_of(shards[1:8]))
-        catalog, live_in = store._catalog, store._catalog.live_in
+        live_in = store._catalog.live_in
 
         def live_in_and_compact(volume: int, after: int, limit: int) -> list[Entry]:
-            catalog.live_in = live_in  # type: ignore[method-assign]
+            monkeypatch.undo()
             found = live_in(volume, after, limit)
             while asyncio.run_coroutine_threadsafe(store.compact_once(), loop).result():
                 pass
             return found
 
-        catalog.live_in = live_in_and_compact  # type: ignore[method-assign]
+        monkeypatch.setattr(store._catalog, "live_in", live_in_and_compact)
         store.upkeep.scrubber.start()
         await store.scrub_once()
         assert 1 not in store._volumes.by_number
