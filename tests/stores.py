@@ -27,6 +27,7 @@ from shardd.identity import DataDirectory
 from shardd.lanes import LaneServer
 from shardd.service import LaneLimits
 from shardd.store import StoreLimits, VolumeStore
+from shardd.throttle import Clocks
 
 SECRET = ClusterSecret(b"the secret of the tests")
 CLUSTER_ID = "c1" * 16
@@ -160,11 +161,12 @@ async def served_node(
     lane_limits: LaneLimits | None = None,
     store_limits: StoreLimits | None = None,
     disk: Disk | None = None,
+    clocks: Clocks | None = None,
 ) -> AsyncIterator[ServedNode]:
     """Runs one until the block ends."""
     directory = DataDirectory(path)
     directory.join(CLUSTER_ID, 1)
-    store = await VolumeStore.open(directory, store_limits, disk)
+    store = await VolumeStore.open(directory, store_limits, disk, clocks)
     lanes, http = LaneServer(store, directory, SECRET, lane_limits), NodeHttp(directory, SECRET)
     http.store = store
     data_port = await lanes.start("127.0.0.1", 0)
