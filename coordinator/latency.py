@@ -8,13 +8,16 @@ WINDOW = 256
 RECOMPUTE_EVERY = 32
 HEDGE_SHARE = 0.05  # extra requests, of all
 MAX_HEDGES_SAVED = 30.0
-MISSES = 3  # in a row: a good node misses one in twenty
+MISSES = 3  # in a row: a good node misses one in a hundred
 AVOIDED_S = 5.0
+PROBE_S = 0.5
 
 
 class HedgePolicy:
-    """A read slower than the 95th percentile of recent ones is worth asking elsewhere for, as
-    long as that stays under 5 % of all requests (J. Dean, L. Barroso, "The Tail at Scale", 2013).
+    """A read slower than the 99th percentile of recent ones is worth asking elsewhere for, as
+    long as that stays under 5 % of all requests (J. Dean, L. Barroso, "The Tail at Scale", 2013,
+    who take the 95th: then healthy nodes use up what is allowed, and when one really is slow
+    nothing is left for it).
     """
 
     def __init__(self, first_delay_s: float, least_s: float, most_s: float) -> None:
@@ -35,8 +38,8 @@ class HedgePolicy:
         self._since += 1
         if self._since >= RECOMPUTE_EVERY:
             self._since = 0
-            p95_s = percentile(sorted(self._recent), 0.95)
-            self.delay_s = max(self._least_s, min(self._most_s, p95_s))
+            late_s = percentile(sorted(self._recent), 0.99)
+            self.delay_s = max(self._least_s, min(self._most_s, late_s))
 
     def take(self, requests: int) -> int:
         """How many of so many extra requests may be made now."""
@@ -47,7 +50,8 @@ class HedgePolicy:
 
 class SlowNodes:
     """Nodes that were too slow several times in a row. To hedge each read from one would cost more
-    than 5 %, so for a while they are asked last; then again, and one more miss is enough."""
+    than 5 %, so for a while they are asked last; then one read asks again, and one more miss is
+    enough."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -64,14 +68,22 @@ class SlowNodes:
         """It did."""
         if node in self._misses:
             del self._misses[node]
+            self._avoided_until_s.pop(node, None)
+
+    def misses(self, node: int) -> int:
+        """How many in a row."""
+        return self._misses[node]
 
     def __contains__(self, node: int) -> bool:
-        until_s = self._avoided_until_s.get(node)
-        if until_s is None:
+        return node in self._avoided_until_s
+
+    def probe(self, node: int) -> bool:
+        """Whether whoever calls this is to ask it again: one read at a time, since each may have
+        to wait for the hedge."""
+        now_s = self._clock()
+        if self._avoided_until_s[node] > now_s:
             return False
-        if until_s <= self._clock():
-            del self._avoided_until_s[node]
-            return False
+        self._avoided_until_s[node] = now_s + PROBE_S
         return True
 
 

@@ -67,7 +67,7 @@ class ReadPath:
         self._metadata, self._buffers = services.metadata, services.buffers
         self._cache = SegmentCache(config.cache_bytes, config.cache_segment_bytes)
         # Small and large reads differ too much to share one percentile.
-        self._small = HedgePolicy(0.05, 0.01, config.read_timeout_s / 4)
+        self._small = HedgePolicy(0.05, 0.002, config.read_timeout_s / 4)
         self._large = HedgePolicy(0.2, 0.03, config.read_timeout_s / 4)
         self._notices: set[asyncio.Task[None]] = set()
 

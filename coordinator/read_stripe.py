@@ -75,7 +75,7 @@ class StripeRead:
 
     def _in_order_of_use(self) -> list[int]:
         """The shards that can be asked for, the most useful last: wanted, other data, parity, and
-        those on slow nodes if to do without them costs nothing."""
+        those on slow nodes, the slowest first, if to do without them costs nothing."""
         wanted, others, slow = list[int](), list[int](), list[int]()
         membership, slow_nodes = self._cluster.membership, self._hedge.slow_nodes
         wants_all = len(self._wanted) == self._segment.k
@@ -84,12 +84,18 @@ class StripeRead:
                 self._failed[index] = "was never stored"
             elif not membership.is_readable(node):
                 self._failed[index] = f"on {self._cluster.node_name(node)} cannot be reached"
-            elif wants_all and node in slow_nodes:
+            elif wants_all and node in slow_nodes and not self._is_probe(index):
                 slow.append(index)
             else:
                 (wanted if index in self._wanted else others).append(index)
         self._avoided.update(slow)
+        slow.sort(key=lambda index: -slow_nodes.misses(self._segment.layout[index]))
         return slow + others + wanted
+
+    def _is_probe(self, index: int) -> bool:
+        """Whether this slow node's turn has come; parity would not be asked for at once."""
+        node = self._segment.layout[index]
+        return index in self._wanted and self._hedge.slow_nodes.probe(node)
 
     def _suffice(self, rows: set[int]) -> bool:
         return self._wanted <= rows or len(rows) >= self._segment.k
@@ -208,15 +214,17 @@ class StripeRead:
         self._loop.call_soon(self._loop.call_soon, self._hedge_slow)
 
     def _hedge_slow(self) -> None:
-        """What is still open is slow: ask elsewhere too, within the allowance."""
-        for index in set(self._open.values()) - self._late:
-            self._hedge.slow_nodes.missed(self._segment.layout[index])
-            self._late.add(index)
-        useful = len(self._good) + len(self._arrived)
-        wanted = min(self._segment.k - useful, len(self._unasked))
-        if self._open and wanted > 0:
+        """What is still open is slow: ask elsewhere too, within the allowance. But where all others
+        together could not stand in for it, it is this process or the machine that was busy."""
+        wanted = self._segment.k - len(self._good) - len(self._arrived)
+        if not self._open or wanted <= 0:
+            return
+        if wanted <= len(self._unasked):
+            for index in set(self._open.values()) - self._late:
+                self._hedge.slow_nodes.missed(self._segment.layout[index])
+                self._late.add(index)
             self._ask(self._hedge.take(wanted))
-            self._alarm = self._loop.call_later(self._hedge.delay_s, self._time_is_up)
+        self._alarm = self._loop.call_later(self._hedge.delay_s, self._time_is_up)
 
     def _unreadable(self) -> Unreadable:
         segment, lost = self._segment, len(self._failed)

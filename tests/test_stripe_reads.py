@@ -17,7 +17,7 @@ from common.errors import (
     Unreadable,
 )
 from common.shards import Encoding, ShardRecord
-from coordinator.latency import AVOIDED_S, MISSES, HedgePolicy, SlowNodes
+from coordinator.latency import AVOIDED_S, MISSES, PROBE_S, HedgePolicy, SlowNodes
 from coordinator.metadata import StoredSegment
 from coordinator.offload import Offload
 from coordinator.read_stripe import StripeRead
@@ -209,7 +209,7 @@ async def test_hedges_are_bounded() -> None:
 async def test_hedging_follows_the_percentile() -> None:
     hedge = HedgePolicy(1.0, 0.01, 5.0)
     for number in range(256):
-        hedge.answered(0.1 if number % 10 else 0.5)
+        hedge.answered(0.1 if number % 50 else 0.5)
     assert hedge.delay_s == 0.5
     for _ in range(256):
         hedge.answered(0.001)
@@ -245,6 +245,64 @@ async def test_a_node_that_is_slow_again_and_again_is_asked_last() -> None:
     clock.now_s += AVOIDED_S
     await slow_reads(nodes, hedge, 20)
     assert nodes[3].asked == 24
+
+
+async def test_one_read_at_a_time_asks_a_slow_node_again() -> None:
+    """All that would ask it at once would wait for it at once."""
+    nodes, hedge = Nodes(9), HedgePolicy(0.1, 0.1, 1.0)
+    clock = Clock()
+    hedge.slow_nodes = SlowNodes(clock)
+    for _ in range(MISSES):
+        hedge.slow_nodes.missed(3)
+        hedge.slow_nodes.missed(8)
+    clock.now_s += AVOIDED_S
+    nodes[3].hangs = True
+    await asyncio.gather(*(slow_reads(nodes, hedge, 1) for _ in range(5)))
+    assert (nodes[3].asked, nodes[8].asked) == (1, 0)
+    nodes[3].go_on()
+    clock.now_s += AVOIDED_S
+    await slow_reads(nodes, hedge, 5)
+    assert nodes[3].asked == 6  # it was in time, and counts as well again
+
+
+async def test_a_probe_that_came_to_nothing_is_made_again() -> None:
+    slow = SlowNodes(clock := Clock())
+    for _ in range(MISSES):
+        slow.missed(3)
+    assert (3 in slow, slow.probe(3)) == (True, False)
+    clock.now_s += AVOIDED_S
+    assert (slow.probe(3), slow.probe(3)) == (True, False)
+    clock.now_s += PROBE_S
+    assert (slow.probe(3), slow.probe(3), 3 in slow) == (True, False, True)
+
+
+async def test_when_more_are_late_than_others_can_stand_in_for_none_of_them_is_slow() -> None:
+    """It is the machine, or this process. Were they all avoided, the one that really is slow would
+    be asked with them."""
+    nodes, data = Nodes(9), os.urandom(5_000)
+    hedge = HedgePolicy(0.001, 0.001, 1.0)
+    segment = stored(nodes, data)
+    for number in (1, 2, 4, 5):
+        nodes[number].hangs = True
+    reading = asyncio.create_task(read(nodes, segment, hedge=hedge))
+    await asyncio.sleep(0.02)
+    assert sum(nodes[number].asked for number in (7, 8, 9)) == 0
+    nodes[1].go_on()
+    assert (await reading)[0] == data
+    assert sum(nodes[number].asked for number in (7, 8, 9)) == 3
+    missed = [number for number in range(1, 10) if hedge.slow_nodes.misses(number)]
+    assert missed == [2, 4, 5]
+
+
+async def test_of_slow_nodes_the_slowest_is_asked_last() -> None:
+    nodes, hedge = Nodes(9), HedgePolicy(60.0, 60.0, 60.0)
+    for number in (1, 2, 3, 4, 5):
+        for _ in range(MISSES + (number == 3)):
+            hedge.slow_nodes.missed(number)
+    nodes[3].hangs = True
+    data = os.urandom(1000)
+    assert (await read(nodes, stored(nodes, data), hedge=hedge))[0] == data
+    assert nodes[3].asked == 0
 
 
 async def test_slow_nodes_are_asked_if_there_are_no_others() -> None:
