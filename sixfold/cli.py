@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     """The command with these arguments. The exit code; nothing that was foreseen is raised."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # to print any file name
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up likewise
+    signal.signal(signal.SIGTERM, as_interrupt)
     console = Console("--json" in arguments)
     try:
         exit_code = app(list(arguments) or ["--help"], "sixfold", standalone_mode=False)
@@ -64,6 +64,12 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return int(exit_code or 0)
+
+
+def as_interrupt(number: int, frame: object) -> None:
+    """Clean up likewise: the event loop has a handler of its own for SIGINT, which cancels what
+    runs, where an exception in the midst of anything could be taken for an error of that."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from blake3 import blake3
 
 from sixfold import __version__
+from sixfold.cli import as_interrupt
 from tests.fake_coordinator import FakeCoordinator
 
 DATA = bytes(range(256)) * 10_000
@@ -198,6 +200,24 @@ async def test_interrupted_get_leaves_nothing(
     out, err = await process.communicate()
     assert (process.returncode, out, err) == (130, b"", b"")
     assert names_in(tmp_path) == []
+
+
+def test_sigterm_cancels_what_runs() -> None:
+    """As SIGINT does. An exception in the midst of anything ends as an error of that."""
+    went_on = []
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        went_on.append(True)
+        await asyncio.Event().wait()
+
+    before = signal.signal(signal.SIGTERM, as_interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            uvloop.run(work())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert went_on
 
 
 async def test_interrupted_put_from_a_terminal_or_pipe_does_not_wait_for_it(
