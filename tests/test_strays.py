@@ -15,7 +15,7 @@ from common.errors import Unreadable
 from common.ids import ContentId
 from common.shards import ShardRecord
 from coordinator.mend import Mender
-from coordinator.metadata import StoredSegment
+from coordinator.metadata import DeleteReason, ShardsOnNode, StoredSegment
 from coordinator.metadata.writes import UNUSED_S
 from coordinator.strays import find_strays
 from tests.torture.one_process import GRACE_S, Store
@@ -171,3 +171,23 @@ async def test_what_was_found_outlives_a_mender_that_has_seen_less(
     once_found(monkeypatch, the_other_mends)
     assert not (await Mender(store.fronts[0].services).mend(stored)).superseded
     await is_mended(store, stored)
+
+
+async def test_a_stray_that_is_about_to_be_deleted_keeps_none_of_the_others(store: Store) -> None:
+    """It cannot be named any more; without it there are enough."""
+    stored, metadata = await stray(store), store.fronts[0].metadata
+    doomed = ShardsOnNode(stored.layout[4], (stored.address(0),))
+    await metadata.add_deletes([doomed], DeleteReason.RETIRED)
+    await metadata.stop_deletes("as after a backup was restored")
+    await store.fronts[0].work("repair")
+    assert await store.fronts[0].get(ContentId(stored.id)) == DATA
+
+
+async def test_what_another_has_moved_is_no_stray(store: Store) -> None:
+    """A mender that has read the layout before sees that, and says nothing of the segment."""
+    front = store.fronts[0]
+    (stored,) = (await front.reads.find((await front.put(DATA)).id)).segments
+    await move_away(store)
+    assert (await Mender(front.services).mend(stored)).superseded
+    (now,) = (await front.reads.find(ContentId(stored.id))).segments
+    assert set(now.layout).isdisjoint(MOVED)
