@@ -133,10 +133,12 @@ def _insert(sql: Sql, layouts: Layouts, uploads: Sequence[NewContent]) -> set[in
 
 
 def _ours(sql: Sql, segments: Sequence[StoredSegment]) -> set[bytes]:
-    """Those of which our generation stands in the database."""
-    generations = {segment.id: segment.generation for segment in segments}
-    rows = sql.rows_in("SELECT id, generation FROM segment WHERE id IN ({keys})", generations)
-    return {id_ for id_, generation in rows if generations[id_] == generation}
+    """Those that stand in the database as we wrote them."""
+    written = {segment.id: (segment.generation, segment.checksums) for segment in segments}
+    rows = sql.rows_in(
+        "SELECT id, generation, checksums FROM segment WHERE id IN ({keys})", written
+    )
+    return {id_ for id_, *row in rows if written[id_] == tuple(row)}
 
 
 def _segment_row(layouts: Layouts, segment: StoredSegment) -> tuple[Any, ...]:

@@ -27,9 +27,9 @@ class Table(Model):
 class Cluster(Table):
     """One row. `sessions` is the epoch: it grows whenever a session begins or is renewed, and
     sessions are numbered by it. Since version 4 with a column deletes_stopped: why nothing may be
-    deleted on nodes, empty if it may. Since version 5 with deletes_allowed_at, when an operator
-    last ended that; and with the database's clock (see `clock`): clock_s is where it last ticked,
-    clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since version 11 with
+    deleted on nodes, a reason a line, empty if it may. Since version 5 with deletes_allowed_at,
+    when an operator last ended that; and with the database's clock (see `clock`): clock_s is where
+    it last ticked, clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since version 11 with
     layouts_forgotten: how often rows of `layout` were deleted."""
 
     id = IntegerField(primary_key=True)

@@ -17,6 +17,8 @@ later, and a node drops them a week after that. The numbers of sessions cannot m
 databases could give the same generation only to the same bytes at the same address.
 """
 
+from collections.abc import Iterable
+
 from common.errors import SessionLost
 from coordinator.metadata.sql import Sql
 
@@ -109,8 +111,25 @@ def name_of(sql: Sql, node: int) -> str:
 
 
 def stop_deletes(sql: Sql, reason: str) -> None:
-    """From now on nothing is deleted on nodes, until someone allows it. The first reason stays."""
-    sql.run("UPDATE cluster SET deletes_stopped = ? WHERE deletes_stopped = ''", reason)
+    """From now on nothing is deleted on nodes, until someone allows it. It stands beside the
+    reasons that there are, so that none goes with another; of those that end alike, as the alarms
+    of many nodes do, the first stays."""
+    reasons = _reasons(sql)
+    if _gist(reason) not in map(_gist, reasons):
+        _set_reasons(sql, [*reasons, reason])
+
+
+def _reasons(sql: Sql) -> list[str]:
+    found = sql.only("SELECT deletes_stopped FROM cluster")
+    return str(found[0]).splitlines()
+
+
+def _set_reasons(sql: Sql, reasons: Iterable[str]) -> None:
+    sql.run("UPDATE cluster SET deletes_stopped = ?", "\n".join(reasons))
+
+
+def _gist(reason: str) -> str:
+    return reason.rpartition(": ")[2]
 
 
 def allow_deletes(sql: Sql) -> bool:
@@ -123,11 +142,10 @@ def allow_deletes(sql: Sql) -> bool:
 
 
 def resume_deletes(sql: Sql, reason: str) -> None:
-    """Go on, if that was why they were stopped. Nothing is said of orphans."""
-    sql.run("UPDATE cluster SET deletes_stopped = '' WHERE deletes_stopped = ?", reason)
+    """Go on, if that was why they were stopped, and nothing else is. Nothing is said of orphans."""
+    _set_reasons(sql, [each for each in _reasons(sql) if each != reason])
 
 
 def deletes_stopped(sql: Sql) -> str:
     """Why nothing may be deleted; empty if it may."""
-    found = sql.only("SELECT deletes_stopped FROM cluster")
-    return str(found[0])
+    return "; ".join(_reasons(sql))

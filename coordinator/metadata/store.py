@@ -202,11 +202,11 @@ class Metadata(Inspecting):
     # Whether anything may be deleted on nodes
 
     async def stop_deletes(self, reason: str) -> None:
-        """Until an operator allows them. The first reason stays."""
+        """Until an operator allows them. The reasons that there are stay."""
         await self._write(partial(sessions.stop_deletes, reason=reason))
 
     async def resume_deletes(self, reason: str) -> None:
-        """Go on, if that was why they were stopped."""
+        """Go on, if only that was why they were stopped."""
         await self._write(partial(sessions.resume_deletes, reason=reason))
 
     async def allow_deletes(self) -> bool:
