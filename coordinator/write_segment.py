@@ -9,7 +9,7 @@ from common.ids import SegmentId, ShardAddress
 from common.shards import Encoding, ShardInfo, ShardRecord
 from coordinator.buffers import StripeBuffer
 from coordinator.durability import present_layout
-from coordinator.metadata import ShardsOnNode, StoredSegment
+from coordinator.metadata import KnownSegment, ShardsOnNode, StoredSegment
 from coordinator.proof import proven
 from coordinator.services import Services
 from coordinator.write_stripe import StripeWrite, Written
@@ -77,7 +77,7 @@ class SegmentWrites:
         known = await self.services.metadata.find_segment(id_)
         if known is None:
             return await self._write(id_, buffer, size_bytes, encoding)
-        readable = await self._readable(known.stored)
+        readable = await self._readable(known)
         if readable is None:
             self.unreadable[id_] = known.stored.generation
             return await self._write(id_, buffer, size_bytes, encoding)
@@ -85,11 +85,11 @@ class SegmentWrites:
             await self.services.metadata.touch_segment(id_)
         return readable
 
-    async def _readable(self, stored: StoredSegment) -> StoredSegment | None:
+    async def _readable(self, known: KnownSegment) -> StoredSegment | None:
         """A segment that is there, if it can be read now. If not, what we write takes its place: we
         still have the bytes."""
-        layout = present_layout(stored, self.services.cluster.membership.is_lasting)
-        return await proven(self.services, stored, layout)
+        layout = present_layout(known.stored, self.services.cluster.membership.is_lasting)
+        return await proven(self.services, known, layout)
 
     async def _write(
         self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding

@@ -29,8 +29,9 @@ class Cluster(Table):
     sessions are numbered by it. Since version 4 with a column deletes_stopped: why nothing may be
     deleted on nodes, a reason a line, empty if it may. Since version 5 with deletes_allowed_at,
     when an operator last ended that; and with the database's clock (see `clock`): clock_s is where
-    it last ticked, clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since version 11 with
-    layouts_forgotten: how often rows of `layout` were deleted."""
+    it last ticked, clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since
+    version 11 with layouts_forgotten: how often rows of `layout` were deleted. Since version 13
+    with doubted_epoch and doubted_until: see `sessions.doubt`."""
 
     id = IntegerField(primary_key=True)
     cluster_id = TextField()

@@ -20,10 +20,18 @@ databases could give the same generation only to the same bytes at the same addr
 from collections.abc import Iterable
 
 from common.errors import SessionLost
+from coordinator.metadata.rows import GENERATION_COUNTER_BITS
 from coordinator.metadata.sql import Sql
 
 LIVE_SESSION = "SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}"
 MAY_DELETE = "(SELECT deletes_stopped FROM cluster) = ''"  # a condition
+DOUBTFUL = (  # of segment s: see `doubt`
+    f"s.generation >> {GENERATION_COUNTER_BITS} <= (SELECT doubted_epoch FROM cluster) "
+    "AND s.verified_at <= (SELECT doubted_until FROM cluster)"
+)
+CLOCK_LAG_S = (
+    60  # a restored clock may be behind what it was by a renewal, if the machine restarted
+)
 
 
 def open_session(sql: Sql, lease_s: int) -> int:
@@ -93,6 +101,7 @@ def tell_epoch(sql: Sql, node: int, known: int, told: int) -> tuple[int, bool]:
     if older:
         sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number <= ?", known)
         sql.run("UPDATE cluster SET sessions = ? WHERE sessions <= ?", known + 1, known)
+        doubt(sql, known)
         stop_deletes(
             sql,
             f"{name_of(sql, node)} has seen epoch {known}, but this database told it {told} at "
@@ -102,6 +111,16 @@ def tell_epoch(sql: Sql, node: int, known: int, told: int) -> tuple[int, bool]:
     if now > told:
         sql.run("UPDATE node SET told_epoch = ? WHERE number = ?", now, node)
     return now, older
+
+
+def doubt(sql: Sql, until_epoch: int) -> None:
+    """The database is a backup: what it says of segments of sessions up to this one may have been
+    true once only. They may have been deleted since. Until all shards of one were found good again,
+    nothing is acknowledged because it is there."""
+    sql.run(
+        "UPDATE cluster SET doubted_epoch = max(doubted_epoch, ?), doubted_until = {now} + ?",
+        until_epoch, CLOCK_LAG_S,
+    )  # fmt: skip
 
 
 def name_of(sql: Sql, node: int) -> str:
