@@ -207,14 +207,15 @@ def _is_stored(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
     if found is None or found[0] != segment.generation:
         return False
     if found[1] != segment.checksums:
-        _remove_row(sql, segment.id)
-        insert_segment(sql, layouts, segment)
+        put_anew(sql, layouts, segment)
     return True
 
 
-def _remove_row(sql: Sql, segment: SegmentId) -> None:
-    sql.run("DELETE FROM repair_queue WHERE segment = ?", segment)
-    sql.run("DELETE FROM segment WHERE id = ?", segment)
+def put_anew(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
+    """In the place of the row that there is, of which nothing is to be deleted."""
+    sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
+    sql.run("DELETE FROM segment WHERE id = ?", segment.id)
+    insert_segment(sql, layouts, segment)
 
 
 def replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
@@ -226,8 +227,7 @@ def replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     )
     old = replace(segment, generation=found[0], layout=unpack_layout(found[1]))
     add_deletes(sql, shards_of(old), DeleteReason.DOOMED)
-    _remove_row(sql, segment.id)
-    insert_segment(sql, layouts, segment)
+    put_anew(sql, layouts, segment)
 
 
 def insert_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
