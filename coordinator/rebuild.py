@@ -15,12 +15,14 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from itertools import filterfalse
 
 from common.errors import SixfoldError
 from common.segment_list import SegmentList
 from common.shards import Encoding, ShardInfo
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS
+from coordinator.lookalikes import restore_if_true
 from coordinator.metadata import Metadata, StoredSegment
 from coordinator.metadata.restoring import Found
 from coordinator.metadata.rows import (
@@ -91,10 +93,13 @@ class Rebuild:
         if group:
             await self._segment_found(group)
         await self._flush()
-        for segment in self._lists:
+        for segment in filter(is_list, self._lists):
             await self._restore_list(segment)
         self.report.contents += await self._metadata.restore_single_contents()
         await want_pass(self._metadata, SCRUB)
+        for segment in filterfalse(is_list, self._lists):
+            restored = await restore_if_true(self._metadata, self._reads, segment)
+            self.report.contents += restored
         return self.report
 
     async def _all_shards(self, nodes: list[int]) -> AsyncIterator[tuple[ShardInfo, int]]:
@@ -133,9 +138,8 @@ class Rebuild:
         try:
             listed = SegmentList.unpack(await self._reads.read_segment(segment))
         except SixfoldError as error:
-            if segment.encoding & Encoding.SEGMENT_LIST:
-                log.error("segment list %s: %s", segment.id, error)
-                self.report.broken_lists += 1
+            log.error("segment list %s: %s", segment.id, error)
+            self.report.broken_lists += 1
             return
         self.report.contents += await self._metadata.restore_content(listed, segment.id)
 
@@ -152,11 +156,15 @@ def is_ours(info: ShardInfo) -> bool:
     )
 
 
+def is_list(segment: StoredSegment) -> bool:
+    """Whether it was stored as a segment list: only we do that."""
+    return bool(segment.encoding & Encoding.SEGMENT_LIST)
+
+
 def may_be_list(segment: StoredSegment) -> bool:
     """Also one that was stored as a content before: who stores such bytes must not be able to take
-    another content away from a rebuild."""
-    marked = bool(segment.encoding & Encoding.SEGMENT_LIST)
-    return marked or SegmentList.may_have(segment.size_bytes)
+    another content away from a rebuild. Nor to give it other bytes: see `lookalikes`."""
+    return is_list(segment) or SegmentList.may_have(segment.size_bytes)
 
 
 def segment_from_shards(group: Iterable[tuple[ShardInfo, int]]) -> StoredSegment:
