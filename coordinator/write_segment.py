@@ -1,8 +1,11 @@
 """One segment in its buffer: how it is filled, what it becomes, and that it is stored."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from common.codec import Codec
+from common.errors import NotOurTurn, SegmentGone, SessionLost, Undurable
 from common.failpoints import Point, failpoint
 from common.hashing import blake3_digest
 from common.ids import SegmentId, ShardAddress
@@ -13,6 +16,8 @@ from coordinator.metadata import KnownSegment, ShardsOnNode, StoredSegment
 from coordinator.proof import proven
 from coordinator.services import Services
 from coordinator.write_stripe import StripeWrite, Written
+
+T = TypeVar("T")
 
 
 class Filling:
@@ -84,6 +89,16 @@ class SegmentWrites:
         if not known.fresh:
             await self.services.metadata.touch_segment(id_)
         return readable
+
+    async def publish(self, commit: Awaitable[T]) -> T:
+        """The outcome of COMMIT. Unless it was refused, it may have been sent and its fate be
+        unknown: then nothing may be cleaned up."""
+        writes, self.writes = self.writes, []
+        try:
+            return await commit
+        except (NotOurTurn, SessionLost, SegmentGone, Undurable):
+            self.writes = writes  # refused: not a trace of it is in the database
+            raise
 
     async def _readable(self, known: KnownSegment) -> StoredSegment | None:
         """A segment that is there, if it can be read now. If not, what we write takes its place: we

@@ -33,6 +33,8 @@ Outcome = bool | SixfoldError
 
 _ROWS_AT_ONCE = 32
 
+MARKED = "(segment_count = 1 AND segment_list IS NOT NULL)"  # see `marks`
+
 # Without RETURNING: SQLite hands rows out one by one, and each costs a turn of the GIL.
 _SEGMENTS = (
     "INSERT INTO segment (id, size_bytes, stored_bytes, encoding, k, n, generation, layout, "
@@ -85,7 +87,7 @@ def _look(sql: Sql, session: int, lost_after_s: float, uploads: Sequence[NewCont
     marks = ",".join("?" * len(padded))
     found = sql.only(
         f"SELECT EXISTS ({LIVE_SESSION}), ({GONE_NODES}), "
-        f"(SELECT group_concat(hex(id)) FROM content WHERE id IN ({marks})), "
+        f"(SELECT group_concat(hex(id)) FROM content WHERE id IN ({marks}) AND NOT {MARKED}), "
         "(SELECT layouts_forgotten FROM cluster)",
         session, lost_after_s, *padded,
     )  # fmt: skip

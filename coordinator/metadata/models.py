@@ -93,7 +93,8 @@ class Segment(Table):
 
 
 class Content(Table):
-    """Since version 2 only contents of several segments: a content of one is its segment.
+    """Since version 2 only contents of several segments: a content of one is its segment, and has
+    a row only if another content has that segment too (see `marks`).
     `segment_list` names the segment that holds their list; since version 2 it has an index."""
 
     id = BlobField(primary_key=True)

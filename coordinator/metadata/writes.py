@@ -146,7 +146,7 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
     for segment in new.written:
         _put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
-    if len(new.segments) > 1:
+    if new.segment_list is not None:
         set_cut(sql, new)
     return pin(sql, new.id)
 
