@@ -31,6 +31,7 @@ from coordinator.metadata.rows import (
     NO_NODE,
     UNKNOWN_CHECKSUM,
 )
+from coordinator.node import NodeState
 from coordinator.read_path import ReadPath
 from coordinator.wanted import SCRUB, want_pass
 
@@ -42,10 +43,12 @@ REBUILDING = "the metadata is being rebuilt; run it again if that was cut short"
 
 @dataclass(slots=True)
 class RebuildReport:
-    """`unreadable` counts segments of which fewer than k shards were found, `strange` records that
+    """`away` counts nodes that could not be asked: when they are back it should be run again.
+    `unreadable` counts segments of which fewer than k shards were found, `strange` records that
     this store has not written: they are passed over."""
 
     nodes: int = 0
+    away: int = 0
     shards: int = 0
     segments: int = 0
     contents: int = 0
@@ -76,6 +79,10 @@ class Rebuild:
         members = self._cluster.membership
         nodes = sorted(filter(members.is_readable, members.nodes))
         self.report.nodes = len(nodes)
+        self.report.away = sum(
+            not members.is_readable(number) and members.state(node) is not NodeState.REMOVED
+            for number, node in members.nodes.items()
+        )
         group: list[tuple[ShardInfo, int]] = []
         doomed = await self._metadata.writes_in_outbox()
         async for info, node in self._all_shards(nodes):

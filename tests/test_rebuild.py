@@ -201,6 +201,16 @@ async def test_a_strange_record_is_passed_over(
     assert await put(ends[0], b"new")
 
 
+async def test_sessions_after_it_are_above_all_that_was_found(
+    metadata: Metadata, nodes: MemoryCluster, ends: tuple[WritePath, ReadPath]
+) -> None:
+    """Else a generation could come a second time, with other bytes behind the same address."""
+    written_by = metadata.session + 1000
+    await nodes.stores[5].append([make_shard(100, 7, written_by << 32)])
+    await rebuild(metadata, nodes, ends[1])
+    assert metadata.session > written_by
+
+
 async def forget_everything(metadata: Metadata) -> None:
     for table in ("segment", "pin", "content", "content_segment"):
         await execute(metadata, f"DELETE FROM {table}")

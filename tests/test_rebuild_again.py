@@ -17,10 +17,10 @@ TABLES = ("segment", "pin", "content", "content_segment", "repair_queue", "outbo
 DATA = os.urandom(5000)
 
 
-async def rebuild(front: Front) -> int:
-    """How many segments could not be read with what was found."""
+async def rebuild(front: Front) -> tuple[int, int]:
+    """How many nodes could not be asked, and how many segments cannot be read with the rest."""
     report = await Rebuild(front.metadata, front.cluster, front.reads).run()
-    return report.unreadable
+    return report.away, report.unreadable
 
 
 @pytest.mark.parametrize("still_away", [(), (6, 7, 8, 9)])
@@ -32,14 +32,15 @@ async def test_shards_on_nodes_that_were_away(store: Store, still_away: tuple[in
         await execute(front.metadata, f"DELETE FROM {table}")
     for number in first_away:
         await store.kill(number)
-    assert await rebuild(front) == 1
+    assert await rebuild(front) == (4, 1)
     with pytest.raises(Unreadable):
         await front.get(id_)
     for number in first_away:
         await store.restart(number)
     for number in still_away:
         await store.kill(number)
-    await rebuild(front)
+    away, _ = await rebuild(front)
+    assert away == len(still_away)
     for number in still_away:
         await store.restart(number)
     assert await front.get(id_) == DATA
