@@ -117,7 +117,8 @@ class Mender:
         return await self._conclude(stored, survey, places, written, homeless, asked_at_s)
 
     async def _adopt(self, stored: StoredSegment, survey: Survey) -> bool:
-        """Before it is given up: let the layout name the shards that lie elsewhere, if any do."""
+        """Before it is given up: let the layout name the shards that lie elsewhere, if any do. They
+        may be the last there are: whatever fails, they stay where they are."""
         forbidden = await self._mending.forbidden(stored)
         lacking = sorted(set(range(stored.n)) - set(survey.good))
         found = await find_strays(self._services, stored, lacking)
@@ -125,7 +126,8 @@ class Mender:
         if not strays:
             return False
         log.warning("segment %s: shards %s were on other nodes", stored.id, sorted(strays))
-        return await self._mending.switch_layout(stored, strays, forbidden.asked_at_s)
+        asked_at_s = forbidden.asked_at_s
+        return await self._mending.switch_layout(stored, strays, asked_at_s, found=True)
 
     def _places(
         self,

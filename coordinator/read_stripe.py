@@ -1,9 +1,10 @@
 """Gets the plain bytes of one segment from its shards: the first k good ones, hedged.
 
 The policy: ask for the data shards that are needed; for each that is missing, bad, unreachable or
-slow, ask for another shard; as soon as k good ones are there, compute what is missing. When all
-data shards are wanted, nodes that have been slow lately are asked last. Nothing is believed before
-it matches the checksum in the metadata. Requests that are no longer needed are abandoned: it is
+slow, ask for another shard; as soon as k good ones are there, compute what is missing. Nodes that
+have been slow lately are asked last: a shard on one is computed from k others, as if the node was
+away, though that is more to ask for than the range alone. Nothing is believed before it matches the
+checksum in the metadata. Requests that are no longer needed are abandoned: it is
 *not* guaranteed that every shard of the segment was looked at.
 """
 
@@ -49,6 +50,7 @@ class StripeRead:
         self.bad: dict[int, str] = {}
         self._avoided: set[int] = set()  # to be asked last, since their nodes are slow
         self._late: set[int] = set()  # not answered before the hedge
+        self._probes: set[int] = set()  # asked though their nodes have been slow
         self._unasked = self._in_order_of_use()
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.Future[None] = self._loop.create_future()
@@ -75,27 +77,37 @@ class StripeRead:
 
     def _in_order_of_use(self) -> list[int]:
         """The shards that can be asked for, the most useful last: wanted, other data, parity, and
-        those on slow nodes, the slowest first, if to do without them costs nothing."""
-        wanted, others, slow = list[int](), list[int](), list[int]()
-        membership, slow_nodes = self._cluster.membership, self._hedge.slow_nodes
-        wants_all = len(self._wanted) == self._segment.k
+        those on slow nodes, the slowest first, as far as there is a way around them."""
+        segment, slow_nodes = self._segment, self._hedge.slow_nodes
+        usable = self._usable()
+        slow = [i for i in usable if segment.layout[i] in slow_nodes and not self._is_probe(i)]
+        if len(self._wanted) < segment.k > len(usable) - len(slow):
+            slow = [i for i in slow if i not in self._wanted]  # they would all be asked, and more
+        self._avoided.update(slow)
+        slow.sort(key=lambda index: -slow_nodes.misses(segment.layout[index]))
+        others = [i for i in usable if i not in self._wanted and i not in self._avoided]
+        wanted = [i for i in usable if i in self._wanted and i not in self._avoided]
+        return slow + others + wanted
+
+    def _usable(self) -> list[int]:
+        """The shards that may be had, the last first."""
+        usable, membership = list[int](), self._cluster.membership
         for index, node in reversed(list(enumerate(self._segment.layout))):
             if node == NO_NODE:
                 self._failed[index] = "was never stored"
             elif not membership.is_readable(node):
                 self._failed[index] = f"on {self._cluster.node_name(node)} cannot be reached"
-            elif wants_all and node in slow_nodes and not self._is_probe(index):
-                slow.append(index)
             else:
-                (wanted if index in self._wanted else others).append(index)
-        self._avoided.update(slow)
-        slow.sort(key=lambda index: -slow_nodes.misses(self._segment.layout[index]))
-        return slow + others + wanted
+                usable.append(index)
+        return usable
 
     def _is_probe(self, index: int) -> bool:
         """Whether this slow node's turn has come; parity would not be asked for at once."""
         node = self._segment.layout[index]
-        return index in self._wanted and self._hedge.slow_nodes.probe(node)
+        if index not in self._wanted or not self._hedge.slow_nodes.probe(node):
+            return False
+        self._probes.add(index)
+        return True
 
     def _suffice(self, rows: set[int]) -> bool:
         return self._wanted <= rows or len(rows) >= self._segment.k
@@ -214,8 +226,9 @@ class StripeRead:
         self._loop.call_soon(self._loop.call_soon, self._hedge_slow)
 
     def _hedge_slow(self) -> None:
-        """What is still open is slow: ask elsewhere too, within the allowance. But where all others
-        together could not stand in for it, it is this process or the machine that was busy."""
+        """What is still open is slow: ask elsewhere too, within the allowance, or without one where
+        a node was known to be slow. But where all others together could not stand in for it, it is
+        this process or the machine that was busy."""
         wanted = self._segment.k - len(self._good) - len(self._arrived)
         if not self._open or wanted <= 0:
             return
@@ -223,7 +236,8 @@ class StripeRead:
             for index in set(self._open.values()) - self._late:
                 self._hedge.slow_nodes.missed(self._segment.layout[index])
                 self._late.add(index)
-            self._ask(self._hedge.take(wanted))
+            known = not self._probes.isdisjoint(self._open.values())
+            self._ask(wanted if known else self._hedge.take(wanted))
         self._alarm = self._loop.call_later(self._hedge.delay_s, self._time_is_up)
 
     def _unreadable(self) -> Unreadable:

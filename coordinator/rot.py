@@ -1,6 +1,7 @@
 """Rot that nodes find by themselves: their scrubs put bad records out of service, and this job puts
 the segments into the repair queue. Once repair has written the shard anew, the node forgets the bad
-one; what no segment needs, nor any upload that goes on may come to need, it is told to drop."""
+one; what no segment needs, nor any upload that goes on may come to need, it is told to drop. A node
+that is read-only forgets nothing: so the list is gone through in turns, a page in each step."""
 
 import logging
 
@@ -22,6 +23,7 @@ class RotWorker:
 
     def __init__(self, services: Services) -> None:
         self._services, self._metadata = services, services.metadata
+        self._told: dict[int, ShardAddress] = {}  # the last of the page before, of each node
 
     async def step(self) -> bool:
         members = self._services.cluster.membership
@@ -35,10 +37,11 @@ class RotWorker:
 
     async def _take_over(self, node: Node) -> None:
         store, rotten = self._services.cluster.store(node.number), list[ShardAddress]()
-        async for kept in store.quarantined():
+        async for kept in store.quarantined(self._told.pop(node.number, None)):
             if kept.why == "rot":
                 rotten.append(kept.address)
-            if len(rotten) == AT_ONCE:  # the rest comes when these are gone
+            if len(rotten) == AT_ONCE:
+                self._told[node.number] = kept.address
                 break
         needless = await self._metadata.mending.queue_rotten(node.number, rotten)
         if needless and not await self._metadata.deletes_stopped():

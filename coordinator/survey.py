@@ -84,26 +84,28 @@ class Survey:
         Of shards that no node had when the metadata was rebuilt, no checksum is known: then the
         whole segment must have its id, and `checksums` has theirs from now on.
         """
-        segment, base = self._segment, self.good[: self._segment.k]
+        segment, good = self._segment, self.good
+        proved_by_id = any(segment.checksum(row) == UNKNOWN_CHECKSUM for row in missing)
+        data = set(range(segment.k)) - set(good) if proved_by_id else set[int]()
+        rows = sorted(data.union(missing))
 
         def work() -> bool:
             codec = self._services.codec
-            codec.recover_in_place(self._stripe, segment.size_bytes, base, missing)
-            return self._is_proved(missing)
+            codec.recover_in_place(self._stripe, segment.size_bytes, good[: segment.k], rows)
+            return self._is_proved(rows, proved_by_id)
 
         return await self._services.offload.run(len(self._stripe), work)
 
-    def _is_proved(self, rebuilt: list[int]) -> bool:
-        segment, known = self._segment, True
+    def _is_proved(self, rebuilt: list[int], by_id: bool) -> bool:
+        segment = self._segment
         for index in rebuilt:
             digest = blake3_digest(self._rows[index])
             if segment.checksum(index) == UNKNOWN_CHECKSUM:
-                known = False
                 at = index * CHECKSUM_BYTES
                 self.checksums[at : at + CHECKSUM_BYTES] = digest
             elif digest != segment.checksum(index):
                 return False
-        return known or blake3_digest(self._stripe[: segment.size_bytes]) == segment.id
+        return not by_id or blake3_digest(self._stripe[: segment.size_bytes]) == segment.id
 
     async def parity_agrees(self) -> bool:
         """Whether the good shards, k or more, belong together: each beyond the first k, computed

@@ -4,14 +4,17 @@ The time of day may be wrong by days, and people set it. So it is asked once, fo
 From then on this clock advances by the kernel's monotonic one, which nobody can set. After a
 restart of the machine it goes on from where it was last kept, in `clock.json`: time in which
 nothing ran does not count. So it may fall behind the time of day; an orphan is kept longer then,
-never shorter.
+never shorter. Nor is it if the file is damaged, or gone: the clock goes on from the last thing that
+was put into quarantine.
 """
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from common.hashing import blake3_digest
 from shardd.disk import Disk, read_file, write_durably
 from shardd.identity import DataDirectory
 from shardd.throttle import Clocks
@@ -30,20 +33,46 @@ class _Tick:
     steady_s: float
     boot: str
 
+    def to_json(self) -> bytes:
+        """With a checksum: any number would look like a time."""
+        return json.dumps(asdict(self) | {"blake3": self._checksum()}).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "_Tick":
+        """Raises ValueError, TypeError, KeyError for anything that `to_json` does not write."""
+        said: Any = json.loads(data)
+        tick = cls(float(said["now_s"]), float(said["steady_s"]), str(said["boot"]))
+        if tick._checksum() != said["blake3"]:
+            raise ValueError("it does not match its checksum")
+        return tick
+
+    def _checksum(self) -> str:
+        return blake3_digest(json.dumps(asdict(self)).encode()).hex()
+
 
 class NodeClock:
     """Called, it gives Unix time in seconds, as far as the node can know it."""
 
-    def __init__(self, directory: DataDirectory, disk: Disk, clocks: Clocks) -> None:
-        """A disk that does not take the file keeps no node from starting."""
+    def __init__(
+        self,
+        directory: DataDirectory,
+        disk: Disk,
+        clocks: Clocks,
+        last_used_s: Callable[[], float | None],
+    ) -> None:
+        """`last_used_s`, the latest time by this clock that is noted anywhere, is asked if the file
+        tells none. A disk that does not take the file keeps no node from starting."""
         self._directory, self._disk, self._clocks = directory, disk, clocks
         self._path = directory.path / FILE_NAME
-        now = _Tick(clocks.wall_s(), clocks.steady_s(), clocks.boot())
         last = self._load()
-        self._began = self._kept = last or now
-        if last is None or last.boot != now.boot:
-            self._began = replace(now, now_s=self._began.now_s)
-            self._keep_if_possible()
+        if last is not None and last.boot == clocks.boot():
+            self._began = self._kept = last
+            return
+        now_s = last_used_s() if last is None else last.now_s
+        if now_s is None:
+            now_s = clocks.wall_s()
+        self._began = self._kept = _Tick(now_s, clocks.steady_s(), clocks.boot())
+        self._keep_if_possible()
 
     def __call__(self) -> float:
         return self._began.now_s + self._clocks.steady_s() - self._began.steady_s
@@ -56,7 +85,7 @@ class NodeClock:
     def _keep(self) -> None:
         self._directory.check()
         tick = replace(self._began, now_s=self(), steady_s=self._clocks.steady_s())
-        write_durably(self._disk, self._path, json.dumps(asdict(tick)).encode())
+        write_durably(self._disk, self._path, tick.to_json())
         self._kept = tick
 
     def _keep_if_possible(self) -> None:
@@ -68,10 +97,9 @@ class NodeClock:
     def _load(self) -> _Tick | None:
         """None if there is none, or if it is damaged."""
         try:
-            said: Any = json.loads(read_file(self._disk, self._path))
-            return _Tick(float(said["now_s"]), float(said["steady_s"]), str(said["boot"]))
+            return _Tick.from_json(read_file(self._disk, self._path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
-            log.warning("%s: %s; it is set by the time of day", self._path, error)
+            log.warning("%s: %s; orphans may be kept longer", self._path, error)
             return None

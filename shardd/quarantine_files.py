@@ -43,6 +43,10 @@ class QuarantineFolder:
             found.append(kept._replace(size_bytes=self._size_bytes(name)))
         return found
 
+    def newest_s(self) -> float | None:
+        """When the latest of all was put here; None if nothing was."""
+        return max((kept.at for kept in self.scan()), default=None)
+
     def _size_bytes(self, name: str) -> int:
         """None, if the file cannot be opened: its name says what is bad all the same."""
         try:

@@ -13,6 +13,7 @@ from shardd.clock import NodeClock
 from shardd.compaction import Compactor
 from shardd.parts import StoreParts, to_the_end
 from shardd.quarantine import Quarantine
+from shardd.quarantine_files import QuarantineFolder
 from shardd.scrub import Scrubber
 from shardd.throttle import Clocks, Throttle
 
@@ -43,7 +44,8 @@ class Upkeep:
         """With less than `tight_bytes` of room, any dead space is worth a compaction."""
         self._limits = limits
         self.may_drop: Callable[[], bool] = lambda: False  # whether orphans may go for good
-        self._clock = NodeClock(parts.directory, parts.disk, clocks)
+        kept = QuarantineFolder(parts.directory, parts.disk, parts.fail)
+        self._clock = NodeClock(parts.directory, parts.disk, clocks, kept.newest_s)
         self.quarantine = Quarantine(parts, self._rot_found, self._clock)
         condemn = self.quarantine.condemn
         copying = Throttle(limits.compact_bytes_per_s, clocks)

@@ -3,6 +3,9 @@ what nobody will come to need is dropped."""
 
 import random
 
+import pytest
+
+from coordinator import rot as rot_job
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.sql import Sql
 from tests.metadata_parts import notice
@@ -93,3 +96,42 @@ async def test_rot_of_a_segment_that_is_being_mended_is_kept(store: Store) -> No
     await front.metadata._begin_session()
     await front.work("rot")
     assert bad_shards(store, elsewhere) == 1
+
+
+async def test_rot_of_a_read_only_node_is_told_page_by_page(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It drops nothing from its list: only the first page was ever told."""
+    monkeypatch.setattr(rot_job, "AT_ONCE", 2)
+    front, chance = store.fronts[0], random.Random(1)
+    contents = [chance.randbytes(2_000) for _ in range(7)]
+    data = {(await front.put(content)).id: content for content in contents}
+    held = store.nodes[3].store
+    assert held is not None
+    held._make_read_only("EIO")
+    await rot(store, 3)
+    assert bad_shards(store, 3) == len(data)
+    for _ in range(4):
+        await front.work("rot")
+    assert (await front.metadata.counts())["repair_queue"] == len(data)
+    await front.work("repair")
+    assert (await front.metadata.counts())["repair_queue"] == 0
+    for id_ in data:
+        (mended,) = (await front.reads.find(id_)).segments
+        assert 3 not in mended.layout
+    assert bad_shards(store, 3) == len(data)  # and from the first page on again, for ever
+
+
+async def test_what_comes_before_the_page_that_was_told_is_told_in_the_next_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rot_job, "AT_ONCE", 1)
+    front = store.fronts[0]
+    await put(store)
+    await rot(store, 3)
+    await front.work("rot")
+    assert (await front.metadata.counts())["repair_queue"] == 1
+    await front.metadata._write(lambda sql: sql.run("DELETE FROM repair_queue"))
+    await front.work("rot")  # there is nothing behind it
+    await front.work("rot")
+    assert (await front.metadata.counts())["repair_queue"] == 1

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from shardd.clock import FILE_NAME, KEEP_EVERY_S
+from shardd.clock import FILE_NAME, KEEP_EVERY_S, NodeClock
+from shardd.identity import DataDirectory
 from shardd.store import VolumeStore
 from shardd.upkeep import DAY_S
 from tests.disks.faulty import EIO, faulty
 from tests.stores import make_shard
+from tests.torture.storage_node import WithoutSync
 from tests.upkeep import NodeTime, addresses_of, append_all, opened, shards_of
 
 SHARDS = shards_of(range(8))
@@ -71,19 +73,48 @@ async def test_while_the_machine_is_off_time_stands_still(tmp_path: Path) -> Non
         assert await expired(store) == 2
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"now_s": "x"}', "[1]"])
-async def test_a_clock_that_is_damaged_is_set_anew(
-    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("text", ["", "{}", '{"now_s": "x"}', "[1]", None])
+async def test_a_clock_that_is_damaged_or_gone_ends_no_quarantine_early(
+    tmp_path: Path, text: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    time = NodeTime()
+    """Nobody knows how long the machine was off: the week of all that is there begins anew."""
+    time = NodeTime(error_s=400 * DAY_S)
     async with opened(tmp_path, clocks=time.clocks) as store:
         await put_aside(store)
-    (tmp_path / FILE_NAME).write_text(text)
+    (tmp_path / FILE_NAME).unlink()
+    if text is not None:
+        (tmp_path / FILE_NAME).write_text(text)
     time.true_s += WEEK_S
+    time.restart()
     with caplog.at_level(logging.WARNING):
         async with opened(tmp_path, clocks=time.clocks) as store:
+            time.true_s += WEEK_S - 1
+            assert await expired(store) == 0
+            time.true_s += 1
             assert await expired(store) == 2
-    assert FILE_NAME in caplog.text
+    assert (FILE_NAME in caplog.text) == (text is not None)
+
+
+def test_a_flipped_bit_does_not_set_the_clock(tmp_path: Path) -> None:
+    """It has a checksum: orphans were a year older, and went, by a digit that had rotted."""
+    time, disk = NodeTime(), WithoutSync()
+    directory = DataDirectory(tmp_path, "node-1", disk)
+    used_s = time.true_s - 5
+
+    def clock() -> NodeClock:
+        return NodeClock(directory, disk, time.clocks, lambda: used_s)
+
+    clock()
+    time.true_s += DAY_S
+    file, told_s = tmp_path / FILE_NAME, used_s + DAY_S
+    good = file.read_bytes()
+    assert clock()() == told_s
+    for bit in range(8 * len(good)):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        assert clock()() in (told_s, used_s), damaged
+    directory.close()
 
 
 async def test_a_disk_that_does_not_take_the_clock_keeps_no_node_from_starting(

@@ -7,8 +7,9 @@ import pytest
 from common.record import HEADER_BYTES, shard_header, tombstone_header
 from common.units import KIB, MIB
 from shardd.index import remove_index
-from shardd.volume import volume_name
+from shardd.volume import VolumeClass, volume_name
 from tests.bad_sectors import BAD_PLACES, BadSectors
+from tests.disks.faulty import ENOSPC, faulty
 from tests.reopened import fill, offsets, opened, present, volume
 from tests.stores import make_shard
 
@@ -208,6 +209,41 @@ async def test_a_tail_that_cannot_be_read_is_not_cut(tmp_path: Path, size: int, 
         await store.append(later[2:])
     async with opened(tmp_path) as store:
         assert all(await present(store, [*shards, *later]))
+
+
+@pytest.mark.parametrize("size", [30, 100 * KIB])
+async def test_of_a_torn_record_nothing_is_told(tmp_path: Path, size: int) -> None:
+    """It was never acknowledged, though its header and its length are whole."""
+    old, torn = make_shard(size, 1), make_shard(size, 2)
+    await fill(tmp_path, [old])
+    end, span = offsets([old])[-1], VolumeClass.of(size).span(size)
+    record = shard_header(torn.info, 1_000) + torn.payload[:-1]
+    with volume(tmp_path).open("ab") as file:
+        file.write(record + bytes(span - len(record)))
+    async with opened(tmp_path) as store:
+        assert await present(store, [old, torn]) == [True, False]
+        assert store.upkeep.quarantine.page(None, 10) == []
+        assert volume(tmp_path).stat().st_size == end
+
+
+async def test_a_hole_is_seen_until_there_is_a_volume_to_write_to(tmp_path: Path) -> None:
+    """While the disk is full there is none: whatever was written behind the hole, to a volume whose
+    checkpoint says that all is well, would not be certain at the next start."""
+    shards, later = [make_shard(30, seed) for seed in range(3)], make_shard(30, 9)
+    await fill(tmp_path, shards)
+    remove_index(tmp_path / "index.db")
+    data = bytearray(volume(tmp_path).read_bytes())
+    data[offsets(shards)[1] + 20] ^= 1
+    volume(tmp_path).write_bytes(data)
+    with faulty() as disk:
+        disk.script("open", ENOSPC, file_name=volume_name(2))
+        async with opened(tmp_path, disk=disk):
+            assert not volume(tmp_path, 2).exists()
+    async with opened(tmp_path) as store:
+        await store.append([later])
+        assert volume(tmp_path).stat().st_size == len(data)
+    async with opened(tmp_path) as store:
+        assert await present(store, [*shards, later]) == [True, False, True, True]
 
 
 async def test_a_stray_copy_in_a_volume_of_the_other_class_is_passed_over(tmp_path: Path) -> None:

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 
 from common.errors import StorageFull, StoreReadOnly
+from common.hashing import blake3_digest
+from common.record import RecordHeader, RecordKind, shard_header
 from common.shards import ShardRecord
+from common.units import KIB
 from common.upkeep import Why
+from shardd.entries import Entry
 from shardd.group import Incoming, WriteJob
 from shardd.store import VolumeStore
+from shardd.verify import fault_of
 from shardd.volume import volume_name
+from tests.bad_sectors import BadSectors
 from tests.disks.faulty import EIO, ENOSPC, Flipped, faulty
 from tests.disks.recording import RecordingDisk
 from tests.flips import flip_one, live_entries
@@ -50,6 +56,29 @@ async def test_rot_is_what_two_looks_find(tmp_path: Path, looks: int) -> None:
             assert (report.bad, report.rotten) == (len(bad), len(bad))
             await check(store, SHARDS[len(bad) :], bad)
     assert len(list((tmp_path / "quarantine").iterdir())) == len(bad)
+
+
+async def test_zeros_that_cannot_be_read_are_bad_all_the_same(tmp_path: Path) -> None:
+    """What is taken in place of them, zeros, matches their checksum."""
+    zeros, other, disk = bytes(20 * KIB), make_shard(20 * KIB), BadSectors()
+    shard = ShardRecord(other.info._replace(checksum=blake3_digest(zeros)), zeros)
+    async with opened(tmp_path, disk=disk) as store:
+        await store.append([shard])
+        (entry,) = live_entries(store)
+        disk.bad.add((volume_name(entry.volume), (entry.offset & -4096) + 2 * 4096))
+        await scrub_all(store)
+        assert store.upkeep.quarantine.bad_shards == 1
+
+
+def test_a_record_with_another_number_is_another_record() -> None:
+    """Unless its number is not believed anyway."""
+    (shard, *_) = SHARDS
+    record = shard_header(shard.info, 7) + shard.payload
+    stored = Entry.of(RecordHeader(RecordKind.SHARD, 7, shard.info), 1, 0)
+    for entry in (stored, stored.made_uncertain()):
+        assert fault_of(entry, memoryview(record)) == ""
+    other = stored._replace(sequence=8)
+    assert fault_of(other, memoryview(record)) == "another record stands there"
 
 
 async def test_what_was_stored_anew_is_not_bad_when_it_is_answered(tmp_path: Path) -> None:

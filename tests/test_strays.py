@@ -4,12 +4,20 @@ are found and kept."""
 import random
 import shutil
 import sqlite3
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.errors import Unreadable
+from common.ids import ContentId
+from common.shards import ShardRecord
+from coordinator.mend import Mender
+from coordinator.metadata import DeleteReason, ShardsOnNode, StoredSegment
+from coordinator.metadata.writes import UNUSED_S
+from coordinator.strays import find_strays
 from tests.torture.one_process import GRACE_S, Store
 
 DATA = random.Random(1).randbytes(50_000)
@@ -87,3 +95,99 @@ async def test_what_has_moved_is_missed_by_the_sweep_and_outlives_it(
     await store.pass_time(200)  # a place where something was deleted rests
     await front.work("repair")
     assert (await front.metadata.counts())["repair_queue"] == 0
+
+
+async def stray(store: Store) -> StoredSegment:
+    """DATA, four shards of which lie elsewhere than the layout says: too many to do without."""
+    front = store.fronts[0]
+    (stored,) = (await front.reads.find((await front.put(DATA)).id)).segments
+    for index in range(4):
+        await move(store, stored, index, stored.layout[index + 4])
+    await front.metadata.sweeping.note_missing(stored.layout[0], [stored.address(0)])
+    return stored
+
+
+async def move(store: Store, stored: StoredSegment, index: int, to: int) -> None:
+    home, other = store.nodes[stored.layout[index]].store, store.nodes[to].store
+    assert home is not None and other is not None
+    address = stored.address(index)
+    (record,) = await home.read([address])
+    assert isinstance(record, ShardRecord)
+    await other.append([ShardRecord(record.info, bytes(record.payload))])
+    await home.delete([address])
+
+
+async def is_mended(store: Store, stored: StoredSegment) -> None:
+    front = store.fronts[0]
+    for _ in range(3):
+        for job in ("repair", "outbox"):
+            await front.work(job)
+        await store.pass_time(GRACE_S + 100)
+    assert await front.get(ContentId(stored.id)) == DATA
+    assert (await front.metadata.counts())["repair_queue"] == 0
+
+
+def once_found(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Awaitable[None]]) -> None:
+    """Whoever looks for strays next has found them when this happens."""
+
+    async def then(*asked: Any) -> dict[int, int]:
+        found = await find_strays(*asked)
+        monkeypatch.setattr("coordinator.mend.find_strays", find_strays)
+        await happens()
+        return found
+
+    monkeypatch.setattr("coordinator.mend.find_strays", then)
+
+
+async def test_what_was_found_outlives_a_mender_that_was_paused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted, as if the mender had put it there itself and in vain."""
+    stored = await stray(store)
+
+    async def pause() -> None:
+        store.clock.now_s += UNUSED_S
+
+    once_found(monkeypatch, pause)
+    await is_mended(store, stored)
+
+
+async def test_what_was_found_outlives_a_mender_that_has_seen_less(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It switches the layout to some of them; the others were deleted."""
+    stored = await stray(store)
+    for index in (4, 5, 8):
+        held = store.nodes[stored.layout[index]].store
+        assert held is not None
+        await held.delete([stored.address(index)])
+    away = store.nodes[stored.layout[7]]
+
+    async def the_other_mends() -> None:
+        away.cut_off = True
+        assert (await Mender(store.fronts[1].services).mend(stored)).superseded
+        away.cut_off = False
+
+    once_found(monkeypatch, the_other_mends)
+    assert not (await Mender(store.fronts[0].services).mend(stored)).superseded
+    await is_mended(store, stored)
+
+
+async def test_a_stray_that_is_about_to_be_deleted_keeps_none_of_the_others(store: Store) -> None:
+    """It cannot be named any more; without it there are enough."""
+    stored, metadata = await stray(store), store.fronts[0].metadata
+    doomed = ShardsOnNode(stored.layout[4], (stored.address(0),))
+    await metadata.add_deletes([doomed], DeleteReason.RETIRED)
+    await metadata.stop_deletes("as after a backup was restored")
+    await store.fronts[0].work("repair")
+    assert await store.fronts[0].get(ContentId(stored.id)) == DATA
+
+
+async def test_what_another_has_moved_is_no_stray(store: Store) -> None:
+    """A mender that has read the layout before sees that, and says nothing of the segment."""
+    front = store.fronts[0]
+    (stored,) = (await front.reads.find((await front.put(DATA)).id)).segments
+    await move_away(store)
+    assert (await Mender(front.services).mend(stored)).superseded
+    (now,) = (await front.reads.find(ContentId(stored.id))).segments
+    assert set(now.layout).isdisjoint(MOVED)

@@ -32,7 +32,18 @@ def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_reads_that_wait_for_the_slow_node_are_found_out() -> None:
     with patch.object(HedgePolicy, "take", lambda self, requests: 0):
         outcome = slow.main(scale=0.05, seed=1)
-    assert any("waited for a slow node" in violation for violation in outcome.violations)
+    assert any("GETs waited for a slow node" in violation for violation in outcome.violations)
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_ranges_that_do_not_go_around_the_slow_node_are_found_out() -> None:
+    with (
+        patch.object(slow, "RUNS", 1),
+        patch.object(latency, "HEDGE_SHARE", 0.2),  # enough for the others
+        patch.object(SlowNodes, "missed", lambda self, node: None),
+    ):
+        outcome = slow.main(scale=0.05, seed=1)
+    assert any("ranges waited for a slow node" in violation for violation in outcome.violations)
 
 
 @pytest.mark.usefixtures("in_one_process")

@@ -1,10 +1,11 @@
 """What mending needs of the database beside its queue: layouts that change.
 
 A layout changes by compare-and-set on (segment, generation, layout), in one transaction with what
-follows from it for the outbox. Two rules keep a delete from hitting a shard that is needed. While
+follows from it for the outbox. Three rules keep a delete from hitting a shard that is needed. While
 the outbox names a shard of a node, the delete may be on its way: no layout may come to name it
-there. And what a mender has put on nodes in vain goes to the outbox only where the layout, as it is
-then, does not name it: another may have put the same shard on the same node, and won.
+there. What a mender has put on nodes in vain goes to the outbox only where the layout, as it is
+then, does not name it: another may have put the same shard on the same node, and won. And what it
+has only found there never goes to the outbox: it may be the last there is.
 """
 
 import math
@@ -75,20 +76,22 @@ def _layout_now(sql: Sql, stored: StoredSegment) -> tuple[int, ...] | None:
 
 
 def switch_layout(
-    sql: Sql, layouts: Layouts, stored: StoredSegment, moved: Mapping[int, int], asked_at_s: int
+    sql: Sql,
+    layouts: Layouts,
+    stored: StoredSegment,
+    moved: Mapping[int, int],
+    asked_at_s: int,
+    found: bool = False,
 ) -> bool:
     """Shard i of `stored`, whose checksums are known by now, lies on node moved[i] too: let the
     layout say so, and retire what it named before. False if the segment is not any more as `stored`
     says, one of these places is about to be deleted, or it is too long ago that this was asked:
     they may have been, and that be forgotten; or a node was removed. Then what was put there in
-    vain is deleted."""
-    now = _layout_now(sql, stored)
+    vain is deleted; what was only `found` there stays, and the sweep sees to it."""
     places = Places(moved.items())
-    late = sql.now_s() - asked_at_s >= UNUSED_S
-    removed = gone_nodes(sql, math.inf) & set(moved.values())
-    if late or removed or now != stored.layout or places & pending_deletes(sql, stored):
-        in_vain = [(i, node) for i, node in places if now is None or now[i] != node]
-        add_deletes(sql, _on_nodes(stored, in_vain), DeleteReason.LEFTOVER)
+    if not _may_be_named(sql, stored, places, asked_at_s):
+        if not found:
+            give_up(sql, stored, places)
         return False
     layout = tuple(moved.get(index, node) for index, node in enumerate(stored.layout))
     sql.run(
@@ -103,6 +106,13 @@ def switch_layout(
     add_deletes(sql, _on_nodes(stored, retired), DeleteReason.RETIRED)
     failpoint(Point.MEND_SWITCH_BEGUN)
     return True
+
+
+def _may_be_named(sql: Sql, stored: StoredSegment, places: Places, asked_at_s: int) -> bool:
+    late = sql.now_s() - asked_at_s >= UNUSED_S
+    removed = gone_nodes(sql, math.inf) & {node for _, node in places}
+    changed = _layout_now(sql, stored) != stored.layout
+    return not (late or removed or changed or places & pending_deletes(sql, stored))
 
 
 def give_up(sql: Sql, stored: StoredSegment, places: Iterable[tuple[int, int]]) -> None:
@@ -188,7 +198,11 @@ class Mending:
         return await self._read(partial(forbidden, stored=stored))
 
     async def switch_layout(
-        self, stored: StoredSegment, moved: Mapping[int, int], asked_at_s: int
+        self,
+        stored: StoredSegment,
+        moved: Mapping[int, int],
+        asked_at_s: int,
+        found: bool = False,
     ) -> bool:
         return await self._write(
             partial(
@@ -197,6 +211,7 @@ class Mending:
                 stored=stored,
                 moved=moved,
                 asked_at_s=asked_at_s,
+                found=found,
             )
         )
 

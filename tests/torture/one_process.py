@@ -73,8 +73,8 @@ class Direct:
         self._store.fence.check(epoch)
         return await self._kept.set_aside(addresses)
 
-    async def quarantined(self) -> AsyncIterator[Quarantined]:
-        for kept in self._kept.page(None, sys.maxsize):
+    async def quarantined(self, after: ShardAddress | None = None) -> AsyncIterator[Quarantined]:
+        for kept in self._kept.page(after, sys.maxsize):
             yield kept
 
 
