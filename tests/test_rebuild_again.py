@@ -6,6 +6,9 @@ from dataclasses import replace
 import pytest
 
 from common.errors import Unreadable
+from common.hashing import blake3_digest
+from common.ids import ContentId
+from common.shards import ShardRecord
 from coordinator.metadata import Metadata
 from coordinator.metadata.restoring import Found
 from coordinator.metadata.rows import UNKNOWN_CHECKSUM, StoredSegment
@@ -47,6 +50,58 @@ async def test_shards_on_nodes_that_were_away(store: Store, still_away: tuple[in
     await front.work("repair")
     await front.work("scrub")
     assert (await front.metadata.counts())["repair_queue"] == 0
+
+
+async def found_in_part(store: Store, away: tuple[int, ...]) -> StoredSegment:
+    """A content of one segment, of which a rebuild has not found what these nodes have; they are
+    back by now. As it was before."""
+    front = store.fronts[0]
+    stored = (await front.reads.find((await front.put(DATA)).id)).segments[0]
+    for table in TABLES:
+        await execute(front.metadata, f"DELETE FROM {table}")
+    for number in away:
+        await store.kill(number)
+    assert await rebuild(front) == (4, 1)
+    for number in away:
+        await store.restart(number)
+    return stored
+
+
+@pytest.mark.parametrize("one_is_wrong", [False, True])
+async def test_repair_finds_them_without_a_second_one(store: Store, one_is_wrong: bool) -> None:
+    front = store.fronts[0]
+    stored = await found_in_part(store, (1, 2, 3, 4))
+    if one_is_wrong:  # of those that the rebuild has found: of the others enough are left
+        await make_wrong(store, stored, stored.layout.index(7))
+    await front.work("repair")
+    assert await front.get(ContentId(stored.id)) == DATA
+    for _ in range(2):
+        await store.pass_time(700)
+        await front.work("repair")
+    assert (await front.metadata.counts())["repair_queue"] == 0
+
+
+async def test_what_does_not_prove_to_be_right_is_not_adopted(store: Store) -> None:
+    front = store.fronts[0]
+    stored = await found_in_part(store, (1, 2, 3, 4))
+    for number in (1, 2, 3, 4):
+        await make_wrong(store, stored, stored.layout.index(number))
+    await front.work("repair")
+    (now,) = await front.metadata.segments_after(b"", 2)
+    assert now.layout.count(0) == now.checksums.count(UNKNOWN_CHECKSUM) == 4
+    with pytest.raises(Unreadable):
+        await front.get(ContentId(stored.id))
+
+
+async def make_wrong(store: Store, stored: StoredSegment, index: int) -> None:
+    """A good record of other bytes."""
+    node = store.nodes[stored.layout[index]].store
+    assert node is not None
+    (found,) = await node.read([stored.address(index)])
+    assert isinstance(found, ShardRecord)
+    payload = bytes(len(found.payload))
+    info = found.info._replace(checksum=blake3_digest(payload))
+    await node.append([ShardRecord(info, payload)])
 
 
 async def restored(metadata: Metadata, *found: Found) -> StoredSegment:
