@@ -27,6 +27,7 @@ from coordinator.moves import crowded, destinations, relief
 from coordinator.services import Services
 from coordinator.strays import find_strays
 from coordinator.survey import ShardState, Survey
+from coordinator.unproven import find_proven
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Mender:
         if len(good) < stored.k:
             moved = await self._services.metadata.moved(stored) is not None
             moved = moved or await self._adopt(stored, survey)
+            moved = moved or await self._adopt_unproven(stored, survey, stripe)
             return replace(_too_few(survey, stored), superseded=moved)
         rebuilt = self._to_rebuild(survey, stored)
         if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
@@ -128,6 +130,20 @@ class Mender:
         log.warning("segment %s: shards %s were on other nodes", stored.id, sorted(strays))
         asked_at_s = forbidden.asked_at_s
         return await self._mending.switch_layout(stored, strays, asked_at_s, found=True)
+
+    async def _adopt_unproven(
+        self, stored: StoredSegment, survey: Survey, stripe: memoryview
+    ) -> bool:
+        """The same with shards of which no checksum is known, if they prove to be right."""
+        forbidden = await self._mending.forbidden(stored)
+        found = await find_proven(self._services, stored, survey, stripe, forbidden.places)
+        if found is None:
+            return False
+        log.warning("segment %s: shards %s were there all the time", stored.id, list(found.places))
+        asked_at_s = forbidden.asked_at_s
+        return await self._mending.switch_layout(
+            found.segment, found.places, asked_at_s, found=True
+        )
 
     def _places(
         self,

@@ -15,12 +15,14 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from itertools import filterfalse
 
 from common.errors import SixfoldError
 from common.segment_list import SegmentList
 from common.shards import Encoding, ShardInfo
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS
+from coordinator.lookalikes import restore_if_true
 from coordinator.metadata import Metadata, StoredSegment
 from coordinator.metadata.restoring import Found
 from coordinator.metadata.rows import (
@@ -29,6 +31,7 @@ from coordinator.metadata.rows import (
     NO_NODE,
     UNKNOWN_CHECKSUM,
 )
+from coordinator.node import NodeState
 from coordinator.read_path import ReadPath
 from coordinator.wanted import SCRUB, want_pass
 
@@ -40,10 +43,12 @@ REBUILDING = "the metadata is being rebuilt; run it again if that was cut short"
 
 @dataclass(slots=True)
 class RebuildReport:
-    """`unreadable` counts segments of which fewer than k shards were found, `strange` records that
+    """`away` counts nodes that could not be asked: when they are back it should be run again.
+    `unreadable` counts segments of which fewer than k shards were found, `strange` records that
     this store has not written: they are passed over."""
 
     nodes: int = 0
+    away: int = 0
     shards: int = 0
     segments: int = 0
     contents: int = 0
@@ -74,6 +79,10 @@ class Rebuild:
         members = self._cluster.membership
         nodes = sorted(filter(members.is_readable, members.nodes))
         self.report.nodes = len(nodes)
+        self.report.away = sum(
+            not members.is_readable(number) and members.state(node) is not NodeState.REMOVED
+            for number, node in members.nodes.items()
+        )
         group: list[tuple[ShardInfo, int]] = []
         doomed = await self._metadata.writes_in_outbox()
         async for info, node in self._all_shards(nodes):
@@ -91,10 +100,13 @@ class Rebuild:
         if group:
             await self._segment_found(group)
         await self._flush()
-        for segment in self._lists:
+        for segment in filter(is_list, self._lists):
             await self._restore_list(segment)
         self.report.contents += await self._metadata.restore_single_contents()
         await want_pass(self._metadata, SCRUB)
+        for segment in filterfalse(is_list, self._lists):
+            restored = await restore_if_true(self._metadata, self._reads, segment)
+            self.report.contents += restored
         return self.report
 
     async def _all_shards(self, nodes: list[int]) -> AsyncIterator[tuple[ShardInfo, int]]:
@@ -133,9 +145,8 @@ class Rebuild:
         try:
             listed = SegmentList.unpack(await self._reads.read_segment(segment))
         except SixfoldError as error:
-            if segment.encoding & Encoding.SEGMENT_LIST:
-                log.error("segment list %s: %s", segment.id, error)
-                self.report.broken_lists += 1
+            log.error("segment list %s: %s", segment.id, error)
+            self.report.broken_lists += 1
             return
         self.report.contents += await self._metadata.restore_content(listed, segment.id)
 
@@ -152,11 +163,15 @@ def is_ours(info: ShardInfo) -> bool:
     )
 
 
+def is_list(segment: StoredSegment) -> bool:
+    """Whether it was stored as a segment list: only we do that."""
+    return bool(segment.encoding & Encoding.SEGMENT_LIST)
+
+
 def may_be_list(segment: StoredSegment) -> bool:
     """Also one that was stored as a content before: who stores such bytes must not be able to take
-    another content away from a rebuild."""
-    marked = bool(segment.encoding & Encoding.SEGMENT_LIST)
-    return marked or SegmentList.may_have(segment.size_bytes)
+    another content away from a rebuild. Nor to give it other bytes: see `lookalikes`."""
+    return is_list(segment) or SegmentList.may_have(segment.size_bytes)
 
 
 def segment_from_shards(group: Iterable[tuple[ShardInfo, int]]) -> StoredSegment:

@@ -1,18 +1,23 @@
 """One segment in its buffer: how it is filled, what it becomes, and that it is stored."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from common.codec import Codec
+from common.errors import NotOurTurn, SegmentGone, SessionLost, Undurable
 from common.failpoints import Point, failpoint
 from common.hashing import blake3_digest
 from common.ids import SegmentId, ShardAddress
 from common.shards import Encoding, ShardInfo, ShardRecord
 from coordinator.buffers import StripeBuffer
 from coordinator.durability import present_layout
-from coordinator.metadata import ShardsOnNode, StoredSegment
+from coordinator.metadata import KnownSegment, ShardsOnNode, StoredSegment
 from coordinator.proof import proven
 from coordinator.services import Services
 from coordinator.write_stripe import StripeWrite, Written
+
+T = TypeVar("T")
 
 
 class Filling:
@@ -77,7 +82,7 @@ class SegmentWrites:
         known = await self.services.metadata.find_segment(id_)
         if known is None:
             return await self._write(id_, buffer, size_bytes, encoding)
-        readable = await self._readable(known.stored)
+        readable = await self._readable(known)
         if readable is None:
             self.unreadable[id_] = known.stored.generation
             return await self._write(id_, buffer, size_bytes, encoding)
@@ -85,11 +90,21 @@ class SegmentWrites:
             await self.services.metadata.touch_segment(id_)
         return readable
 
-    async def _readable(self, stored: StoredSegment) -> StoredSegment | None:
+    async def publish(self, commit: Awaitable[T]) -> T:
+        """The outcome of COMMIT. Unless it was refused, it may have been sent and its fate be
+        unknown: then nothing may be cleaned up."""
+        writes, self.writes = self.writes, []
+        try:
+            return await commit
+        except (NotOurTurn, SessionLost, SegmentGone, Undurable):
+            self.writes = writes  # refused: not a trace of it is in the database
+            raise
+
+    async def _readable(self, known: KnownSegment) -> StoredSegment | None:
         """A segment that is there, if it can be read now. If not, what we write takes its place: we
         still have the bytes."""
-        layout = present_layout(stored, self.services.cluster.membership.is_lasting)
-        return await proven(self.services, stored, layout)
+        layout = present_layout(known.stored, self.services.cluster.membership.is_lasting)
+        return await proven(self.services, known, layout)
 
     async def _write(
         self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding

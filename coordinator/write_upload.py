@@ -12,11 +12,7 @@ from common.errors import (
     BadRequest,
     IdMismatch,
     IncompleteBody,
-    NotOurTurn,
-    SegmentGone,
-    SessionLost,
     TooLarge,
-    Undurable,
 )
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
@@ -230,17 +226,22 @@ class Upload:
             self._done.unconfirmed,
             self._done.unreadable,
         )
-        # Unless it was refused, COMMIT may have been sent and its fate be unknown: then nothing
-        # may be cleaned up.
-        writes, self._done.writes = self._done.writes, []
-        try:
-            was_new = await self.services.metadata.commit_content(new)
-        except (NotOurTurn, SessionLost, SegmentGone, Undurable):
-            self._done.writes = writes  # refused: not a trace of it is in the database
-            raise
-        return Stored(
-            id_, self._size_bytes, await self._durability(id_, segments, was_new), was_new
+        was_new = await self._done.publish(self.services.metadata.commit_content(new))
+        durability = await self._durability(id_, segments, was_new)
+        for piece in await self.services.metadata.marks.lacking(segments):
+            await self._mark(piece)
+        return Stored(id_, self._size_bytes, durability, was_new)
+
+    async def _mark(self, piece: StoredSegment) -> None:
+        """As a content that is also a segment of another one (see metadata/marks.py)."""
+        done = self._done = SegmentWrites(self.services)
+        id_ = ContentId(piece.id)
+        segment_list = await self._write_list(id_, [piece])
+        written = list(done.written.values())
+        mark = NewContent(
+            id_, piece.size_bytes, [piece], segment_list, written, done.unconfirmed, done.unreadable
         )
+        await done.publish(self.services.metadata.marks.commit(mark))
 
     async def _durability(
         self, id_: ContentId, segments: list[StoredSegment], was_new: bool
@@ -255,7 +256,8 @@ class Upload:
     async def _write_list(self, id_: ContentId, segments: list[StoredSegment]) -> StoredSegment:
         """Store the segment list as a segment of its own."""
         entries = tuple((segment.id, segment.size_bytes) for segment in segments)
-        packed = SegmentList(id_, self._size_bytes, entries).pack()
+        size_bytes = sum(size for _, size in entries)
+        packed = SegmentList(id_, size_bytes, entries).pack()
         with await self._buffer(len(packed)) as buffer:
             buffer.memory[: len(packed)] = packed
             list_id = SegmentId(blake3_digest(packed))

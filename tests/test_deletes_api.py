@@ -17,7 +17,7 @@ async def test_stopping_and_allowing(cluster: LocalCluster, http: aiohttp.Client
                 assert (await answer.json())["deletes_stopped"] == "a disk smells odd", path
         assert "deletes are stopped: a disk" in run_sixfold("--url", cluster.url, "nodes")
         async with http.post("/-/admin/deletes/stop", json={"reason": "another"}) as answer:
-            assert await answer.json() == {"deletes_stopped": "a disk smells odd"}
+            assert await answer.json() == {"deletes_stopped": "a disk smells odd; another"}
         async with http.put("/v1/blobs", data=b"stored all the same") as answer:
             assert answer.status == 201
             url = f"/v1/blobs/{(await answer.json())['id']}"
@@ -25,7 +25,7 @@ async def test_stopping_and_allowing(cluster: LocalCluster, http: aiohttp.Client
             assert answer.status == 204
     finally:
         said = run_sixfold("--json", "--url", cluster.url, "admin", "allow-deletes")
-    assert json.loads(said) == {"deletes_stopped": "", "was": "a disk smells odd"}
+    assert json.loads(said) == {"deletes_stopped": "", "was": "a disk smells odd; another"}
     said = run_sixfold("--url", cluster.url, "admin", "allow-deletes")
     assert said == "deletes are allowed and were before\n"
     async with http.get("/-/ready") as answer:

@@ -14,6 +14,7 @@ from coordinator.metadata import Metadata, open_metadata, sessions
 from coordinator.metadata.rows import GENERATION_COUNTER_BITS
 from coordinator.metadata.sharing import TakenReport
 from coordinator.metadata.store import SESSION_LEASE_S
+from coordinator.rebuild import REBUILDING
 from tests.metadata_parts import GRACE_S, Clock, segment, single
 from tests.reports import incoming
 
@@ -124,10 +125,26 @@ async def test_a_new_database_for_old_nodes_deletes_nothing(metadata: Metadata) 
     assert await metadata.deletes_stopped() != ""
 
 
-async def test_the_first_reason_stays(metadata: Metadata) -> None:
+async def test_no_reason_hides_another(metadata: Metadata) -> None:
+    """An operator who takes his own back must learn that the database is an old one."""
     await metadata.stop_deletes("by hand")
     assert (await report(metadata, 1, 1000)).restored
-    assert await metadata.deletes_stopped() == "by hand"
+    assert (await report(metadata, 2, 2000)).restored
+    by_hand, alarm = (await metadata.deletes_stopped()).split("; ")
+    assert by_hand == "by hand"
+    assert alarm.startswith("node-1 has seen epoch 1000")
+    assert await metadata.allow_deletes()
+    assert await metadata.deletes_stopped() == ""
+
+
+async def test_an_alarm_outlasts_a_rebuild_that_ran_when_it_was_raised(metadata: Metadata) -> None:
+    await metadata.stop_deletes(REBUILDING)
+    assert (await report(metadata, 1, 1000)).restored
+    await metadata.resume_deletes(REBUILDING)
+    stopped = await metadata.deletes_stopped()
+    assert stopped.startswith("node-1 has seen epoch 1000")
+    await metadata.resume_deletes(REBUILDING)
+    assert await metadata.deletes_stopped() == stopped
 
 
 async def test_a_node_that_begins_without_what_it_was_told_is_outdated(metadata: Metadata) -> None:

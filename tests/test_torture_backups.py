@@ -22,3 +22,10 @@ def test_a_database_that_does_not_see_its_age_is_found_out() -> None:
     with patch.object(sessions, "stop_deletes", only_to_rebuild):
         outcome = backups.main(scale=0.005, seed=1)
     assert any("no alarm" in violation for violation in outcome.violations)
+
+
+def test_a_backup_that_is_relied_on_is_found_out() -> None:
+    """What it knows, and was deleted since, is acknowledged when it is stored again."""
+    with patch.object(sessions, "doubt", lambda *args: None):
+        outcome = backups.main(scale=0.03, seed=1)
+    assert outcome.violations

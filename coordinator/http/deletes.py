@@ -34,7 +34,7 @@ class DeleteHandlers:
         return web.json_response({"deletes_stopped": "", "was": was})
 
     async def stop(self, request: web.Request) -> web.Response:
-        """Delete nothing any more: `{"reason": …}`. A reason that is there already stays."""
+        """Delete nothing any more: `{"reason": …}`. Reasons that are there stay."""
         await self._metadata.stop_deletes(_reason(await _json(request)))
         return await self.show(request)
 

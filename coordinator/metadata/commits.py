@@ -33,6 +33,8 @@ Outcome = bool | SixfoldError
 
 _ROWS_AT_ONCE = 32
 
+MARKED = "(segment_count = 1 AND segment_list IS NOT NULL)"  # see `marks`
+
 # Without RETURNING: SQLite hands rows out one by one, and each costs a turn of the GIL.
 _SEGMENTS = (
     "INSERT INTO segment (id, size_bytes, stored_bytes, encoding, k, n, generation, layout, "
@@ -85,7 +87,7 @@ def _look(sql: Sql, session: int, lost_after_s: float, uploads: Sequence[NewCont
     marks = ",".join("?" * len(padded))
     found = sql.only(
         f"SELECT EXISTS ({LIVE_SESSION}), ({GONE_NODES}), "
-        f"(SELECT group_concat(hex(id)) FROM content WHERE id IN ({marks})), "
+        f"(SELECT group_concat(hex(id)) FROM content WHERE id IN ({marks}) AND NOT {MARKED}), "
         "(SELECT layouts_forgotten FROM cluster)",
         session, lost_after_s, *padded,
     )  # fmt: skip
@@ -133,10 +135,12 @@ def _insert(sql: Sql, layouts: Layouts, uploads: Sequence[NewContent]) -> set[in
 
 
 def _ours(sql: Sql, segments: Sequence[StoredSegment]) -> set[bytes]:
-    """Those of which our generation stands in the database."""
-    generations = {segment.id: segment.generation for segment in segments}
-    rows = sql.rows_in("SELECT id, generation FROM segment WHERE id IN ({keys})", generations)
-    return {id_ for id_, generation in rows if generations[id_] == generation}
+    """Those that stand in the database as we wrote them."""
+    written = {segment.id: (segment.generation, segment.checksums) for segment in segments}
+    rows = sql.rows_in(
+        "SELECT id, generation, checksums FROM segment WHERE id IN ({keys})", written
+    )
+    return {id_ for id_, *row in rows if written[id_] == tuple(row)}
 
 
 def _segment_row(layouts: Layouts, segment: StoredSegment) -> tuple[Any, ...]:

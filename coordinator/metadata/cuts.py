@@ -1,5 +1,5 @@
 """How contents are cut into segments. A content of one segment is its segment; one of several has a
-row of its own, and rows for these.
+row of its own, and rows for these. So has one of which the segment is a piece of another (`marks`).
 
 The latest upload's cut stands: coordinators may cut otherwise than they did, and of its segments,
 which it has just stored or found, more is known than of those of the cut before. Those are offered

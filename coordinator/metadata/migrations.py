@@ -141,6 +141,11 @@ def _count_what_is_forgotten(sql: Sql, cluster_id: str) -> None:
     sql.run("ALTER TABLE cluster ADD COLUMN layouts_forgotten BIGINT NOT NULL DEFAULT 0")
 
 
+def _doubt_what_a_backup_says(sql: Sql, cluster_id: str) -> None:
+    for column in ("doubted_epoch", "doubted_until"):
+        sql.run(f"ALTER TABLE cluster ADD COLUMN {column} BIGINT NOT NULL DEFAULT 0")
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -154,6 +159,7 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _find_due_repairs_by_survivors,
     _number_each_delete_once,
     _count_what_is_forgotten,
+    _doubt_what_a_backup_says,
 )
 
 

@@ -27,10 +27,11 @@ class Table(Model):
 class Cluster(Table):
     """One row. `sessions` is the epoch: it grows whenever a session begins or is renewed, and
     sessions are numbered by it. Since version 4 with a column deletes_stopped: why nothing may be
-    deleted on nodes, empty if it may. Since version 5 with deletes_allowed_at, when an operator
-    last ended that; and with the database's clock (see `clock`): clock_s is where it last ticked,
-    clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since version 11 with
-    layouts_forgotten: how often rows of `layout` were deleted."""
+    deleted on nodes, a reason a line, empty if it may. Since version 5 with deletes_allowed_at,
+    when an operator last ended that; and with the database's clock (see `clock`): clock_s is where
+    it last ticked, clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since
+    version 11 with layouts_forgotten: how often rows of `layout` were deleted. Since version 13
+    with doubted_epoch and doubted_until: see `sessions.doubt`."""
 
     id = IntegerField(primary_key=True)
     cluster_id = TextField()
@@ -92,7 +93,8 @@ class Segment(Table):
 
 
 class Content(Table):
-    """Since version 2 only contents of several segments: a content of one is its segment.
+    """Since version 2 only contents of several segments: a content of one is its segment, and has
+    a row only if another content has that segment too (see `marks`).
     `segment_list` names the segment that holds their list; since version 2 it has an index."""
 
     id = BlobField(primary_key=True)

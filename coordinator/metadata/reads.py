@@ -14,7 +14,7 @@ from coordinator.metadata.rows import (
     StoredSegment,
     Wish,
 )
-from coordinator.metadata.sessions import MAY_DELETE
+from coordinator.metadata.sessions import DOUBTFUL, MAY_DELETE
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import SEGMENTS_BEHIND
 
@@ -38,11 +38,12 @@ def known_segments(
 ) -> dict[SegmentId, KnownSegment]:
     """Those that a PUT may refer to: not what is known to be lost."""
     rows = sql.rows_in(
-        f"SELECT s.touched_at > {{now}} - {int(fresh_s)}, {SEGMENT_COLUMNS} FROM {SEGMENT_TABLES}"
+        f"SELECT s.touched_at > {{now}} - {int(fresh_s)}, {DOUBTFUL}, {SEGMENT_COLUMNS} "
+        f"FROM {SEGMENT_TABLES}"
         "WHERE s.id IN ({keys}) AND coalesce(r.survivors >= s.k, 1)",
         set(ids),
     )
-    known = (KnownSegment(segment_of(row[1:]), bool(row[0])) for row in rows)
+    known = (KnownSegment(segment_of(row), bool(fresh), bool(old)) for fresh, old, *row in rows)
     return {segment.stored.id: segment for segment in known}
 
 

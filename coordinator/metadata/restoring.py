@@ -1,14 +1,23 @@
 """The transactions of a rebuild: what was found on nodes goes back into the tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.errors import Conflict
 from common.ids import SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
+from coordinator.metadata.mending import pending_deletes
+from coordinator.metadata.notices import survivors_of
 from coordinator.metadata.outbox import is_in_outbox
-from coordinator.metadata.rows import GENERATION_COUNTER_BITS, StoredSegment
+from coordinator.metadata.reads import SEGMENT_COLUMNS, SEGMENT_TABLES, segment_of
+from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS,
+    NO_NODE,
+    UNKNOWN_CHECKSUM,
+    Places,
+    StoredSegment,
+)
 from coordinator.metadata.sessions import deletes_stopped
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
@@ -16,6 +25,7 @@ from coordinator.metadata.writes import (
     Layouts,
     insert_segment,
     pin,
+    put_anew,
     replace_segment,
 )
 
@@ -28,31 +38,63 @@ class Found:
     segment: StoredSegment
     held: Mapping[int, int]
 
-    def is_better_than(self, generation: int) -> bool:
-        """Whether it can be read, and that generation of the same bytes, an older one, cannot. A
-        younger one was written after the nodes were asked, or they did not all answer."""
+    def is_better_than(self, generation: int, is_lost: bool) -> bool:
+        """Whether it can be read, and that other generation of the same bytes, which may be lost as
+        far as the database knows, cannot. A younger one that is not was written after the nodes
+        were asked, or they did not all answer."""
         k, ours = self.segment.k, self.segment.generation
-        return ours > generation and self.held[ours] >= k > self.held.get(generation, 0)
+        may_be = ours > generation or is_lost
+        return may_be and self.held[ours] >= k > self.held.get(generation, 0)
 
 
 def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> None:
-    """Insert those that are not known, or whose known generation cannot be read any more: a backup
-    names what was deleted since, and perhaps written again. Passed over are those of which
-    something is about to be deleted. Sessions to come get numbers above those found.
+    """Insert those that are not known. What is known and cannot be read any more is replaced, if
+    the known generation is an older one: a backup names what was deleted since, and perhaps written
+    again; and completed, if it is the same: it was found when nodes were away that are there now.
+    Passed over are those of which something is about to be deleted. Sessions to come get numbers
+    above those found.
 
     Raises Conflict unless deletes are stopped, as they must be since the nodes were asked."""
     if not deletes_stopped(sql):
         raise Conflict("deletes were allowed while the metadata was rebuilt: rebuild it again")
     for each in found:
-        if is_in_outbox(sql, each.segment):
-            continue
-        if not insert_segment(sql, layouts, each.segment):
-            known = sql.row("SELECT generation FROM segment WHERE id = ?", each.segment.id)
-            if known is not None and each.is_better_than(known[0]):
-                replace_segment(sql, layouts, each.segment)
+        if not is_in_outbox(sql, each.segment) and not insert_segment(sql, layouts, each.segment):
+            _improve(sql, layouts, each)
     generations = (each.segment.generation for each in found)
     last_session = max((each >> GENERATION_COUNTER_BITS for each in generations), default=0)
     sql.run("UPDATE cluster SET sessions = ? WHERE sessions < ?", last_session, last_session)
+
+
+def _improve(sql: Sql, layouts: Layouts, found: Found) -> None:
+    """A segment that is known already."""
+    id_, ours = found.segment.id, found.segment.generation
+    row = sql.only(
+        f"SELECT {SEGMENT_COLUMNS}, r.survivors FROM {SEGMENT_TABLES}WHERE s.id = ?", id_
+    )
+    known = segment_of(row[:-1])
+    survivors = row[-1] if row[-1] is not None else survivors_of(known.layout, 0)
+    is_lost = survivors < known.k
+    if known.generation != ours:
+        if found.is_better_than(known.generation, is_lost):
+            replace_segment(sql, layouts, found.segment)
+    elif is_lost:
+        joined = _joined(known, found.segment, pending_deletes(sql, known))
+        if (joined.layout, joined.checksums) != (known.layout, known.checksums):
+            put_anew(sql, layouts, joined)
+
+
+def _joined(known: StoredSegment, found: StoredSegment, forbidden: Places) -> StoredSegment:
+    """As `known`, with the shards that were found where no delete may be on its way. Of shards that
+    nobody had at an earlier rebuild no checksum is known: that of the node counts, as it does for
+    all that is found."""
+    layout, checksums = list(known.layout), list[bytes]()
+    for index, node in enumerate(found.layout):
+        checksum = known.checksum(index)
+        is_right = checksum in (UNKNOWN_CHECKSUM, found.checksum(index))
+        if node != NO_NODE and is_right and (index, node) not in forbidden:
+            layout[index], checksum = node, found.checksum(index)
+        checksums.append(checksum)
+    return replace(known, layout=tuple(layout), checksums=b"".join(checksums))
 
 
 def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> bool:

@@ -55,6 +55,7 @@ class KnownSegment:
 
     stored: StoredSegment
     fresh: bool  # touched so lately that no collector may take it: needs no touch now
+    doubtful: bool = False  # only a backup says so (see sessions.doubt): it must be read
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,21 @@ later, and a node drops them a week after that. The numbers of sessions cannot m
 databases could give the same generation only to the same bytes at the same address.
 """
 
+from collections.abc import Iterable
+
 from common.errors import SessionLost
+from coordinator.metadata.rows import GENERATION_COUNTER_BITS
 from coordinator.metadata.sql import Sql
 
 LIVE_SESSION = "SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}"
 MAY_DELETE = "(SELECT deletes_stopped FROM cluster) = ''"  # a condition
+DOUBTFUL = (  # of segment s: see `doubt`
+    f"s.generation >> {GENERATION_COUNTER_BITS} <= (SELECT doubted_epoch FROM cluster) "
+    "AND s.verified_at <= (SELECT doubted_until FROM cluster)"
+)
+CLOCK_LAG_S = (
+    60  # a restored clock may be behind what it was by a renewal, if the machine restarted
+)
 
 
 def open_session(sql: Sql, lease_s: int) -> int:
@@ -91,6 +101,7 @@ def tell_epoch(sql: Sql, node: int, known: int, told: int) -> tuple[int, bool]:
     if older:
         sql.run("UPDATE session SET expires_at = {now} - 1 WHERE number <= ?", known)
         sql.run("UPDATE cluster SET sessions = ? WHERE sessions <= ?", known + 1, known)
+        doubt(sql, known)
         stop_deletes(
             sql,
             f"{name_of(sql, node)} has seen epoch {known}, but this database told it {told} at "
@@ -102,6 +113,16 @@ def tell_epoch(sql: Sql, node: int, known: int, told: int) -> tuple[int, bool]:
     return now, older
 
 
+def doubt(sql: Sql, until_epoch: int) -> None:
+    """The database is a backup: what it says of segments of sessions up to this one may have been
+    true once only. They may have been deleted since. Until all shards of one were found good again,
+    nothing is acknowledged because it is there."""
+    sql.run(
+        "UPDATE cluster SET doubted_epoch = max(doubted_epoch, ?), doubted_until = {now} + ?",
+        until_epoch, CLOCK_LAG_S,
+    )  # fmt: skip
+
+
 def name_of(sql: Sql, node: int) -> str:
     """For messages: operators know nodes by their names, which are not their numbers."""
     found = sql.row("SELECT name FROM node WHERE number = ?", node)
@@ -109,8 +130,25 @@ def name_of(sql: Sql, node: int) -> str:
 
 
 def stop_deletes(sql: Sql, reason: str) -> None:
-    """From now on nothing is deleted on nodes, until someone allows it. The first reason stays."""
-    sql.run("UPDATE cluster SET deletes_stopped = ? WHERE deletes_stopped = ''", reason)
+    """From now on nothing is deleted on nodes, until someone allows it. It stands beside the
+    reasons that there are, so that none goes with another; of those that end alike, as the alarms
+    of many nodes do, the first stays."""
+    reasons = _reasons(sql)
+    if _gist(reason) not in map(_gist, reasons):
+        _set_reasons(sql, [*reasons, reason])
+
+
+def _reasons(sql: Sql) -> list[str]:
+    found = sql.only("SELECT deletes_stopped FROM cluster")
+    return str(found[0]).splitlines()
+
+
+def _set_reasons(sql: Sql, reasons: Iterable[str]) -> None:
+    sql.run("UPDATE cluster SET deletes_stopped = ?", "\n".join(reasons))
+
+
+def _gist(reason: str) -> str:
+    return reason.rpartition(": ")[2]
 
 
 def allow_deletes(sql: Sql) -> bool:
@@ -123,11 +161,10 @@ def allow_deletes(sql: Sql) -> bool:
 
 
 def resume_deletes(sql: Sql, reason: str) -> None:
-    """Go on, if that was why they were stopped. Nothing is said of orphans."""
-    sql.run("UPDATE cluster SET deletes_stopped = '' WHERE deletes_stopped = ?", reason)
+    """Go on, if that was why they were stopped, and nothing else is. Nothing is said of orphans."""
+    _set_reasons(sql, [each for each in _reasons(sql) if each != reason])
 
 
 def deletes_stopped(sql: Sql) -> str:
     """Why nothing may be deleted; empty if it may."""
-    found = sql.only("SELECT deletes_stopped FROM cluster")
-    return str(found[0])
+    return "; ".join(_reasons(sql))

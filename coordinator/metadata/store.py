@@ -30,6 +30,7 @@ from coordinator.metadata import (
 from coordinator.metadata.clock import Clock
 from coordinator.metadata.database import open_database
 from coordinator.metadata.inspecting import Inspecting
+from coordinator.metadata.marks import Marks
 from coordinator.metadata.mending import Mending
 from coordinator.metadata.rows import (
     COLLECT,
@@ -67,6 +68,7 @@ class Metadata(Inspecting):
         self._layouts = writes.Layouts(sql)
         self._threads = Threads(sql, grace_s, lost_after_s, self._layouts, lambda: self.session)
         self.mending = Mending(self._read, self._write, self._layouts)
+        self.marks = Marks(self._read, self._write, self._layouts, lambda: self.session)
         self.sweeping = Sweeping(self._read, self._write, grace_s)
         self.session = 0
         self._session_lost = asyncio.Event()
@@ -85,8 +87,7 @@ class Metadata(Inspecting):
         self._sql.database.close()
 
     async def keep_session(self) -> None:
-        """Renew the lease for ever; a lease that was lost is replaced by a new session, at once
-        if a commit has found that out."""
+        """Renew the lease for ever; a lease that was lost is replaced by a new session."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(SESSION_RENEW_S):
@@ -195,18 +196,17 @@ class Metadata(Inspecting):
         return await self._write(lambda sql: jobs.count_in_job_state(sql, name, **done))
 
     async def set_wish(self, node: int, wish: Wish) -> None:
-        """What the operator wants of a node from now on. Raises Conflict if it was removed, or is
-        to be and a segment names it."""
+        """What the operator wants of a node from now on. Raises Conflict as `writes.set_wish`."""
         await self._write(partial(writes.set_wish, node=node, wish=wish))
 
     # Whether anything may be deleted on nodes
 
     async def stop_deletes(self, reason: str) -> None:
-        """Until an operator allows them. The first reason stays."""
+        """Until an operator allows them. The reasons that there are stay."""
         await self._write(partial(sessions.stop_deletes, reason=reason))
 
     async def resume_deletes(self, reason: str) -> None:
-        """Go on, if that was why they were stopped."""
+        """Go on, if only that was why they were stopped."""
         await self._write(partial(sessions.resume_deletes, reason=reason))
 
     async def allow_deletes(self) -> bool:

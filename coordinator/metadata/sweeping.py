@@ -24,6 +24,7 @@ from coordinator.metadata.rows import (
 )
 from coordinator.metadata.sessions import (
     deletes_stopped,
+    doubt,
     epoch,
     live_sessions,
     name_of,
@@ -172,6 +173,7 @@ def note_orphans(sql: Sql, listing: Listing) -> int:
     highest = epoch(sql)
     for address in orphans:
         if address.generation >> GENERATION_COUNTER_BITS > highest:
+            doubt(sql, highest)
             stop_deletes(
                 sql,
                 f"{name_of(sql, listing.node)} holds {address}, of a session above the epoch "

@@ -146,7 +146,7 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
     for segment in new.written:
         _put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
-    if len(new.segments) > 1:
+    if new.segment_list is not None:
         set_cut(sql, new)
     return pin(sql, new.id)
 
@@ -186,7 +186,7 @@ def _put_segment(
 ) -> None:
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
     unless theirs is known to be lost, or is that of the generation `unreadable`."""
-    if insert_segment(sql, layouts, segment) or _is_stored(sql, segment):
+    if insert_segment(sql, layouts, segment) or _is_stored(sql, layouts, segment):
         return
     lost = sql.row(
         f"SELECT 1 FROM segment s WHERE s.id = ? AND (s.generation = ? OR EXISTS ({UNREADABLE}))",
@@ -199,11 +199,23 @@ def _put_segment(
         add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
 
 
-def _is_stored(sql: Sql, segment: StoredSegment) -> bool:
+def _is_stored(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
     """Whether that very act of writing it is in the database: an earlier COMMIT of it, whose
-    answer was lost, took effect."""
-    found = sql.row("SELECT generation FROM segment WHERE id = ?", segment.id)
-    return found is not None and found[0] == segment.generation
+    answer was lost, took effect. Or a rebuild has found it, perhaps before all of its shards were
+    there: then it does not know them all."""
+    found = sql.row("SELECT generation, checksums FROM segment WHERE id = ?", segment.id)
+    if found is None or found[0] != segment.generation:
+        return False
+    if found[1] != segment.checksums:
+        put_anew(sql, layouts, segment)
+    return True
+
+
+def put_anew(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
+    """In the place of the row that there is, of which nothing is to be deleted."""
+    sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
+    sql.run("DELETE FROM segment WHERE id = ?", segment.id)
+    insert_segment(sql, layouts, segment)
 
 
 def replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
@@ -215,9 +227,7 @@ def replace_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
     )
     old = replace(segment, generation=found[0], layout=unpack_layout(found[1]))
     add_deletes(sql, shards_of(old), DeleteReason.DOOMED)
-    sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
-    sql.run("DELETE FROM segment WHERE id = ?", segment.id)
-    insert_segment(sql, layouts, segment)
+    put_anew(sql, layouts, segment)
 
 
 def insert_segment(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
@@ -243,11 +253,27 @@ def shards_of(segment: StoredSegment) -> list[ShardsOnNode]:
 
 
 def add_deletes(sql: Sql, deletes: Iterable[ShardsOnNode], why: DeleteReason) -> None:
+    """Leftovers are what was written in vain, as far as anybody knew who wrote it: those that a
+    layout names by now, since a rebuild has found them on their nodes, are none."""
     for shards in deletes:
         segment, generation, _ = shards.addresses[0]
-        sql.run(
-            "INSERT INTO outbox_delete (node, not_before, segment, generation, indexes, why) "
-            "VALUES (?, {now}, ?, ?, ?, ?)",
-            shards.node, segment, signed(generation),
-            bytes(address.index for address in shards.addresses), int(why),
-        )  # fmt: skip
+        indexes = [address.index for address in shards.addresses]
+        if why is DeleteReason.LEFTOVER:
+            layout = layout_now(sql, segment, generation)
+            indexes = [i for i in indexes if layout[i : i + 1] != (shards.node,)]
+        if indexes:
+            sql.run(
+                "INSERT INTO outbox_delete (node, not_before, segment, generation, indexes, why) "
+                "VALUES (?, {now}, ?, ?, ?, ?)",
+                shards.node, segment, signed(generation), bytes(indexes), int(why),
+            )  # fmt: skip
+
+
+def layout_now(sql: Sql, segment: SegmentId, generation: int) -> tuple[int, ...]:
+    """Of this very write of the segment; empty if it is gone."""
+    row = sql.row(
+        "SELECT l.nodes FROM segment s JOIN layout l ON l.id = s.layout "
+        "WHERE s.id = ? AND s.generation = ?",
+        segment, signed(generation),
+    )  # fmt: skip
+    return unpack_layout(row[0]) if row else ()

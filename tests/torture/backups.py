@@ -3,7 +3,7 @@ run on: they delete nothing and say so. The nodes give back what was stored sinc
 are allowed again, nothing of it is lost.
 
 What the backup says was deleted stays so, also if it was stored again since: on nodes that leaves
-no trace.
+no trace. What was deleted since the backup, of which that knows nothing, can be stored again.
 """
 
 import asyncio
@@ -72,9 +72,12 @@ class _Round:
         before = await self._shards()
         self.held = len(before)
         await self._restore(backup)
+        # This is acknowledged, so it must be there, whatever the backup says.
+        back = set(history.deleted)
+        await history.put_back()
         wrong = await self._nothing_goes(before)
         # What was deleted since may be there again, what had been deleted before may not.
-        history.deleted.clear()
+        deleted -= back
         history.contents = {i: d for i, d in history.contents.items() if i not in deleted}
         front = self.store.fronts[0]
         await Rebuild(front.metadata, front.cluster, front.reads).run()

@@ -23,13 +23,18 @@ def no_rest() -> Iterator[None]:
 
 class History:
     """`contents` are those that must be there, `deleted` those that must not. With `moves`, nodes
-    are drained and taken back: shards may share a node then for a while."""
+    are drained and taken back: shards may share a node then for a while. With `pieces`, segments
+    of larger contents are stored as contents, too."""
 
-    def __init__(self, store: Store, rng: random.Random, moves: bool = False) -> None:
+    def __init__(
+        self, store: Store, rng: random.Random, moves: bool = False, pieces: bool = False
+    ) -> None:
         self.store, self.rng = store, rng
         self._steps = [self.put, self.put, self.delete, self.put_again, self.let_pass]
         if moves:
             self._steps.append(self.move)
+        if pieces:
+            self._steps.append(self.put_piece)
         self.contents: dict[ContentId, bytes] = {}
         self.deleted: dict[ContentId, bytes] = {}
 
@@ -45,6 +50,24 @@ class History:
         known = [*self.contents.values(), *self.deleted.values()]
         if known:
             await self._put(self.rng.choice(known))
+
+    async def put_back(self) -> None:
+        """What was deleted."""
+        for data in list(self.deleted.values()):
+            await self._put(data)
+
+    async def put_piece(self) -> None:
+        """What is a segment of a larger content already, or will be one of it."""
+        large = self.rng.randbytes(2 * SEGMENT_BYTES + 700)
+        first = self.rng.choice([0, SEGMENT_BYTES, 2 * SEGMENT_BYTES])
+        both = [large, large[first : first + SEGMENT_BYTES]]
+        for data in self.rng.sample(both, 2):
+            await self._put(data)
+
+    async def settle(self) -> None:
+        """Until what failed uploads have left is on its way out."""
+        for front in self.store.fronts:
+            await front.settle()
 
     async def _put(self, data: bytes) -> None:
         stored = await self.rng.choice(self.store.fronts).put(data)
