@@ -18,6 +18,7 @@ class Encoding(IntFlag):
     COMPRESSED = 1
     ENCRYPTED = 2
     SEGMENT_LIST = 4  # the bytes are a segment list (common/segment_list.py), not content
+    BUNDLE = 8  # the bytes are several contents (common/bundle.py)
 
 
 class ShardInfo(NamedTuple):

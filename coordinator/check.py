@@ -3,9 +3,11 @@ bytes. Reads skip what they do not need; a check skips nothing."""
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from blake3 import blake3
 
+from common.bundle import Part
 from common.hashing import blake3_digest
 from coordinator.metadata import RepairNotice, StoredSegment
 from coordinator.services import Services
@@ -69,9 +71,15 @@ class StripeCheck:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def check(self, segment: StoredSegment, content_hash: blake3 | None = None) -> Finding:
-        """Read all shards of the segment; `content_hash` takes its plain bytes, if they can be had.
-        What is found goes into the database: what needs repair, or that all is well.
+    async def check(
+        self,
+        segment: StoredSegment,
+        content_hash: blake3 | None = None,
+        part: Part | None = None,
+    ) -> Finding:
+        """Read all shards of the segment; `content_hash` takes its plain bytes, if they can be had,
+        or this part of them. What is found goes into the database: what needs repair, or that all
+        is well.
 
         Raises Overloaded if there is no memory for it, and what the database raises.
         """
@@ -81,7 +89,12 @@ class StripeCheck:
             survey, segment = await self._survey(segment, stripe)
             disagrees = ""
             if len(survey.good) >= segment.k:
-                disagrees = await self._disagreement(survey, stripe, segment, content_hash)
+                plain = stripe[: segment.size_bytes]
+                disagrees = await self._disagreement(survey, plain, segment)
+                if content_hash is not None:
+                    of_content = plain[part.start : part.end] if part else plain
+                    update = partial(content_hash.update, of_content)
+                    await services.offload.run(len(of_content), update)
         finding = Finding(segment, tuple(survey.states), disagrees)
         await self._note(finding)
         return finding
@@ -102,19 +115,15 @@ class StripeCheck:
     async def _disagreement(
         self,
         survey: Survey,
-        stripe: memoryview,
+        plain: memoryview,
         segment: StoredSegment,
-        content_hash: blake3 | None,
     ) -> str:
         """What does not fit together, although enough shards match their checksums."""
         if not await survey.parity_agrees():
             return "the shards do not belong together"
-        plain = stripe[: segment.size_bytes]
         await survey.rebuild([row for row in range(segment.k) if row not in survey.good])
 
         def is_right() -> bool:
-            if content_hash is not None:
-                content_hash.update(plain)
             return blake3_digest(plain) == segment.id
 
         if not await self._services.offload.run(len(plain), is_right):

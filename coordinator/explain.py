@@ -100,6 +100,7 @@ class Explain:
         return {
             "position": cared.position,
             "id": str(segment.id),
+            "bundle": cared.part is not None,
             "generation": f"{segment.generation:016x}",
             "size_bytes": segment.size_bytes,
             "k": segment.k,

@@ -17,13 +17,16 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from itertools import filterfalse
 
+from common.bundle import parts_of
 from common.errors import SixfoldError
+from common.hashing import blake3_digest
+from common.ids import ContentId
 from common.segment_list import SegmentList
 from common.shards import Encoding, ShardInfo
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS
 from coordinator.lookalikes import restore_if_true
-from coordinator.metadata import Metadata, StoredSegment
+from coordinator.metadata import Bundled, Metadata, StoredSegment
 from coordinator.metadata.restoring import Found
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
@@ -54,6 +57,7 @@ class RebuildReport:
     contents: int = 0
     unreadable: int = 0
     broken_lists: int = 0
+    broken_bundles: int = 0
     strange: int = 0
 
 
@@ -64,6 +68,7 @@ class Rebuild:
     def __init__(self, metadata: Metadata, cluster: Cluster, reads: ReadPath) -> None:
         self._metadata, self._cluster, self._reads = metadata, cluster, reads
         self._lists: list[StoredSegment] = []
+        self._bundles: list[StoredSegment] = []
         self._batch: list[Found] = []
         self.report = RebuildReport()
 
@@ -102,6 +107,8 @@ class Rebuild:
         await self._flush()
         for segment in filter(is_list, self._lists):
             await self._restore_list(segment)
+        for segment in self._bundles:
+            await self._restore_bundle(segment)
         self.report.contents += await self._metadata.restore_single_contents()
         await want_pass(self._metadata, SCRUB)
         for segment in filterfalse(is_list, self._lists):
@@ -130,7 +137,9 @@ class Rebuild:
         if survivors < segment.k:
             log.error("segment %s: %d of its shards were found", segment.id, survivors)
             self.report.unreadable += 1
-        if may_be_list(segment):
+        if segment.encoding & Encoding.BUNDLE:
+            self._bundles.append(segment)
+        elif may_be_list(segment):
             self._lists.append(segment)
         held = Counter(address.generation for address in {info.address for info, _ in group})
         self._batch.append(Found(segment, held))
@@ -150,6 +159,24 @@ class Rebuild:
             return
         self.report.contents += await self._metadata.restore_content(listed, segment.id)
 
+    async def _restore_bundle(self, segment: StoredSegment) -> None:
+        """Its contents, unless the database knows which of them are needed."""
+        rebundling = self._metadata.rebundling
+        if await rebundling.is_known(segment.id):
+            return
+        try:
+            bundle = await self._reads.read_segment(segment)
+            places = [(part.start, part.end - part.start) for part in parts_of(bundle)]
+        except SixfoldError as error:
+            log.error("bundle %s: %s", segment.id, error)
+            self.report.broken_bundles += 1
+            return
+        parts = [
+            Bundled(ContentId(blake3_digest(bundle[start : start + size])), start, size)
+            for start, size in places
+        ]
+        self.report.contents += await rebundling.restore_parts(segment, parts)
+
 
 def is_ours(info: ShardInfo) -> bool:
     """Whether this store can have written such a shard. What lies behind a hole of a volume may be
@@ -159,7 +186,7 @@ def is_ours(info: ShardInfo) -> bool:
         (info.k, info.n, info.payload_bytes) == (DATA_SHARDS, ALL_SHARDS, shard_bytes)
         and address.index < ALL_SHARDS
         and address.generation >> GENERATION_COUNTER_BITS < MAX_SESSION
-        and info.encoding in (Encoding.PLAIN, Encoding.SEGMENT_LIST)
+        and info.encoding in (Encoding.PLAIN, Encoding.SEGMENT_LIST, Encoding.BUNDLE)
     )
 
 

@@ -33,6 +33,7 @@ from coordinator.metadata import open_metadata
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
 from coordinator.rebalance import RebalanceWorker
+from coordinator.rebundle import RebundleWorker
 from coordinator.repair import RepairWorker
 from coordinator.risk_report import RiskReport
 from coordinator.rot import RotWorker
@@ -129,6 +130,7 @@ class Coordinator:
         return [
             OutboxWorker(metadata, cluster),
             CollectWorker(metadata, cluster),
+            RebundleWorker(metadata, self.reads, self.writes.bundler, throttle),
             SweepWorker(metadata, cluster, config.sweep_every_s),
             RepairWorker(services, throttle),
             RotWorker(services),

@@ -29,7 +29,7 @@ class Verify:
             for cared in part:
                 in_content = cared.position is not None
                 found = await self._check.check(
-                    cared.stored, content_hash if in_content and readable else None
+                    cared.stored, content_hash if in_content and readable else None, cared.part
                 )
                 readable = readable and (found.is_readable or not in_content)
                 segments, shards = segments + 1, shards + found.segment.n

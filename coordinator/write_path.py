@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.ids import ContentId
+from coordinator.bundler import Bundler
 from coordinator.letting_go import let_go
 from coordinator.metadata import DeleteReason, ShardsOnNode
 from coordinator.services import Services
@@ -20,6 +21,7 @@ class WritePath:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self.bundler = Bundler(services, self._discard)
         self._cleanups: set[asyncio.Task[None]] = set()
 
     async def store(
@@ -34,7 +36,7 @@ class WritePath:
         StorageFull, or what `body` raises; then nothing is visible and what was written is
         deleted.
         """
-        upload = Upload(self._services)
+        upload = Upload(self._services, self.bundler)
         try:
             return await upload.run(body, declared_bytes, expected)
         except BaseException as error:
@@ -45,7 +47,8 @@ class WritePath:
             raise
 
     async def settle(self) -> None:
-        """Wait until what failed uploads left behind is on its way out."""
+        """Wait until bundles are written, and what failed uploads left behind is on its way out."""
+        await self.bundler.settle()
         while self._cleanups:
             await asyncio.wait(self._cleanups)
 

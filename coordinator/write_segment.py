@@ -80,14 +80,17 @@ class SegmentWrites:
         """The segment of these bytes, which lie in front in `buffer`: as it is there already, or
         as it has been written now. Raises Undurable or StorageFull."""
         known = await self.services.metadata.find_segment(id_)
-        if known is None:
-            return await self._write(id_, buffer, size_bytes, encoding)
+        found = await self.reuse(known) if known is not None else None
+        return found or await self.write(id_, buffer, size_bytes, encoding)
+
+    async def reuse(self, known: KnownSegment) -> StoredSegment | None:
+        """The segment, if it can be read now. It is kept from the collector."""
+        stored = known.stored
         readable = await self._readable(known)
         if readable is None:
-            self.unreadable[id_] = known.stored.generation
-            return await self._write(id_, buffer, size_bytes, encoding)
-        if not known.fresh:
-            await self.services.metadata.touch_segment(id_)
+            self.unreadable[stored.id] = stored.generation
+        elif not known.fresh:
+            await self.services.metadata.touch_segment(stored.id)
         return readable
 
     async def publish(self, commit: Awaitable[T]) -> T:
@@ -106,9 +109,11 @@ class SegmentWrites:
         layout = present_layout(known.stored, self.services.cluster.membership.is_lasting)
         return await proven(self.services, known, layout)
 
-    async def _write(
+    async def write(
         self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding
     ) -> StoredSegment:
+        """A segment of these bytes, which lie in front in `buffer`, as it has been written now.
+        Raises Undurable or StorageFull."""
         services, codec = self.services, self.services.codec
         shard_bytes = codec.shard_bytes(size_bytes)
         placement = services.cluster.place(id_, shard_bytes, codec.k, codec.n)

@@ -20,6 +20,7 @@ from common.segment_list import SegmentList
 from common.shards import Encoding
 from common.units import KIB
 from coordinator.buffers import StripeBuffer
+from coordinator.bundler import SMALL_BYTES, Bundler, Small
 from coordinator.durability import Durability, durability_of
 from coordinator.metadata import NewContent, ShardsOnNode, StoredSegment
 from coordinator.services import Services
@@ -44,6 +45,7 @@ class Upload:
     """The state of one upload."""
 
     services: Services
+    bundler: Bundler
     _done: SegmentWrites = field(init=False)
     _segments: list[asyncio.Task[StoredSegment]] = field(default_factory=list)
     _in_work: dict[SegmentId, asyncio.Future[StoredSegment]] = field(default_factory=dict)
@@ -62,16 +64,13 @@ class Upload:
     ) -> Stored:
         first, rest = await self._fill_first(body, declared_bytes)
         if not rest:  # a content of one segment needs no tasks, and its hash is the segment's
-            segments = [await self._store_only(first)]
-            id_ = ContentId(segments[0].id)
-        else:
-            content_hash = blake3()
-            async with asyncio.TaskGroup() as group:
-                await self._take_in(group, first, rest, body, declared_bytes, content_hash)
-            segments = [task.result() for task in self._segments]
-            id_ = ContentId(content_hash.digest())
-        if expected is not None and id_ != expected:
-            raise IdMismatch(f"the bytes have the id {id_}, not {expected}")
+            return await self._store_only(first, expected)
+        content_hash = blake3()
+        async with asyncio.TaskGroup() as group:
+            await self._take_in(group, first, rest, body, declared_bytes, content_hash)
+        segments = [task.result() for task in self._segments]
+        id_ = ContentId(content_hash.digest())
+        _check_id(id_, expected)
         return await self._publish(id_, segments)
 
     async def _fill_first(
@@ -175,14 +174,37 @@ class Upload:
         store = self._store_segment(filling.buffer, filling.size_bytes, content_hash)
         self._segments.append(group.create_task(store))
 
-    async def _store_only(self, filling: Filling) -> StoredSegment:
-        """Of a content that is one segment."""
+    async def _store_only(self, filling: Filling, expected: ContentId | None) -> Stored:
+        """A content that is one segment, or may share one."""
         with filling.buffer as buffer:
             plain = buffer.memory[: filling.size_bytes]
-            id_ = SegmentId(
-                await self.services.offload.run(len(plain), lambda: blake3_digest(plain))
+            digest = await self.services.offload.run(len(plain), lambda: blake3_digest(plain))
+            id_ = ContentId(digest)
+            _check_id(id_, expected)
+            if 0 < len(plain) <= SMALL_BYTES:
+                return await self._store_small(id_, buffer, plain)
+            segment = await self._done.find_or_write(
+                SegmentId(digest), buffer, len(plain), Encoding.PLAIN
             )
-            return await self._done.find_or_write(id_, buffer, len(plain), Encoding.PLAIN)
+        return await self._publish(id_, [segment])
+
+    async def _store_small(self, id_: ContentId, buffer: StripeBuffer, plain: memoryview) -> Stored:
+        copy = await self.services.metadata.find_copy(id_)
+        found = await self._done.reuse(copy.segment) if copy is not None else None
+        if copy is not None and found is not None:
+            return await self._publish(id_, [found], copy.start_bytes)
+        if copy is not None:
+            return await self._store_alone(id_, buffer, plain)
+        async with self.bundler.turn(Small(id_, plain)) as placed:
+            if placed is None:
+                return await self._store_alone(id_, buffer, plain)
+        durability = await self._durability(id_, [placed.segment], placed.new)
+        return Stored(id_, self._size_bytes, durability, placed.new)
+
+    async def _store_alone(self, id_: ContentId, buffer: StripeBuffer, plain: memoryview) -> Stored:
+        """As a segment of its own."""
+        write = self._done.write(SegmentId(id_), buffer, len(plain), Encoding.PLAIN)
+        return await self._publish(id_, [await write])
 
     async def _store_segment(
         self, buffer: StripeBuffer, size_bytes: int, content_hash: blake3
@@ -214,7 +236,9 @@ class Upload:
         async with self._hash_turn:
             return SegmentId(await self.services.offload.run(len(plain), both))
 
-    async def _publish(self, id_: ContentId, segments: list[StoredSegment]) -> Stored:
+    async def _publish(
+        self, id_: ContentId, segments: list[StoredSegment], start_bytes: int | None = None
+    ) -> Stored:
         """The transaction that makes it visible."""
         segment_list = await self._write_list(id_, segments) if len(segments) > 1 else None
         new = NewContent(
@@ -225,9 +249,11 @@ class Upload:
             list(self._done.written.values()),
             self._done.unconfirmed,
             self._done.unreadable,
+            start_bytes,
         )
         was_new = await self._done.publish(self.services.metadata.commit_content(new))
-        durability = await self._durability(id_, segments, was_new)
+        stands = was_new or not self._done.written
+        durability = await self._durability(id_, segments, stands)
         for piece in await self.services.metadata.marks.lacking(segments):
             await self._mark(piece)
         return Stored(id_, self._size_bytes, durability, was_new)
@@ -244,11 +270,11 @@ class Upload:
         await done.publish(self.services.metadata.marks.commit(mark))
 
     async def _durability(
-        self, id_: ContentId, segments: list[StoredSegment], was_new: bool
+        self, id_: ContentId, segments: list[StoredSegment], stands: bool
     ) -> Durability:
         """Of what is in the database now: if another upload of the same bytes came first, its
         shards stand and ours are deleted."""
-        if not was_new and self._done.written:
+        if not stands:
             manifest = await self.services.metadata.find_content(id_)
             segments = list(manifest.segments) if manifest is not None else segments
         return durability_of(segments, self.services.cluster.membership.is_lasting)
@@ -264,3 +290,8 @@ class Upload:
             return await self._done.find_or_write(
                 list_id, buffer, len(packed), Encoding.SEGMENT_LIST
             )
+
+
+def _check_id(id_: ContentId, expected: ContentId | None) -> None:
+    if expected is not None and id_ != expected:
+        raise IdMismatch(f"the bytes have the id {id_}, not {expected}")

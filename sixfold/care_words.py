@@ -110,6 +110,7 @@ def explain_lines(said: dict[str, Any]) -> list[str]:
 def _segment_lines(segment: dict[str, Any]) -> list[str]:
     position = segment["position"]
     name = "list of segments" if position is None else f"segment {position}"
+    name = "in the bundle" if segment["bundle"] else name
     rows = [SHARD_COLUMNS, *(_shard_row(shard) for shard in segment["shards"])]
     return [
         f"{name} {segment['id']}, {segment['size_bytes']} bytes",

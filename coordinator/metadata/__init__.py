@@ -1,14 +1,18 @@
 """The metadata database: the one package of the coordinator that knows peewee and SQL."""
 
 from coordinator.metadata.inspecting import Lease
+from coordinator.metadata.opening import open_metadata
 from coordinator.metadata.rows import (
     COLLECT,
     OUTBOX,
+    Bundled,
     DeleteReason,
     DueDeletes,
     JobState,
+    KnownCopy,
     KnownSegment,
     Manifest,
+    NewBundle,
     NewContent,
     NodeRow,
     OutboxRow,
@@ -19,19 +23,22 @@ from coordinator.metadata.rows import (
     Wish,
 )
 from coordinator.metadata.sharing import IncomingReport
-from coordinator.metadata.store import Metadata, open_metadata
+from coordinator.metadata.store import Metadata
 
 __all__ = [
     "COLLECT",
     "OUTBOX",
+    "Bundled",
     "DeleteReason",
     "DueDeletes",
     "IncomingReport",
     "JobState",
+    "KnownCopy",
     "KnownSegment",
     "Lease",
     "Manifest",
     "Metadata",
+    "NewBundle",
     "NewContent",
     "NodeRow",
     "OutboxRow",

@@ -8,15 +8,16 @@ from collections.abc import Iterable
 
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
+from coordinator.metadata.bundles import note_waste
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import DeleteReason, StoredSegment
 from coordinator.metadata.sessions import deletes_stopped
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
-    SEGMENTS_BEHIND,
     add_deletes,
     shards_of,
+    touch_behind,
 )
 
 
@@ -29,17 +30,9 @@ def unpin(sql: Sql, content: ContentId) -> bool:
             "ON CONFLICT (content) DO UPDATE SET unpinned_at = excluded.unpinned_at",
             content,
         )
-    _touch_segments(sql, content)
+    touch_behind(sql, content)  # the grace period starts now: reads that have begun go on
     failpoint(Point.UNPIN_BEGUN)
     return gone > 0
-
-
-def _touch_segments(sql: Sql, content: ContentId) -> None:
-    """The grace period starts now: reads that have begun go on."""
-    sql.run(
-        f"UPDATE segment SET touched_at = {{now}} WHERE id IN ({SEGMENTS_BEHIND})",
-        content, content, content,
-    )  # fmt: skip
 
 
 def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace_s: int) -> bool:
@@ -58,6 +51,9 @@ def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace
     recut = pinned and sql.row("SELECT 1 FROM content WHERE id = ?", content) is not None
     needless = [SegmentId(content)] if recut else []
     segments = {s.id: s for s in behind if not pinned or s.id in needless}
+    bundle = None if pinned else _bundle_of(sql, content)
+    if bundle is not None:
+        segments.pop(bundle, None)
     if pinned and not segments:
         sql.run("DELETE FROM collect_queue WHERE content = ?", content)
         return False
@@ -74,10 +70,34 @@ def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace
     if not pinned:
         sql.run("DELETE FROM content_segment WHERE content = ?", content)
         sql.run("DELETE FROM content WHERE id = ?", content)
+    if bundle is not None:
+        _one_less_in(sql, bundle)
     for segment in segments.values():
         _remove_unreferenced(sql, segment)
     failpoint(Point.COLLECT_BEGUN)
     return True
+
+
+def _bundle_of(sql: Sql, content: ContentId) -> SegmentId | None:
+    found = sql.row(
+        "SELECT cs.segment FROM content c JOIN content_segment cs ON cs.content = c.id "
+        "WHERE c.id = ? AND c.start_bytes IS NOT NULL",
+        content,
+    )
+    return SegmentId(found[0]) if found else None
+
+
+def _one_less_in(sql: Sql, bundle: SegmentId) -> None:
+    """A bundle is kept young by all that is in it. No content waits for that; the bundle does, once
+    nothing needs it."""
+    if _is_referenced(sql, bundle):
+        note_waste(sql, bundle)
+        return
+    sql.run(
+        "INSERT INTO collect_queue (content, unpinned_at) SELECT id, touched_at FROM segment "
+        "WHERE id = ? ON CONFLICT DO NOTHING",
+        bundle,
+    )
 
 
 _REFERENCED = (
@@ -88,13 +108,19 @@ _REFERENCED = (
 )
 
 
+def _is_referenced(sql: Sql, segment: SegmentId) -> bool:
+    return sql.row(_REFERENCED, segment, segment, segment) is not None
+
+
 def _remove_unreferenced(sql: Sql, segment: StoredSegment) -> None:
-    if sql.row(_REFERENCED, segment.id, segment.id, segment.id):
+    if _is_referenced(sql, segment.id):
+        note_waste(sql, segment.id)
         return
     removed = sql.run(
         "DELETE FROM segment WHERE id = ? AND generation = ?",
         segment.id, signed(segment.generation),
     )  # fmt: skip
     if removed:
-        sql.run("DELETE FROM repair_queue WHERE segment = ?", segment.id)
+        for queue in ("repair_queue", "rebundle_queue"):
+            sql.run(f"DELETE FROM {queue} WHERE segment = ?", segment.id)
         add_deletes(sql, shards_of(segment), DeleteReason.DOOMED)

@@ -6,8 +6,8 @@ find a row of theirs taken, go through `commit_content`.
 """
 
 import math
-from collections.abc import Iterator, Sequence, Set
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence, Set
+from typing import Any, NamedTuple
 
 from common.errors import SixfoldError
 from common.ids import ContentId
@@ -28,10 +28,7 @@ from coordinator.metadata.writes import (
     commit_content,
 )
 
-T = TypeVar("T")
 Outcome = bool | SixfoldError
-
-_ROWS_AT_ONCE = 32
 
 MARKED = "(segment_count = 1 AND segment_list IS NOT NULL)"  # see `marks`
 
@@ -41,7 +38,7 @@ _SEGMENTS = (
     "checksums, touched_at) VALUES {rows} ON CONFLICT DO NOTHING",
     "(?, ?, ?, ?, ?, ?, ?, ?, ?, {now})",
 )
-_PINS = (
+PINS = (
     "INSERT INTO pin (content, account, created_at) VALUES {rows} ON CONFLICT DO NOTHING",
     f"(?, {DEFAULT_ACCOUNT}, {{wall}})",
 )
@@ -125,12 +122,12 @@ def _insert(sql: Sql, layouts: Layouts, uploads: Sequence[NewContent]) -> set[in
     """Which of them, by Python's `id`, are visible now and were not before. Of the others, which
     found their segment there, not a row was written."""
     segments = [new.segments[0] for new in uploads]
-    inserted = _insert_rows(sql, _SEGMENTS, [_segment_row(layouts, each) for each in segments])
+    inserted = sql.insert_rows(*_SEGMENTS, [_segment_row(layouts, each) for each in segments])
     if inserted < len(uploads):
         ours = _ours(sql, segments)
         uploads = [new for new in uploads if new.id in ours]
     # A segment that was not there belonged to no content: none of these pins can be there.
-    _insert_rows(sql, _PINS, [(new.id,) for new in uploads])
+    sql.insert_rows(*PINS, [(new.id,) for new in uploads])
     return {id(new) for new in uploads}
 
 
@@ -151,30 +148,11 @@ def _segment_row(layouts: Layouts, segment: StoredSegment) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _insert_rows(sql: Sql, statement: tuple[str, str], rows: Sequence[tuple[Any, ...]]) -> int:
-    """How many were not there already."""
-    text, row = statement
-    inserted = 0
-    for part in _parts(rows):
-        values = (value for each in part for value in each)
-        inserted += sql.run(text.replace("{rows}", ", ".join([row] * len(part))), *values)
-    return inserted
-
-
-def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Pieces whose lengths are powers of two: so few statements that all stay prepared."""
-    at = 0
-    while left := len(rows) - at:
-        length = min(_ROWS_AT_ONCE, 1 << (left.bit_length() - 1))
-        yield rows[at : at + length]
-        at += length
-
-
 def _alone(sql: Sql, layouts: Layouts, session: int, new: NewContent, known: _Known) -> Outcome:
     try:
         visible = commit_content(sql, layouts, session, without_gone(sql, new, known.gone))
     except SixfoldError as error:
         return error
-    if new.id in known.recut and len(new.segments) == 1:
+    if new.id in known.recut and len(new.segments) == 1 and new.start_bytes is None:
         forget_cut(sql, new.id)
     return visible

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
+from common.bundle import Part
 from common.ids import ContentId, SegmentId
 from coordinator.metadata import reads
 from coordinator.metadata.rows import DeleteReason, StoredSegment
@@ -33,12 +35,14 @@ class Queued:
 @dataclass(frozen=True, slots=True)
 class CaredSegment:
     """A segment and its care. `position` is None for the list of the others; `verified_at_s` is 0
-    if its shards were not looked at since they were written."""
+    if its shards were not looked at since they were written. `part` tells where the content is in
+    a bundle, from where to where; None if it has all of the segment."""
 
     stored: StoredSegment
     position: int | None
     verified_at_s: int
     queued: Queued | None
+    part: Part | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,10 @@ class Explained:
     pending: tuple[PendingDelete, ...]
 
 
-Numbered = tuple[int | None, StoredSegment]
+class _Numbered(NamedTuple):
+    position: int | None
+    segment: StoredSegment
+    part: Part | None = None
 
 
 def explained(sql: Sql, content: ContentId, first: int, limit: int) -> Explained | None:
@@ -82,6 +89,15 @@ def explained(sql: Sql, content: ContentId, first: int, limit: int) -> Explained
     return Explained(content, state, len(segments), _with_care(sql, shown), pending)
 
 
+def _part_of(sql: Sql, content: ContentId) -> Part | None:
+    found = sql.row(
+        "SELECT start_bytes, start_bytes + size_bytes FROM content "
+        "WHERE id = ? AND start_bytes IS NOT NULL",
+        content,
+    )
+    return Part(*found) if found else None
+
+
 def _state(sql: Sql, content: ContentId) -> ContentState | None:
     if sql.row("SELECT 1 FROM pin WHERE content = ?", content):
         return ContentState.LIVE
@@ -90,35 +106,35 @@ def _state(sql: Sql, content: ContentId) -> ContentState | None:
     return None
 
 
-def _in_order(sql: Sql, content: ContentId) -> list[Numbered]:
+def _in_order(sql: Sql, content: ContentId) -> list[_Numbered]:
     behind = {segment.id: segment for segment in reads.segments_behind(sql, content)}
     rows = sql.rows(
         "SELECT segment FROM content_segment WHERE content = ? ORDER BY position", content
     )
     ids = [SegmentId(id_) for (id_,) in rows]
     if not ids:
-        return [(0, segment) for segment in behind.values()]
+        return [_Numbered(0, segment) for segment in behind.values()]
     others = behind.keys() - set(ids) - {content}  # as one segment it may be there still
-    listed = [behind[id_] for id_ in others]
-    parts: list[Numbered] = [(at, behind[id_]) for at, id_ in enumerate(ids) if id_ in behind]
-    return [*parts, *((None, segment) for segment in listed)]
+    part = _part_of(sql, content)
+    pieces = [_Numbered(at, behind[id_], part) for at, id_ in enumerate(ids) if id_ in behind]
+    return [*pieces, *(_Numbered(None, behind[id_]) for id_ in others)]
 
 
-def _with_care(sql: Sql, segments: Sequence[Numbered]) -> tuple[CaredSegment, ...]:
+def _with_care(sql: Sql, segments: Sequence[_Numbered]) -> tuple[CaredSegment, ...]:
     rows = sql.rows_in(
         "SELECT s.id, s.verified_at, r.survivors, r.reason, {now} - r.queued_at, "
         "CASE WHEN r.not_before > {now} THEN r.not_before - {now} ELSE 0 END, r.attempts "
         "FROM segment s LEFT JOIN repair_queue r ON r.segment = s.id WHERE s.id IN ({keys})",
-        {segment.id for _, segment in segments},
+        {each.segment.id for each in segments},
     )
     found = {id_: (verified_at_s, queued) for id_, verified_at_s, *queued in rows}
     cared = []
-    for position, segment in segments:
+    for position, segment, part in segments:
         if segment.id not in found:
             continue  # it was collected a moment ago
         verified_at_s, queued = found[segment.id]
         row = Queued(*queued) if queued[0] is not None else None
-        cared.append(CaredSegment(segment, position, verified_at_s, row))
+        cared.append(CaredSegment(segment, position, verified_at_s, row, part))
     return tuple(cared)
 
 

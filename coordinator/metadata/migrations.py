@@ -10,6 +10,7 @@ from coordinator.metadata.models import (
     TABLES,
     CollectQueue,
     DeletedPlace,
+    RebundleQueue,
 )
 from coordinator.metadata.sql import Sql
 
@@ -146,6 +147,11 @@ def _doubt_what_a_backup_says(sql: Sql, cluster_id: str) -> None:
         sql.run(f"ALTER TABLE cluster ADD COLUMN {column} BIGINT NOT NULL DEFAULT 0")
 
 
+def _bundle_small_contents(sql: Sql, cluster_id: str) -> None:
+    sql.run("ALTER TABLE content ADD COLUMN start_bytes BIGINT")
+    sql.database.create_tables([RebundleQueue])
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -160,6 +166,7 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _number_each_delete_once,
     _count_what_is_forgotten,
     _doubt_what_a_backup_says,
+    _bundle_small_contents,
 )
 
 

@@ -30,7 +30,7 @@ class Cluster(Table):
     deleted on nodes, a reason a line, empty if it may. Since version 5 with deletes_allowed_at,
     when an operator last ended that; and with the database's clock (see `clock`): clock_s is where
     it last ticked, clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since
-    version 11 with layouts_forgotten: how often rows of `layout` were deleted. Since version 13
+    version 11 with layouts_forgotten: how often rows of `layout` were deleted. Since version 12
     with doubted_epoch and doubted_until: see `sessions.doubt`."""
 
     id = IntegerField(primary_key=True)
@@ -95,7 +95,9 @@ class Segment(Table):
 class Content(Table):
     """Since version 2 only contents of several segments: a content of one is its segment, and has
     a row only if another content has that segment too (see `marks`).
-    `segment_list` names the segment that holds their list; since version 2 it has an index."""
+    `segment_list` names the segment that holds their list; since version 2 it has an index. Since
+    version 13 also contents in bundles, with a column start_bytes: where in its one segment, which
+    is the bundle, such a content begins; null for all others."""
 
     id = BlobField(primary_key=True)
     size_bytes = BigIntegerField()
@@ -205,6 +207,13 @@ class CollectQueue(Table):
 
     content = BlobField(primary_key=True)
     unpinned_at = BigIntegerField(index=True)
+
+
+class RebundleQueue(Table):
+    """Bundles of which most is not needed any more. The job looks from `not_before` on."""
+
+    segment = BlobField(primary_key=True)
+    not_before = BigIntegerField(index=True)
 
 
 class NodeReport(Table):

@@ -8,6 +8,8 @@ from common.shards import Encoding
 from coordinator.metadata.notices import LEFT_JOIN_QUEUE
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import (
+    CopyOf,
+    KnownCopy,
     KnownSegment,
     Manifest,
     NodeRow,
@@ -47,24 +49,55 @@ def known_segments(
     return {segment.stored.id: segment for segment in known}
 
 
+def known_copies(sql: Sql, ids: Iterable[CopyOf], fresh_s: int) -> dict[CopyOf, KnownCopy]:
+    """Where the bytes of small contents are already, unless that is known to be lost."""
+    wanted = {bytes(ask.id) for ask in ids}
+    alone = known_segments(sql, map(SegmentId, wanted), fresh_s)
+    copies = {CopyOf(ContentId(id_)): KnownCopy(known, None) for id_, known in alone.items()}
+    rows = sql.rows_in(
+        f"SELECT c.id, c.start_bytes, s.touched_at > {{now}} - {int(fresh_s)}, {DOUBTFUL}, "
+        f"{SEGMENT_COLUMNS} "
+        "FROM content c JOIN content_segment cs ON cs.content = c.id "
+        f"JOIN segment s ON s.id = cs.segment JOIN layout l ON l.id = s.layout {LEFT_JOIN_QUEUE}"
+        "WHERE c.id IN ({keys}) AND c.start_bytes IS NOT NULL AND coalesce(r.survivors >= s.k, 1)",
+        wanted - {bytes(id_) for id_ in alone},
+    )
+    for id_, start_bytes, fresh, doubtful, *segment in rows:
+        known = KnownSegment(segment_of(segment), bool(fresh), bool(doubtful))
+        copies[CopyOf(ContentId(id_))] = KnownCopy(known, start_bytes)
+    return copies
+
+
 def manifests(sql: Sql, ids: Iterable[ContentId]) -> dict[ContentId, Manifest]:
     """The visible contents among `ids`."""
     rows = sql.rows_in(
-        f"SELECT p.content, p.created_at, c.size_bytes, {SEGMENT_COLUMNS} FROM pin p "
-        "LEFT JOIN content c ON c.id = p.content LEFT JOIN segment s ON s.id = p.content "
+        f"SELECT p.content, p.created_at, c.size_bytes, c.start_bytes, {SEGMENT_COLUMNS} "
+        "FROM pin p LEFT JOIN content c ON c.id = p.content LEFT JOIN content_segment cs "
+        "ON cs.content = c.id AND cs.position = 0 AND c.start_bytes IS NOT NULL "
+        "LEFT JOIN segment s ON s.id = coalesce(cs.segment, p.content) "
         f"LEFT JOIN layout l ON l.id = s.layout {LEFT_JOIN_QUEUE}WHERE p.content IN ({{keys}})",
         set(ids),
     )
-    found = {}
-    for id_, created_at_s, size_bytes, *single in rows:
-        content = ContentId(id_)
-        if size_bytes is None:
-            segments: tuple[StoredSegment, ...] = (segment_of(single),)
-            size_bytes = segments[0].size_bytes
-        else:
-            segments = _segments_of(sql, content)
-        found[content] = Manifest(content, size_bytes, created_at_s, segments)
-    return found
+    return {ContentId(row[0]): _manifest(sql, *row) for row in rows}
+
+
+def _manifest(
+    sql: Sql,
+    id_: bytes,
+    created_at_s: int,
+    size_bytes: int | None,
+    start_bytes: int | None,
+    *only: Any,
+) -> Manifest:
+    """`only` is the segment that the content is, or is in; not of one of several."""
+    content = ContentId(id_)
+    if size_bytes is None:
+        segment = segment_of(only)
+        return Manifest(content, segment.size_bytes, created_at_s, (segment,))
+    if start_bytes is None:
+        return Manifest(content, size_bytes, created_at_s, _segments_of(sql, content))
+    segments = (segment_of(only),) if only[0] is not None else ()
+    return Manifest(content, size_bytes, created_at_s, segments, start_bytes)
 
 
 def _segments_of(sql: Sql, content: ContentId) -> tuple[StoredSegment, ...]:

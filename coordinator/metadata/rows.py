@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.ids import ContentId, SegmentId, ShardAddress
 from common.membership import NodeReport
@@ -59,13 +59,38 @@ class KnownSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownCopy:
+    """Where the bytes of a small content are: a segment of their own, or in a bundle, from
+    `start_bytes` on."""
+
+    segment: KnownSegment
+    start_bytes: int | None
+
+
+class CopyOf(NamedTuple):
+    """The question for that."""
+
+    id: ContentId
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """All that a read needs: the content and its segments in order."""
+    """All that a read needs: the content and its segments in order, or the bundle that it is in,
+    from `start_bytes` on."""
 
     id: ContentId
     size_bytes: int
     created_at_s: int
     segments: tuple[StoredSegment, ...]
+    start_bytes: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the database has all that the content is made of."""
+        there_bytes = sum(segment.size_bytes for segment in self.segments)
+        if self.start_bytes is None:
+            return there_bytes == self.size_bytes
+        return there_bytes >= self.start_bytes + self.size_bytes
 
 
 class Wish(StrEnum):
@@ -124,7 +149,7 @@ class NewContent:
     segment list, if there is one) that this upload wrote itself, the rest was there before.
     `unconfirmed` are shards that may lie on nodes although no layout names them. `unreadable` are
     the generations of segments that were there too but could not be read: what was written takes
-    their place.
+    their place. A content that was found in a bundle, its one segment, begins at `start_bytes`.
     """
 
     id: ContentId
@@ -134,6 +159,27 @@ class NewContent:
     written: Sequence[StoredSegment]
     unconfirmed: Sequence[ShardsOnNode] = ()
     unreadable: Mapping[SegmentId, int] = field(default_factory=dict)
+    start_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundled:
+    """A content in a bundle. `moved_from` is the bundle that it was in, if it is not uploaded."""
+
+    id: ContentId
+    start_bytes: int
+    size_bytes: int
+    moved_from: SegmentId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewBundle:
+    """What several uploads want to make visible, in one transaction: a segment that has just been
+    written, and the contents in it, no two alike. `unconfirmed` as in NewContent."""
+
+    segment: StoredSegment
+    contents: Sequence[Bundled]
+    unconfirmed: Sequence[ShardsOnNode] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,18 @@
 """Plain SQL on the metadata database, whatever database that is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from peewee import Database, PeeweeException
 
 from common.errors import FateUnknown
 from coordinator.metadata.turns import turn
+
+T = TypeVar("T")
+
+_ROWS_AT_ONCE = 32
 
 
 class Sql:
@@ -47,6 +51,15 @@ class Sql:
         """Insert a row; its number."""
         return int(self._execute(text, values).lastrowid)
 
+    def insert_rows(self, text: str, row: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Insert many; how many were not there already. `text` contains ``{rows}`` where the values
+        go, `row` is how each of them is written."""
+        inserted = 0
+        for part in _parts(rows):
+            values = (value for each in part for value in each)
+            inserted += self.run(text.replace("{rows}", ", ".join([row] * len(part))), *values)
+        return inserted
+
     def rows(self, text: str, *values: Any) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = self._execute(text, values).fetchall()
         return found
@@ -84,3 +97,12 @@ class Sql:
             marks = ",".join("?" * len(part))
             found += self.rows(text.replace("{keys}", marks), *part)
         return found
+
+
+def _parts(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Pieces whose lengths are powers of two: so few statements that all stay prepared."""
+    at = 0
+    while left := len(rows) - at:
+        length = min(_ROWS_AT_ONCE, 1 << (left.bit_length() - 1))
+        yield rows[at : at + length]
+        at += length

@@ -3,16 +3,12 @@
 import asyncio
 import itertools
 import logging
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
-from peewee import PeeweeException
-
-from common.errors import BadSetting, NotOurTurn, SessionLost, SixfoldError
+from common.errors import SessionLost, SixfoldError
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
@@ -27,18 +23,20 @@ from coordinator.metadata import (
     sharing,
     writes,
 )
-from coordinator.metadata.clock import Clock
-from coordinator.metadata.database import open_database
 from coordinator.metadata.inspecting import Inspecting
 from coordinator.metadata.marks import Marks
 from coordinator.metadata.mending import Mending
+from coordinator.metadata.rebundling import Rebundling
 from coordinator.metadata.rows import (
     COLLECT,
     GENERATION_COUNTER_BITS,
+    CopyOf,
     DeleteReason,
     DueDeletes,
+    KnownCopy,
     KnownSegment,
     Manifest,
+    NewBundle,
     NewContent,
     RepairNotice,
     ShardsOnNode,
@@ -68,6 +66,7 @@ class Metadata(Inspecting):
         self._layouts = writes.Layouts(sql)
         self._threads = Threads(sql, grace_s, lost_after_s, self._layouts, lambda: self.session)
         self.mending = Mending(self._read, self._write, self._layouts)
+        self.rebundling = Rebundling(self._read, self._write)
         self.marks = Marks(self._read, self._write, self._layouts, lambda: self.session)
         self.sweeping = Sweeping(self._read, self._write, grace_s)
         self.session = 0
@@ -134,16 +133,29 @@ class Metadata(Inspecting):
         """The segments and generations of which something is to be deleted."""
         return await self._read(outbox.writes_in_outbox)
 
+    def find_copy(self, id_: ContentId) -> Awaitable[KnownCopy | None]:
+        """Where the bytes of a small content are already."""
+        answer: Awaitable[KnownCopy | None] = self._threads.reader.ask(CopyOf(id_))
+        return answer
+
     # Changing
 
     async def commit_content(self, new: NewContent) -> bool:
         """Durable and visible on return; True if it was not visible before."""
+        visible: bool = await self._commit(new)
+        return visible
+
+    async def commit_bundle(self, new: NewBundle) -> list[bool]:
+        """The same for each of its contents."""
+        visible: list[bool] = await self._commit(new)
+        return visible
+
+    async def _commit(self, new: NewContent | NewBundle) -> Any:
         try:
-            visible: bool = await self._threads.writer.ask(new)
+            return await self._threads.writer.ask(new)
         except SessionLost:
             self._session_lost.set()
             raise
-        return visible
 
     async def touch_segment(self, segment: SegmentId) -> None:
         """Keep the collector away from it for another grace period."""
@@ -267,33 +279,3 @@ class Metadata(Inspecting):
     async def _write(self, change: Callable[[Sql], T]) -> T:
         answer: T = await self._threads.writer.ask(change)
         return answer
-
-
-def open_metadata(
-    data: Path,
-    url: str,
-    grace_s: int,
-    clock: Clock | None = None,
-    cluster_id: str = "",
-    lost_after_s: float = math.inf,
-) -> Metadata:
-    """`url` may be empty: then the database is `metadata.db` in `data`. With `cluster_id`, a new
-    database belongs to that cluster, and an old one must. No upload is committed on nodes that have
-    not reported for `lost_after_s`. Raises BadSetting if the directory or the database cannot be
-    used."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadSetting(f"data {data}: {error.strerror}") from None
-    url = url or f"sqlite:///{data / 'metadata.db'}"
-    try:
-        sql = open_database(url, clock, cluster_id)
-    except PeeweeException as error:
-        raise BadSetting(f"database {url}: {error}") from None
-    except OSError as error:
-        raise BadSetting(f"database {url}: unable to open: {error.strerror}") from None
-    except NotOurTurn as error:
-        if not isinstance(cause := error.__cause__, OSError):
-            raise
-        raise BadSetting(f"database {url}: unable to open: {cause.strerror}") from None
-    return Metadata(sql, grace_s, lost_after_s)

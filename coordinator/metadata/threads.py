@@ -13,16 +13,17 @@ from common.failpoints import Point, failpoint
 from common.ids import Blake3Id, ContentId, SegmentId
 from coordinator.metadata import reads
 from coordinator.metadata.batching import BatchThread, own_copy
+from coordinator.metadata.bundles import commit_bundle
 from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.commits import Outcome, commit_contents
-from coordinator.metadata.rows import NewContent
+from coordinator.metadata.rows import CopyOf, NewBundle, NewContent
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import Layouts
 
 log = logging.getLogger(__name__)
 
-Query = Callable[[Sql], Any] | Blake3Id
-Change = Callable[[Sql], Any] | NewContent
+Query = Callable[[Sql], Any] | Blake3Id | CopyOf
+Change = Callable[[Sql], Any] | NewContent | NewBundle
 
 
 class Threads:
@@ -51,24 +52,23 @@ class Threads:
         await asyncio.to_thread(self._checkpoints.close)
 
     def query(self, batch: list[Query]) -> list[Any]:
-        """Ids are looked up together, a statement per kind; other queries one by one."""
-        segment_ids = [ask for ask in batch if isinstance(ask, SegmentId)]
-        content_ids = [ask for ask in batch if isinstance(ask, ContentId)]
-        segments = (
-            self._attempt(
-                partial(reads.known_segments, ids=segment_ids, fresh_s=self._grace_s // 2)
-            )
-            if segment_ids
-            else {}
-        )
-        manifests = self._attempt(partial(reads.manifests, ids=content_ids)) if content_ids else {}
+        """Ids are looked up together, a statement or two per kind; other queries one by one."""
+        fresh_s = self._grace_s // 2
+        lookups: dict[type, Callable[..., Any]] = {
+            SegmentId: partial(reads.known_segments, fresh_s=fresh_s),
+            ContentId: reads.manifests,
+            CopyOf: partial(reads.known_copies, fresh_s=fresh_s),
+        }
+        found = {}
+        for kind, look_up in lookups.items():
+            if ids := [ask for ask in batch if isinstance(ask, kind)]:
+                found[kind] = self._attempt(partial(look_up, ids=ids))
 
         def answer(ask: Query) -> Any:
-            if isinstance(ask, SegmentId | ContentId):
-                found = segments if isinstance(ask, SegmentId) else manifests
-                return own_copy(found) if isinstance(found, Exception) else found.get(ask)
-            assert not isinstance(ask, Blake3Id)
-            return self._attempt(ask)
+            if not isinstance(ask, Blake3Id | CopyOf):
+                return self._attempt(ask)
+            answers = found[type(ask)]
+            return own_copy(answers) if isinstance(answers, Exception) else answers.get(ask)
 
         return [answer(ask) for ask in batch]
 
@@ -101,6 +101,7 @@ class Threads:
     def _commit_together(self, batch: list[Change]) -> list[Any]:
         """First the new contents, with few statements; then all else, one after another."""
         uploads = [change for change in batch if isinstance(change, NewContent)]
+        are_there = any(isinstance(change, NewContent | NewBundle) for change in batch)
         with self._sql.transaction():
             self._layouts.begin()
             outcomes = iter(self._commit_contents(uploads))
@@ -108,9 +109,9 @@ class Threads:
                 next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
                 for change in batch
             ]
-            if uploads:
+            if are_there:
                 failpoint(Point.UPLOAD_COMMIT_BEGUN)
-        if uploads:
+        if are_there:
             failpoint(Point.UPLOAD_COMMITTED)
         self._checkpoints.committed(self._sql.rows_changed)
         return answers
@@ -120,8 +121,13 @@ class Threads:
             self._sql, self._layouts, self._session(), uploads, self._lost_after_s
         )
 
-    def _refusable(self, change: Callable[[Sql], Any]) -> Any:
+    def _commit_bundle(self, new: NewBundle) -> list[bool]:
+        return commit_bundle(self._sql, self._layouts, self._session(), new, self._lost_after_s)
+
+    def _refusable(self, change: Callable[[Sql], Any] | NewBundle) -> Any:
         try:
+            if isinstance(change, NewBundle):
+                return self._commit_bundle(change)
             return change(self._sql)
         except SixfoldError as error:  # it refused before it wrote anything
             return error

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from common.errors import Conflict, SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
-from coordinator.metadata.cuts import set_cut
+from coordinator.metadata.cuts import set_cut, set_part
 from coordinator.metadata.notices import queue_repair
 from coordinator.metadata.packing import pack_layout, signed, unpack_layout
 from coordinator.metadata.rows import (
@@ -140,15 +140,23 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
 
     Raises SessionLost, and SegmentGone if a segment that the upload relied on is gone.
     """
-    for number in {session, *(written.generation >> COUNTER_BITS for written in new.written)}:
-        check_session(sql, number)  # the sweep spares the shards of a live session only
+    check_sessions(sql, session, new.written)
     _check_reused(sql, new)
     for segment in new.written:
-        _put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
+        put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
     if new.segment_list is not None:
         set_cut(sql, new)
+    elif new.start_bytes is not None:
+        set_part(sql, new)
     return pin(sql, new.id)
+
+
+def check_sessions(sql: Sql, session: int, written: Iterable[StoredSegment]) -> None:
+    """The one that commits and those that wrote: the sweep spares the shards of live sessions only.
+    Raises SessionLost."""
+    for number in {session, *(segment.generation >> COUNTER_BITS for segment in written)}:
+        check_session(sql, number)
 
 
 def pin(sql: Sql, content: ContentId) -> bool:
@@ -176,14 +184,20 @@ def _check_reused(sql: Sql, new: NewContent) -> None:
             raise SegmentGone("a segment was deleted or lost during its upload; try again")
 
 
+def touch_behind(sql: Sql, content: ContentId) -> None:
+    """The grace period of all that is there for this content starts again."""
+    sql.run(
+        f"UPDATE segment SET touched_at = {{now}} WHERE id IN ({SEGMENTS_BEHIND})",
+        content, content, content,
+    )  # fmt: skip
+
+
 def touch_segment(sql: Sql, segment: SegmentId) -> None:
     """Someone is about to refer to it: its grace period starts again."""
     sql.run("UPDATE segment SET touched_at = {now} WHERE id = ?", segment)
 
 
-def _put_segment(
-    sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: int | None
-) -> None:
+def put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: int | None) -> None:
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
     unless theirs is known to be lost, or is that of the generation `unreadable`."""
     if insert_segment(sql, layouts, segment) or _is_stored(sql, layouts, segment):

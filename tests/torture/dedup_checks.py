@@ -17,11 +17,11 @@ from tests.schedules import Step
 
 CHANGES = (  # steps that begin so may change what layouts name, or what is there
     "delete", "quarantine", "A writes NewContent", "B writes NewContent", "A writes switch",
-    "B writes switch",
+    "B writes switch", "A writes NewBundle", "B writes NewBundle",
 )  # fmt: skip
 TABLES = (
     "segment", "content", "content_segment", "pin", "collect_queue", "outbox_delete", "orphan",
-    "repair_queue",
+    "repair_queue", "rebundle_queue",
 )  # fmt: skip
 
 

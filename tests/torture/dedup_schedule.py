@@ -1,6 +1,7 @@
 """One schedule of the test `dedup`: who takes part, and in which order."""
 
 import asyncio
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,9 @@ from coordinator.mend import Mender
 from coordinator.metadata import Metadata
 from coordinator.metadata.store import SESSION_LEASE_S
 from coordinator.read_path import ReadPath
+from coordinator.rebundle import RebundleWorker
 from coordinator.sweep import SweepWorker
+from coordinator.throttle import Throttle
 from coordinator.write_path import WritePath
 from tests.memory_cluster import MemoryCluster, get, paths, put
 from tests.metadata_parts import GRACE_S, seize_lease
@@ -33,7 +36,7 @@ class Schedule:
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world, self.rng = world, rng
         one, other = rng.randbytes(SEGMENT_BYTES), rng.randbytes(40)
-        self._contents = (one, other, one + other)  # the third has the others as its segments
+        self._contents = [one, other, one + other]  # the third has the others as its segments
         self._checks = Checks(world, self._contents)
         self.gates = Gates(rng, self._checks.look)
         self._checks.steps = self.gates.done
@@ -43,6 +46,9 @@ class Schedule:
         cluster = GatedCluster(self.world.nodes, self.gates, self.world.clock)
         straggler_s = self.rng.choice([0.0, 30.0])
         with self._gated(), paths_of_both(self.world, cluster, straggler_s) as both:
+            rebundlers = [
+                _rebundler(m, *ends) for m, ends in zip(self.world.coordinators, both, strict=True)
+            ]
             self.gates.in_order = True
             await self.gates.run(self._prepare(*both[0]))
             self.gates.in_order = False
@@ -53,17 +59,18 @@ class Schedule:
                     for m in self.world.coordinators
                     for job in _workers(m, cluster)
                 ),
+                *(self._job(*of) for of in zip(self.world.coordinators, rebundlers, strict=True)),
                 *(self._mend(*of) for of in zip(self.world.coordinators, both, strict=True)),
                 self._time(),
                 self._clean_up(self.rng.choice(self.world.coordinators), cluster),
             )
             self.gates.in_order = True
-            await self.gates.run(self._settle(cluster))
+            await self.gates.run(self._settle(cluster, rebundlers[0]))
             self._checks.no_orphans()
             self._checks.lists()
             await self.gates.run(self._checks.contents(both[0][1]))
             if self.rng.randrange(EMPTIED) == 0:
-                await self.gates.run(self._remove_all(cluster))
+                await self.gates.run(self._remove_all(cluster, rebundlers[0]))
                 self._checks.nothing_left()
         self._clear()
 
@@ -99,9 +106,21 @@ class Schedule:
 
     async def _client(self, writes: WritePath, reads: ReadPath) -> None:
         for _ in range(self.rng.choice([1, 2, 3])):
-            verb = self.rng.choice(["put", "put", "put", "vanish", "delete", "delete", "get"])
-            await self._do(verb, self.rng.choice(self._contents), writes, reads)
+            verb = self.rng.choice(
+                ["put", "put", "put", "put all", "vanish", "delete", "delete", "get"]
+            )
+            if verb == "put all":
+                await self._put_all(writes, reads)
+            else:
+                await self._do(verb, self.rng.choice(self._contents), writes, reads)
         await writes.settle()
+
+    async def _put_all(self, writes: WritePath, reads: ReadPath) -> None:
+        """Some that are new: those that wait while the first is being written are in a bundle
+        then."""
+        self._contents += [self.rng.randbytes(24) for _ in range(4)]
+        contents = self.rng.sample(self._contents[-6:], 6)
+        await asyncio.gather(*(self._do("put", data, writes, reads) for data in contents))
 
     async def _do(self, verb: str, data: bytes, writes: WritePath, reads: ReadPath) -> None:
         began = len(self.gates.done)
@@ -189,7 +208,7 @@ class Schedule:
         )
         self.world.clock.now_s += SESSION_LEASE_S + 1
 
-    async def _settle(self, cluster: MemoryCluster) -> None:
+    async def _settle(self, cluster: MemoryCluster, rebundler: Worker) -> None:
         """All jobs until nothing is left for them to do: an orphan is noted, condemned a grace
         period later, and quarantined."""
         first = self.world.coordinators[0]
@@ -199,14 +218,14 @@ class Schedule:
             for metadata in self.world.coordinators:
                 await metadata._begin_session()
             await seize_lease(first)
-            for job in (collect, swept, outbox):
+            for job in (collect, rebundler, swept, outbox):
                 while await job.step():
                     pass
 
-    async def _remove_all(self, cluster: MemoryCluster) -> None:
+    async def _remove_all(self, cluster: MemoryCluster, rebundler: Worker) -> None:
         for data in self._contents:
             await self.world.coordinators[0].unpin(content_id(data))
-        await self._settle(cluster)
+        await self._settle(cluster, rebundler)
 
     def _clear(self) -> None:
         """The next begins with nothing."""
@@ -239,6 +258,10 @@ def _workers(metadata: Metadata, nodes: MemoryCluster) -> tuple[Worker, Worker, 
         OutboxWorker(metadata, cluster),
         SweepWorker(metadata, cluster, every_s=0),
     )
+
+
+def _rebundler(metadata: Metadata, writes: WritePath, reads: ReadPath) -> Worker:
+    return RebundleWorker(metadata, reads, writes.bundler, Throttle(math.inf))
 
 
 async def _nothing() -> None:

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 from common.errors import NotFound, SixfoldError
+from common.hashing import blake3_digest
 from common.ids import ContentId
 from coordinator import sweep
 from tests.torture.one_process import GRACE_S, SEGMENT_BYTES, Store
 
 SIZES = (0, 1, 700, 20_000, SEGMENT_BYTES, 2 * SEGMENT_BYTES + 5)
-JOBS = ("collect", "outbox", "sweep", "repair")
+JOBS = ("collect", "rebundle", "outbox", "sweep", "repair")
 
 
 @contextmanager
@@ -30,7 +31,9 @@ class History:
         self, store: Store, rng: random.Random, moves: bool = False, pieces: bool = False
     ) -> None:
         self.store, self.rng = store, rng
-        self._steps = [self.put, self.put, self.delete, self.put_again, self.let_pass]
+        self._steps = [
+            self.put, self.put, self.put_together, self.delete, self.put_again, self.let_pass,
+        ]  # fmt: skip
         if moves:
             self._steps.append(self.move)
         if pieces:
@@ -44,6 +47,17 @@ class History:
 
     async def put(self) -> None:
         await self._put(self.rng.randbytes(self.rng.choice(SIZES)))
+
+    async def put_together(self) -> None:
+        """Small contents that share a bundle; most of them soon go."""
+        contents = [self.rng.randbytes(self.rng.randint(1, 900)) for _ in range(5)]
+        front = self.rng.choice(self.store.fronts)
+        for data, stored in zip(contents, await front.put_together(*contents), strict=True):
+            if isinstance(stored, BaseException):
+                raise stored
+            self.contents[stored.id] = data
+        for data in self.rng.sample(contents, self.rng.choice([0, 3, 4])):
+            await self._delete(ContentId(blake3_digest(data)))
 
     async def put_again(self) -> None:
         """What is there already, or was."""
@@ -76,9 +90,11 @@ class History:
 
     async def delete(self) -> None:
         if self.contents:
-            id_ = self.rng.choice(list(self.contents))
-            self.deleted[id_] = self.contents.pop(id_)
-            await self.rng.choice(self.store.fronts).metadata.unpin(id_)
+            await self._delete(self.rng.choice(list(self.contents)))
+
+    async def _delete(self, id_: ContentId) -> None:
+        self.deleted[id_] = self.contents.pop(id_)
+        await self.rng.choice(self.store.fronts).metadata.unpin(id_)
 
     async def let_pass(self) -> None:
         """Time, often more than it takes to collect."""

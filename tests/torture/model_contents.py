@@ -52,7 +52,8 @@ def lists_in(database: Path) -> set[bytes]:
     """The ids of the segment lists of all contents that are cut into several segments."""
     with closing(sqlite3.connect(database)) as connection:
         rows = connection.execute(
-            "SELECT segment_list FROM content WHERE id IN (SELECT content FROM pin)"
+            "SELECT segment_list FROM content "
+            "WHERE segment_list IS NOT NULL AND id IN (SELECT content FROM pin)"
         )
         return {bytes(id_) for (id_,) in rows}
 

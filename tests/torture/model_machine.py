@@ -9,6 +9,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from common.errors import FateUnknown, Undurable
 from common.failpoints import Point, armed
+from coordinator.bundler import SMALL_BYTES
 from coordinator.metadata import Wish
 from coordinator.metadata.rows import NO_NODE
 from coordinator.write_upload import Stored
@@ -23,10 +24,11 @@ from tests.torture.one_process import (
 )
 
 T = TypeVar("T")
-JOBS = ["collect", "outbox", "sweep", "repair", "rebalance", "scrub"]
+JOBS = ["collect", "rebundle", "outbox", "sweep", "repair", "rebalance", "scrub"]
 ZONES = "aaabbbccc"
 STEP_S = 60.0  # no step may take longer: a hang is a failure
 which = st.integers(0, len(CONTENTS) - 1)
+small = st.sampled_from([i for i, data in enumerate(CONTENTS) if len(data) <= SMALL_BYTES])
 fronts = st.integers(0, COORDINATORS - 1)
 nodes = st.sampled_from(NODES)
 
@@ -64,6 +66,19 @@ class StoreMachine(StoreUnderTest):
                 raise outcome
             else:
                 self.acknowledged(index, outcome)
+
+    @rule(some=st.sets(small, min_size=3), front=fronts)
+    def put_small_ones_together(self, some: set[int], front: int) -> None:
+        """They share a bundle, but for those that are there already."""
+        contents = [CONTENTS[which] for which in some]
+        outcomes = self.run(self.store.fronts[front].put_together(*contents))
+        for which, outcome in zip(some, outcomes, strict=True):
+            if isinstance(outcome, Undurable):
+                assert self.active() < LEAST_NODES
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                self.acknowledged(which, outcome)
 
     def acknowledged(self, which: int, stored: Stored) -> None:
         """From now on it can be read, whatever there was before, and as long as no more goes than

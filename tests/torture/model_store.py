@@ -29,7 +29,7 @@ from tests.torture.one_process import (
 )
 
 T = TypeVar("T")
-JOBS = ["collect", "outbox", "sweep", "repair", "rebalance", "scrub"]
+JOBS = ["collect", "rebundle", "outbox", "sweep", "repair", "rebalance", "scrub"]
 ZONES = "aaabbbccc"
 STEP_S = 60.0  # no step may take longer: a hang is a failure
 which = st.integers(0, len(CONTENTS) - 1)

@@ -18,11 +18,12 @@ from typing import cast
 import aiohttp
 
 from common.codec import Codec
-from common.errors import NodeUnreachable, SessionLost
+from common.errors import NodeUnreachable, SessionLost, Undurable
 from common.ids import ContentId, ShardAddress
 from common.units import KIB, MIB
 from common.upkeep import Quarantined
 from coordinator.buffers import StripeBuffers
+from coordinator.bundler import Small
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.deleting import CollectWorker, OutboxWorker
@@ -33,6 +34,7 @@ from coordinator.node import Node as Member
 from coordinator.offload import Offload
 from coordinator.read_path import ReadPath
 from coordinator.rebalance import RebalanceWorker
+from coordinator.rebundle import RebundleWorker
 from coordinator.remote_store import RemoteStore
 from coordinator.repair import RepairWorker
 from coordinator.rot import RotWorker
@@ -124,6 +126,7 @@ class Front:
         self.reads, self.writes = ReadPath(services), WritePath(services)
         jobs: list[Worker] = [
             CollectWorker(self.metadata, self.cluster),
+            RebundleWorker(self.metadata, self.reads, self.writes.bundler, Throttle(math.inf)),
             OutboxWorker(self.metadata, self.cluster),
             SweepWorker(self.metadata, self.cluster, every_s=0),
             RepairWorker(services, Throttle(math.inf), self._clock),
@@ -157,6 +160,15 @@ class Front:
                 while self.metadata.session == session:
                     await asyncio.sleep(0.001)
 
+    async def put_together(self, *contents: bytes) -> list[Stored | BaseException]:
+        """While another upload is on its way, so that small ones share a bundle."""
+        waiting = self.writes.bundler
+        async with waiting.turn(Small(ContentId(bytes(32)), memoryview(b"another"))):
+            puts = [asyncio.ensure_future(self.put(data)) for data in contents]
+            while len(waiting._waiting) + sum(put.done() for put in puts) < len(puts):
+                await asyncio.sleep(0)
+        return await asyncio.gather(*puts, return_exceptions=True)
+
     async def get(self, id_: ContentId, start: int = 0, end: int | None = None) -> bytes:
         """Raises NotFound, Unreadable."""
         manifest = await self.reads.find(id_)
@@ -170,10 +182,11 @@ class Front:
 
     async def work(self, job: str) -> None:
         """The job's steps, until there is nothing left for it to do at once. Who has held its lease
-        has lost it."""
+        has lost it. A step that cannot be done now is done another time."""
         await seize_lease(self.metadata, job)
-        while await self.jobs[job].step():
-            pass
+        with suppress(SessionLost, Undurable):
+            while await self.jobs[job].step():
+                pass
 
 
 class Store:
