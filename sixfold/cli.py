@@ -68,8 +68,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def as_interrupt(number: int, frame: object) -> None:
     """Clean up likewise: the event loop has a handler of its own for SIGINT, which cancels what
-    runs, where an exception in the midst of anything could be taken for an error of that."""
-    signal.raise_signal(signal.SIGINT)
+    runs, where an exception in the midst of anything could be taken for an error of that. Shells
+    let what runs behind ignore SIGINT; SIGTERM is heard there too."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, None)
 
 
 def _print_version(wanted: bool) -> None:

@@ -5,8 +5,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,25 @@ async def test_interrupted_get_leaves_nothing(
     assert names_in(tmp_path) == []
 
 
-def test_sigterm_cancels_what_runs() -> None:
+@pytest.fixture
+def handlers() -> Iterator[Callable[[Any], Any]]:
+    """Sets what becomes of SIGINT, and SIGTERM to what the command does."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGTERM, as_interrupt)
+    yield partial(signal.signal, signal.SIGINT)
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def test_sigterm_is_heard_where_sigint_is_not(handlers: Callable[[Any], Any]) -> None:
+    handlers(signal.SIG_IGN)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_cancels_what_runs(handlers: Callable[[Any], Any]) -> None:
     """As SIGINT does. An exception in the midst of anything ends as an error of that."""
+    handlers(signal.default_int_handler)
     went_on = []
 
     async def work() -> None:
@@ -211,12 +229,8 @@ def test_sigterm_cancels_what_runs() -> None:
         went_on.append(True)
         await asyncio.Event().wait()
 
-    before = signal.signal(signal.SIGTERM, as_interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            uvloop.run(work())
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(KeyboardInterrupt):
+        uvloop.run(work())
     assert went_on
 
 
