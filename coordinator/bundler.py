@@ -152,7 +152,10 @@ class Bundler:
         """None if memory is short: what has room already can be written by itself."""
         codec = self.services.codec
         size_bytes = bundle_bytes([len(each.small.plain) for each in group])
-        return self.services.buffers.try_acquire(codec.n * codec.shard_bytes(size_bytes))
+        try:
+            return self.services.buffers.try_acquire(codec.n * codec.shard_bytes(size_bytes))
+        except (OSError, MemoryError):
+            return None
 
     async def _write(
         self, group: Sequence[_Waiting], parts: Sequence[Part], buffer: StripeBuffer

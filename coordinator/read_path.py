@@ -132,6 +132,16 @@ class ReadPath:
         """The verified plain bytes of one segment. Raises Unreadable or Overloaded."""
         return await self._read_out(Slice(segment, 0, segment.size_bytes), LATER_SEGMENT_WAIT_S)
 
+    async def check(self, manifest: Manifest) -> None:
+        """Raises Unreadable unless the nodes have all of it, whatever the cache has."""
+        for part in slices_of(manifest, 0, manifest.size_bytes):
+            size_bytes = self._stripe_bytes(part.segment)
+            buffer = await self._buffers.acquire_behind(size_bytes, LATER_SEGMENT_WAIT_S)
+            try:
+                await self._read(part, buffer)
+            finally:
+                buffer.abandon()
+
     async def _read_out(self, part: Slice, wait_s: float) -> bytes:
         """A copy of one verified slice, or the cache's own bytes."""
         piece = await self._fetch(part, wait_s)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import filterfalse
 
 from common.bundle import parts_of
-from common.errors import SixfoldError
+from common.errors import Corrupt, NotFound, SixfoldError
 from common.hashing import blake3_digest
 from common.ids import ContentId
 from common.segment_list import SegmentList
@@ -109,6 +109,7 @@ class Rebuild:
             await self._restore_list(segment)
         for segment in self._bundles:
             await self._restore_bundle(segment)
+        await self._take_alone()
         self.report.contents += await self._metadata.restore_single_contents()
         await want_pass(self._metadata, SCRUB)
         for segment in filterfalse(is_list, self._lists):
@@ -166,6 +167,8 @@ class Rebuild:
             return
         try:
             bundle = await self._reads.read_segment(segment)
+            if blake3_digest(bundle) != segment.id:
+                raise Corrupt("its bytes are not those of its id")
             places = [(part.start, part.end - part.start) for part in parts_of(bundle)]
         except SixfoldError as error:
             log.error("bundle %s: %s", segment.id, error)
@@ -175,7 +178,24 @@ class Rebuild:
             Bundled(ContentId(blake3_digest(bundle[start : start + size])), start, size)
             for start, size in places
         ]
-        self.report.contents += await rebundling.restore_parts(segment, parts)
+        lost = {part.id for part in parts if await self._is_lost(part.id)}
+        self.report.contents += await rebundling.restore_parts(segment, parts, lost)
+
+    async def _take_alone(self) -> None:
+        """A backup may name the bundle that a content was in before it was stored alone."""
+        for id_ in await self._metadata.rebundling.bundled_and_alone():
+            if await self._is_lost(id_):
+                await self._metadata.rebundling.take_alone(id_)
+
+    async def _is_lost(self, id_: ContentId) -> bool:
+        """Whether it is known to be somewhere, and cannot be read there."""
+        try:
+            await self._reads.check(await self._reads.find(id_))
+        except NotFound:
+            return False
+        except SixfoldError:
+            return True
+        return False
 
 
 def is_ours(info: ShardInfo) -> bool:

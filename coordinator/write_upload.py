@@ -190,10 +190,10 @@ class Upload:
 
     async def _store_small(self, id_: ContentId, buffer: StripeBuffer, plain: memoryview) -> Stored:
         copy = await self.services.metadata.find_copy(id_)
-        found = await self._done.reuse(copy.segment) if copy is not None else None
-        if copy is not None and found is not None:
-            return await self._publish(id_, [found], copy.start_bytes)
         if copy is not None:
+            found = await self._done.reuse(copy.segment) if copy.segment is not None else None
+            if found is not None:
+                return await self._publish(id_, [found], copy.start_bytes)
             return await self._store_alone(id_, buffer, plain)
         async with self.bundler.turn(Small(id_, plain)) as placed:
             if placed is None:

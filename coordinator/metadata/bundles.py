@@ -9,6 +9,7 @@ rest is moved into a new one.
 
 from collections.abc import Iterable, Sequence
 
+from common.bundle import bundle_bytes
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.metadata.commits import PINS
@@ -34,6 +35,7 @@ from coordinator.metadata.writes import (
     Layouts,
     add_deletes,
     check_sessions,
+    layout_now,
     pin,
     put_segment,
     shards_of,
@@ -60,7 +62,7 @@ def commit_bundle(
     known = _known(sql, [part.id for part in new.contents])
     fresh = [p for p in new.contents if p.id not in known and p.moved_from is None]
     placed = [*fresh, *(p for p in new.contents if p.id in known and _needs_place(sql, p))]
-    if placed:
+    if placed or layout_now(sql, segment.id, segment.generation):
         put_segment(sql, layouts, segment, None)
         insert_parts(sql, segment.id, placed)
     else:
@@ -69,6 +71,7 @@ def commit_bundle(
     visible = [_is_visible(sql, part, part.id in known) for part in new.contents]
     for bundle in {part.moved_from for part in new.contents if part.moved_from is not None}:
         sql.run("DELETE FROM rebundle_queue WHERE segment = ?", bundle)
+        note_waste(sql, bundle)  # something may have come back in it meanwhile
     if placed and len(placed) < len(new.contents):
         note_waste(sql, segment.id)
     return visible
@@ -104,12 +107,19 @@ def _needs_place(sql: Sql, part: Bundled) -> bool:
         f"SELECT 1 FROM segment s WHERE s.id IN ({SEGMENTS_BEHIND}) AND EXISTS ({UNREADABLE})",
         part.id, part.id, part.id,
     )  # fmt: skip
-    if not lost:
+    if _is_complete(sql, part.id) and not lost:
         touch_behind(sql, part.id)
         return False
     forget_cut(sql, part.id)
     offer_to_collector(sql, AS_ONE_SEGMENT, part.id)
     return True
+
+
+def _is_complete(sql: Sql, content: ContentId) -> bool:
+    """Whether the database has all segments of it."""
+    cut = sql.rows("SELECT segment FROM content_segment WHERE content = ?", content)
+    ids = {bytes(id_) for (id_,) in cut} or {bytes(content)}
+    return len(sql.rows_in("SELECT 1 FROM segment WHERE id IN ({keys})", ids)) == len(ids)
 
 
 def _is_visible(sql: Sql, part: Bundled, was_known: bool) -> bool:
@@ -120,12 +130,14 @@ def _is_visible(sql: Sql, part: Bundled, was_known: bool) -> bool:
 
 
 def note_waste(sql: Sql, bundle: SegmentId) -> None:
-    """If less than half of this segment is needed, and it is a bundle, the rest is to be moved."""
+    """If less than half of this segment is needed, but not nothing, and it is a bundle, the rest is
+    to be moved."""
     sql.run(
         "INSERT INTO rebundle_queue (segment, not_before) SELECT s.id, {now} FROM segment s "
-        "WHERE s.id = ? AND s.encoding = ? AND s.size_bytes > 2 * coalesce(("
-        "SELECT sum(c.size_bytes) FROM content_segment cs JOIN content c ON c.id = cs.content "
-        "WHERE cs.segment = s.id), 0) ON CONFLICT DO NOTHING",
+        f"WHERE s.id = ? AND s.encoding = ? AND s.size_bytes - {bundle_bytes([])} > 2 * ("
+        f"SELECT sum(c.size_bytes + {bundle_bytes([0]) - bundle_bytes([])}) "
+        "FROM content_segment cs JOIN content c ON c.id = cs.content "
+        "WHERE cs.segment = s.id) ON CONFLICT DO NOTHING",
         bundle, int(Encoding.BUNDLE),
     )  # fmt: skip
 

@@ -39,6 +39,7 @@ def set_part(sql: Sql, new: NewContent) -> None:
     if not sql.row("SELECT 1 FROM content WHERE id = ?", new.id):
         bundle, part = new.segments[0].id, (new.id, new.start_bytes or 0, new.size_bytes)
         insert_parts(sql, bundle, [Bundled(*part)])
+        offer_to_collector(sql, AS_ONE_SEGMENT, new.id)
 
 
 def insert_parts(sql: Sql, bundle: SegmentId, parts: Sequence[Bundled]) -> None:

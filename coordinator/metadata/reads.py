@@ -49,11 +49,19 @@ def known_segments(
     return {segment.stored.id: segment for segment in known}
 
 
+_LOST_SEGMENTS = (
+    "SELECT s.id FROM repair_queue r JOIN segment s ON s.id = r.segment "
+    "AND s.generation = r.generation WHERE r.survivors < s.k"
+)
+
+
 def known_copies(sql: Sql, ids: Iterable[CopyOf], fresh_s: int) -> dict[CopyOf, KnownCopy]:
     """Where the bytes of small contents are already, unless that is known to be lost."""
     wanted = {bytes(ask.id) for ask in ids}
     alone = known_segments(sql, map(SegmentId, wanted), fresh_s)
     copies = {CopyOf(ContentId(id_)): KnownCopy(known, None) for id_, known in alone.items()}
+    for (id_,) in sql.rows_in(f"{_LOST_SEGMENTS} AND s.id IN ({{keys}})", wanted):
+        copies[CopyOf(ContentId(id_))] = KnownCopy(None, None)
     rows = sql.rows_in(
         f"SELECT c.id, c.start_bytes, s.touched_at > {{now}} - {int(fresh_s)}, {DOUBTFUL}, "
         f"{SEGMENT_COLUMNS} "

@@ -1,6 +1,6 @@
 """What a job, and a rebuild, need of the database to look into bundles."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,9 @@ from coordinator.metadata.cuts import (
     insert_parts,
     offer_to_collector,
 )
+from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import Bundled, StoredSegment
 from coordinator.metadata.sql import Sql
-from coordinator.metadata.writes import SEGMENTS_BEHIND
 
 Run = Callable[[Callable[[Sql], Any]], Awaitable[Any]]
 
@@ -34,14 +34,20 @@ def is_known(sql: Sql, bundle: SegmentId) -> bool:
     return found is not None
 
 
-def restore_parts(sql: Sql, bundle: StoredSegment, parts: Sequence[Bundled]) -> int:
-    """How many of these contents were not visible, and are now. They have just been read: so they
-    are in this bundle from now on, unless the database knows a later place of them; it may be a
-    backup, and tell of an earlier one. None of a bundle of which the database knows what is needed:
-    the rest was deleted."""
-    if is_known(sql, bundle.id):
+def restore_parts(
+    sql: Sql, bundle: StoredSegment, parts: Sequence[Bundled], lost: Set[ContentId]
+) -> int:
+    """How many of these contents were not visible, and are now. They have just been read: so those
+    that are not known, or are `lost` where they are known to be, are in this bundle from now on.
+    None of a bundle that the database does not have, since it is being deleted, or of which it
+    knows what is needed: the rest was deleted."""
+    is_there = sql.row(
+        "SELECT 1 FROM segment WHERE id = ? AND generation = ?",
+        bundle.id, signed(bundle.generation),
+    )  # fmt: skip
+    if is_known(sql, bundle.id) or not is_there:
         return 0
-    wanted = {part.id: part for part in parts if _belongs_here(sql, part.id, bundle.generation)}
+    wanted = {part.id: part for part in parts if part.id in lost or _is_new(sql, part.id)}
     for id_ in wanted:
         forget_cut(sql, id_)
         offer_to_collector(sql, AS_ONE_SEGMENT, id_)
@@ -54,14 +60,22 @@ def restore_parts(sql: Sql, bundle: StoredSegment, parts: Sequence[Bundled]) -> 
     return restored
 
 
-def _belongs_here(sql: Sql, content: ContentId, generation: int) -> bool:
-    """Unless it was deleted, or is known to be in what was written later."""
-    return not sql.row(
-        "SELECT 1 FROM collect_queue WHERE content = ? UNION ALL SELECT 1 FROM segment "
-        f"WHERE id IN ({SEGMENTS_BEHIND}) AND generation > ? "
-        "AND EXISTS (SELECT 1 FROM pin WHERE content = ?)",
-        content, content, content, content, generation, content,
+def _is_new(sql: Sql, content: ContentId) -> bool:
+    """Neither visible nor deleted."""
+    found = sql.row(
+        "SELECT 1 FROM pin WHERE content = ? UNION ALL SELECT 1 FROM collect_queue "
+        "WHERE content = ?",
+        content, content,
     )  # fmt: skip
+    return found is None
+
+
+def bundled_and_alone(sql: Sql) -> list[ContentId]:
+    """Contents in bundles that are there as segments of their own too."""
+    rows = sql.rows(
+        "SELECT c.id FROM content c JOIN segment s ON s.id = c.id WHERE c.start_bytes IS NOT NULL"
+    )
+    return [ContentId(id_) for (id_,) in rows]
 
 
 class Rebundling:
@@ -80,12 +94,26 @@ class Rebundling:
         """These cannot be moved: others first."""
         await self._write(partial(not_now, bundles=tuple(bundles)))
 
+    async def bundled_and_alone(self) -> list[ContentId]:
+        """Contents in bundles that are there as segments of their own too."""
+        found: list[ContentId] = await self._read(bundled_and_alone)
+        return found
+
+    async def take_alone(self, content: ContentId) -> None:
+        """It is its own segment from now on."""
+        await self._write(partial(forget_cut, content=content))
+
     async def is_known(self, bundle: SegmentId) -> bool:
         """Whether the database knows what is needed of it."""
         known: bool = await self._read(partial(is_known, bundle=bundle))
         return known
 
-    async def restore_parts(self, bundle: StoredSegment, parts: Sequence[Bundled]) -> int:
-        """How many of these contents were not visible, and are now."""
-        restored: int = await self._write(partial(restore_parts, bundle=bundle, parts=parts))
+    async def restore_parts(
+        self, bundle: StoredSegment, parts: Sequence[Bundled], lost: Set[ContentId]
+    ) -> int:
+        """How many of these contents were not visible, and are now; `lost` are those that cannot be
+        read where they are known to be."""
+        restored: int = await self._write(
+            partial(restore_parts, bundle=bundle, parts=parts, lost=lost)
+        )
         return restored

@@ -61,9 +61,10 @@ class KnownSegment:
 @dataclass(frozen=True, slots=True)
 class KnownCopy:
     """Where the bytes of a small content are: a segment of their own, or in a bundle, from
-    `start_bytes` on."""
+    `start_bytes` on. None is a segment of their own that is known to be lost: written anew, it
+    heals all that need it."""
 
-    segment: KnownSegment
+    segment: KnownSegment | None
     start_bytes: int | None
 
 
