@@ -22,9 +22,8 @@ from common.units import KIB, MIB
 SMALL_RESERVE_BYTES = 16 * MIB
 GIVE_WAY_S, LOOK_S = 10.0, 0.1
 COLLECT_AFTER_S = 0.2  # of waiting: it takes some hundredths of a second
-SMALL_BYTES = 256 * KIB
 # From here on a buffer is pooled, in sizes a sixteenth of a power of two apart.
-POOLED_BYTES = 64 * KIB
+POOLED_BYTES = 256 * KIB
 
 
 class _Bytes(bytearray):
@@ -166,7 +165,7 @@ class StripeBuffers:
 
     def _may_pass(self, size_bytes: int) -> bool:
         """Without waiting: there is room, and nobody waits or it is small."""
-        if size_bytes < SMALL_BYTES:
+        if size_bytes < POOLED_BYTES:
             return self.used_bytes + size_bytes <= self.budget_bytes + SMALL_RESERVE_BYTES
         return not self._waiting and self._fits(size_bytes)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.units import KIB, MIB
 from tests.torture.journal import Content, Journal, Recorder, State
 from tests.torture.journal import session as session_of
-from tests.torture.model_contents import shards_in
+from tests.torture.model_contents import segments_in, shards_in
 from tests.torture.mounts import mounted_over
 from tests.torture.outcome import Outcome, scaled, scratch
 from tests.torture.servers import COORDINATOR, DEADLINE_S, Servers, node_names, running
@@ -94,10 +94,10 @@ class _Test:
             self.violations.append(f"{kept} shards are kept, {self._shards_needed()} are needed")
 
     def _shards_needed(self) -> int | None:
-        """None while there still are segments of deleted contents, of which each has one."""
-        needed = shards_in(self.servers.data(COORDINATOR) / "metadata.db")
-        contents = len(list(self.recorder.journal.in_state(State.PRESENT)))
-        return len(needed) if len({each.segment for _, each in needed}) == contents else None
+        """None while there still are segments that no content needs."""
+        database = self.servers.data(COORDINATOR) / "metadata.db"
+        needed, behind = shards_in(database), segments_in(database)
+        return len(needed) if {bytes(each.segment) for _, each in needed} == behind else None
 
     async def until_room(self) -> None:
         """All nodes are as before: to be full is no failure."""

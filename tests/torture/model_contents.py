@@ -58,6 +58,16 @@ def lists_in(database: Path) -> set[bytes]:
         return {bytes(id_) for (id_,) in rows}
 
 
+def segments_in(database: Path) -> set[bytes]:
+    """The ids of all segments of visible contents, without lists."""
+    with closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT coalesce(cs.segment, p.content) FROM pin p "
+            "LEFT JOIN content_segment cs ON cs.content = p.content"
+        )
+        return {bytes(id_) for (id_,) in rows}
+
+
 def pinned_in(database: Path) -> set[bytes]:
     """The ids of all contents that are visible."""
     with closing(sqlite3.connect(database)) as connection:
