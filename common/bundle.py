@@ -28,6 +28,8 @@ SALT_BYTES = 16
 
 _HEAD = struct.Struct("<4sI16sI")
 _SIZE = struct.Struct("<I")
+HEAD_BYTES = _HEAD.size
+ENTRY_BYTES = _SIZE.size  # beside each content's own bytes
 
 
 class Part(NamedTuple):
@@ -36,10 +38,14 @@ class Part(NamedTuple):
     start: int
     end: int
 
+    @property
+    def size_bytes(self) -> int:
+        return self.end - self.start
+
 
 def bundle_bytes(sizes_bytes: Sequence[int]) -> int:
     """How large a bundle of contents of these sizes is."""
-    return _HEAD.size + _SIZE.size * len(sizes_bytes) + sum(sizes_bytes)
+    return HEAD_BYTES + ENTRY_BYTES * len(sizes_bytes) + sum(sizes_bytes)
 
 
 def fill_bundle(into: memoryview, salt: bytes, contents: Sequence[Buffer]) -> list[Part]:

@@ -13,7 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from common.bundle import SALT_BYTES, Part, bundle_bytes, fill_bundle
+from common.bundle import (
+    ENTRY_BYTES,
+    HEAD_BYTES,
+    SALT_BYTES,
+    Part,
+    bundle_bytes,
+    fill_bundle,
+)
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
@@ -35,6 +42,11 @@ class Small(NamedTuple):
     id: ContentId
     plain: memoryview
     moved_from: SegmentId | None = None
+
+    @property
+    def room_bytes(self) -> int:
+        """What it takes of a bundle."""
+        return ENTRY_BYTES + len(self.plain)
 
 
 class Placed(NamedTuple):
@@ -133,20 +145,19 @@ class Bundler:
 
     def _next_group(self) -> list[_Waiting]:
         """Take those that have waited longest, no two alike, as many as a bundle may hold."""
-        group, left = list[_Waiting](), list[_Waiting]()
-        sizes, ids = list[int](), set[ContentId]()
+        group, left = dict[ContentId, _Waiting](), list[_Waiting]()
+        room_bytes = BUNDLE_BYTES - HEAD_BYTES
         for waiting in self._waiting:
+            small = waiting.small
             if waiting.turn.done():
                 continue
-            sizes.append(len(waiting.small.plain))
-            if waiting.small.id in ids or bundle_bytes(sizes) > BUNDLE_BYTES:
-                sizes.pop()
+            if small.id in group or small.room_bytes > room_bytes:
                 left.append(waiting)
             else:
-                ids.add(waiting.small.id)
-                group.append(waiting)
+                room_bytes -= small.room_bytes
+                group[small.id] = waiting
         self._wait(left)
-        return group
+        return list(group.values())
 
     def _buffer_for(self, group: Sequence[_Waiting]) -> StripeBuffer | None:
         """None if memory is short: what has room already can be written by itself."""
@@ -193,10 +204,7 @@ class Bundler:
             digest = await self.services.offload.run(size_bytes, lambda: blake3_digest(plain))
             id_ = SegmentId(digest)
             segment = await done.write(id_, buffer, size_bytes, Encoding.BUNDLE)
-            wanted = [
-                (at, Bundled(contents[at].id, *_place(parts[at]), contents[at].moved_from))
-                for at in awaited()
-            ]
+            wanted = [(at, _bundled(contents[at], parts[at])) for at in awaited()]
             new = NewBundle(segment, [part for _, part in wanted], done.unconfirmed)
             visible = await done.publish(self.services.metadata.commit_bundle(new))
         except BaseException:
@@ -211,8 +219,8 @@ def _fill(buffer: StripeBuffer, contents: Iterable[Small]) -> list[Part]:
     return fill_bundle(buffer.memory, os.urandom(SALT_BYTES), plain)
 
 
-def _place(part: Part) -> tuple[int, int]:
-    return part.start, part.end - part.start
+def _bundled(small: Small, part: Part) -> Bundled:
+    return Bundled(small.id, part.start, part.size_bytes, small.moved_from)
 
 
 def _is_callers(turn: "asyncio.Future[Placed | None]") -> bool:

@@ -137,10 +137,7 @@ class ReadPath:
         for part in slices_of(manifest, 0, manifest.size_bytes):
             size_bytes = self._stripe_bytes(part.segment)
             buffer = await self._buffers.acquire_behind(size_bytes, LATER_SEGMENT_WAIT_S)
-            try:
-                await self._read(part, buffer)
-            finally:
-                buffer.abandon()
+            (await self._fill(part, buffer)).release()
 
     async def _read_out(self, part: Slice, wait_s: float) -> bytes:
         """A copy of one verified slice, or the cache's own bytes."""
@@ -189,7 +186,12 @@ class ReadPath:
                 buffer.release()
             whole = part.end - part.start == len(cached)
             return Piece(cached if whole else memoryview(cached)[part.start : part.end], None)
-        buffer = buffer or await self._buffers.acquire(self._stripe_bytes(segment), wait_s)
+        return await self._fill(
+            part, buffer or await self._buffers.acquire(self._stripe_bytes(segment), wait_s)
+        )
+
+    async def _fill(self, part: Slice, buffer: StripeBuffer) -> Piece:
+        """The same past the cache. The buffer is abandoned if it raises."""
         try:
             await self._read(part, buffer)
         except BaseException as error:

@@ -169,14 +169,16 @@ class Rebuild:
             bundle = await self._reads.read_segment(segment)
             if blake3_digest(bundle) != segment.id:
                 raise Corrupt("its bytes are not those of its id")
-            places = [(part.start, part.end - part.start) for part in parts_of(bundle)]
+            places = parts_of(bundle)
         except SixfoldError as error:
             log.error("bundle %s: %s", segment.id, error)
             self.report.broken_bundles += 1
             return
         parts = [
-            Bundled(ContentId(blake3_digest(bundle[start : start + size])), start, size)
-            for start, size in places
+            Bundled(
+                ContentId(blake3_digest(bundle[part.start : part.end])), part.start, part.size_bytes
+            )
+            for part in places
         ]
         lost = {part.id for part in parts if await self._is_lost(part.id)}
         self.report.contents += await rebundling.restore_parts(segment, parts, lost)

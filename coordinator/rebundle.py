@@ -4,7 +4,7 @@ the rest is moved into new ones. The old ones go as all that is deleted goes."""
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
-from common.bundle import bundle_bytes
+from common.bundle import HEAD_BYTES
 from common.errors import SixfoldError, Unreadable
 from common.hashing import blake3_digest
 from coordinator.bundler import BUNDLE_BYTES, Bundler, Small
@@ -37,7 +37,7 @@ class RebundleWorker:
                 smalls += await self._read(bundle, contents)
             except SixfoldError as error:
                 log.warning("bundle %s cannot be read: %s", bundle.id, error)
-                await self._rebundling.not_now([bundle.id])
+                await self._rebundling.not_now(bundle.id)
         for group in groups(smalls):
             await self._throttle.spend(sum(len(small.plain) for small in group))
             await self._bundler.move(group)
@@ -57,12 +57,12 @@ class RebundleWorker:
 
 def groups(smalls: Iterable[Small]) -> Iterator[list[Small]]:
     """As many at a time as a bundle may hold."""
-    group, sizes = list[Small](), list[int]()
+    group, size_bytes = list[Small](), HEAD_BYTES
     for small in smalls:
-        if bundle_bytes([*sizes, len(small.plain)]) > BUNDLE_BYTES:
+        if size_bytes + small.room_bytes > BUNDLE_BYTES:
             yield group
-            group, sizes = [], []
+            group, size_bytes = [], HEAD_BYTES
         group.append(small)
-        sizes.append(len(small.plain))
+        size_bytes += small.room_bytes
     if group:
         yield group

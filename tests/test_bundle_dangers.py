@@ -10,12 +10,20 @@ import pytest
 
 from common.errors import Undurable, Unreadable
 from common.hashing import blake3_digest
-from common.ids import ContentId, SegmentId
-from coordinator.bundler import Small
+from common.ids import SegmentId
 from coordinator.metadata import Metadata, NewBundle, NewContent
 from coordinator.metadata.sql import Sql
 from coordinator.rebuild import Rebuild
-from tests.bundles import Ends, bundled, bundles_of, ids_of, rebundler, small
+from tests.bundles import (
+    Ends,
+    another_on_its_way,
+    bundled,
+    bundles_of,
+    delete,
+    ids_of,
+    rebundler,
+    small,
+)
 from tests.memory_cluster import MemoryCluster, Sweeper, get, paths, put
 from tests.metadata_parts import GRACE_S, Clock, execute
 from tests.reports import incoming
@@ -92,10 +100,7 @@ async def test_a_move_that_is_refused_while_the_metadata_is_rebuilt(
 ) -> None:
     contents = small(10)
     await bundled(ends, contents)
-    for id_ in ids_of(contents)[:9]:
-        await metadata.unpin(id_)
-    await Sweeper(metadata, nodes, clock).later()
-    await metadata.collect(100)
+    await delete(metadata, nodes, clock, ids_of(contents)[:9])
     step = rebundler(ends, metadata).step
     await refused_while_rebuilding(ends, nodes, metadata, step)
     await collect_all(ends, nodes, metadata, clock)
@@ -254,8 +259,7 @@ async def test_a_lost_piece_of_a_large_content_heals_it_when_it_is_put_again(
     with pytest.raises(Unreadable):
         await get(ends[1], large)
     await ends[1].settle()
-    turn = ends[0].bundler.turn(Small(ContentId(bytes(32)), memoryview(b"another")))
-    async with turn:
+    async with another_on_its_way(ends[0]):
         await put(ends[0], tail)
     await get(ends[1], large)
 

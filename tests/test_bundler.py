@@ -8,9 +8,19 @@ import pytest
 from common.errors import NotFound, Undurable, Unreadable
 from common.ids import ContentId, SegmentId
 from common.units import KIB
-from coordinator.bundler import BUNDLE_BYTES, SMALL_BYTES, Small
+from coordinator.bundler import BUNDLE_BYTES, SMALL_BYTES
 from coordinator.metadata import Metadata
-from tests.bundles import Ends, bundled, bundles_of, ids_of, put_all, small
+from tests.bundles import (
+    Ends,
+    all_wait,
+    another_on_its_way,
+    begun,
+    bundled,
+    bundles_of,
+    ids_of,
+    put_all,
+    small,
+)
 from tests.memory_cluster import MemoryCluster, Sweeper, body, get, put
 from tests.metadata_parts import Clock
 
@@ -56,13 +66,11 @@ async def test_a_bundle_is_not_larger_than_it_may_be(ends: Ends) -> None:
 async def test_full_bundles_do_not_wait_for_each_other(ends: Ends) -> None:
     """Where nodes are far away, only so many contents could be stored in a second."""
     writes, contents = ends[0], small(50, 4 * KIB)
-    turn = writes.bundler.turn(Small(ContentId(os.urandom(32)), memoryview(b"first")))
-    await turn.__aenter__()
-    puts = [asyncio.ensure_future(writes.store(body(data), len(data))) for data in contents]
-    while sum(each.done() for each in puts) < 31:
-        await asyncio.sleep(0)
-    assert len(writes.bundler._waiting) == 50 - 31
-    await turn.__aexit__(None, None, None)
+    async with another_on_its_way(writes):
+        puts = begun(writes, contents)
+        while sum(each.done() for each in puts) < 31:
+            await asyncio.sleep(0)
+        assert len(writes.bundler._waiting) == 50 - 31
     assert [(await each).new for each in puts] == [True] * 50
 
 
@@ -107,16 +115,13 @@ async def test_a_wrong_id_harms_no_other(ends: Ends) -> None:
 
 
 async def test_who_goes_away_leaves_nothing_visible(ends: Ends) -> None:
-    """Before the bundle is begun, and while it is written: for the others that makes none."""
+    """Before the bundle is begun, or while it is written. The others notice nothing."""
     writes, contents = ends[0], small(6)
-    turn = writes.bundler.turn(Small(ContentId(os.urandom(32)), memoryview(b"first")))
-    await turn.__aenter__()
-    puts = [asyncio.ensure_future(writes.store(body(data), 300)) for data in contents]
-    while len(writes.bundler._waiting) < 6:
+    async with another_on_its_way(writes):
+        puts = begun(writes, contents)
+        await all_wait(writes, puts)
+        puts[0].cancel()
         await asyncio.sleep(0)
-    puts[0].cancel()
-    await asyncio.sleep(0)
-    await turn.__aexit__(None, None, None)
     while not writes.bundler._tasks:
         await asyncio.sleep(0)
     puts[1].cancel()
@@ -134,12 +139,9 @@ async def test_when_all_go_away_nothing_stays(
     ends: Ends, nodes: MemoryCluster, metadata: Metadata, clock: Clock
 ) -> None:
     writes, contents = ends[0], small(3)
-    turn = writes.bundler.turn(Small(ContentId(os.urandom(32)), memoryview(b"first")))
-    await turn.__aenter__()
-    puts = [asyncio.ensure_future(writes.store(body(data), 300)) for data in contents]
-    while len(writes.bundler._waiting) < 3:
-        await asyncio.sleep(0)
-    await turn.__aexit__(None, None, None)
+    async with another_on_its_way(writes):
+        puts = begun(writes, contents)
+        await all_wait(writes, puts)
     while not writes.bundler._tasks:
         await asyncio.sleep(0)
     for each in puts:
@@ -157,12 +159,9 @@ async def test_what_cannot_be_stored_is_told_to_all(
     nodes.away.update(range(3, 10))
     contents = small(4)
     writes = ends[0]
-    turn = writes.bundler.turn(Small(ContentId(os.urandom(32)), memoryview(b"first")))
-    await turn.__aenter__()
-    puts = [asyncio.ensure_future(writes.store(body(data), 300)) for data in contents]
-    while len(writes.bundler._waiting) < 4:
-        await asyncio.sleep(0)
-    await turn.__aexit__(None, None, None)
+    async with another_on_its_way(writes):
+        puts = begun(writes, contents)
+        await all_wait(writes, puts)
     outcomes = await asyncio.gather(*puts, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Undurable] * 4
     assert len({id(outcome) for outcome in outcomes}) == 4

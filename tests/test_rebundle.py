@@ -11,7 +11,7 @@ from coordinator.bundler import BUNDLE_BYTES, Small
 from coordinator.metadata import Metadata
 from coordinator.rebuild import Rebuild
 from coordinator.rebundle import groups
-from tests.bundles import Ends, bundled, bundles_of, ids_of, put_all, rebundler, small
+from tests.bundles import Ends, bundled, bundles_of, delete, ids_of, put_all, rebundler, small
 from tests.memory_cluster import MemoryCluster, Sweeper, get, put
 from tests.metadata_parts import Clock, execute
 
@@ -21,11 +21,8 @@ async def test_deleted_contents_go_and_the_rest_stays(
 ) -> None:
     contents = small(10)
     await bundled(ends, contents)
+    assert await delete(metadata, nodes, clock, ids_of(contents)[:9]) == 9
     sweeper = Sweeper(metadata, nodes, clock)
-    for id_ in ids_of(contents)[:9]:
-        await metadata.unpin(id_)
-    await sweeper.later()
-    assert await metadata.collect(100) == 9
     (old,) = await bundles_of(ends[1], contents[9:])
     assert await rebundler(ends, metadata).step() is False
     (new,) = await bundles_of(ends[1], contents[9:])
@@ -69,10 +66,7 @@ async def test_half_is_needed_nothing_is_moved(
     contents = small(10, 1000)
     await bundled(ends, contents)
     before = nodes.shards()
-    for id_ in ids_of(contents)[:4]:
-        await metadata.unpin(id_)
-    await Sweeper(metadata, nodes, clock).later()
-    assert await metadata.collect(100) == 4
+    assert await delete(metadata, nodes, clock, ids_of(contents)[:4]) == 4
     await rebundler(ends, metadata).step()
     assert nodes.shards() == before
 
@@ -108,17 +102,11 @@ async def test_what_is_deleted_while_it_is_moved_stays_deleted(
 ) -> None:
     contents = small(10)
     await bundled(ends, contents)
-    sweeper = Sweeper(metadata, nodes, clock)
-    for id_ in ids_of(contents)[:8]:
-        await metadata.unpin(id_)
-    await sweeper.later()
-    await metadata.collect(100)
+    await delete(metadata, nodes, clock, ids_of(contents)[:8])
     job = rebundler(ends, metadata)
     (bundle, parts), *_ = await metadata.rebundling.wasteful(10)
     smalls = await job._read(bundle, parts)
-    await metadata.unpin(ids_of(contents)[8])
-    await sweeper.later()
-    await metadata.collect(100)
+    await delete(metadata, nodes, clock, [ids_of(contents)[8]])
     (group,) = groups(smalls)
     await ends[0].bundler.move(group)
     with pytest.raises(NotFound):
@@ -133,11 +121,8 @@ async def test_a_move_that_comes_second_leaves_nothing(
     """Another process did the job meanwhile."""
     contents = small(10)
     await bundled(ends, contents)
+    await delete(metadata, nodes, clock, ids_of(contents)[:8])
     sweeper = Sweeper(metadata, nodes, clock)
-    for id_ in ids_of(contents)[:8]:
-        await metadata.unpin(id_)
-    await sweeper.later()
-    await metadata.collect(100)
     ((bundle, parts),) = await metadata.rebundling.wasteful(10)
     smalls = await rebundler(ends, metadata)._read(bundle, parts)
     await ends[0].bundler.move(smalls)
@@ -156,10 +141,7 @@ async def test_a_bundle_that_cannot_be_read_holds_up_no_other(
     first, second = small(10), small(10)
     await bundled(ends, first)
     await bundled(ends, second)
-    for id_ in (*ids_of(first)[1:], *ids_of(second)[1:]):
-        await metadata.unpin(id_)
-    await Sweeper(metadata, nodes, clock).later()
-    await metadata.collect(100)
+    await delete(metadata, nodes, clock, [*ids_of(first)[1:], *ids_of(second)[1:]])
     (lost,) = await bundles_of(ends[1], first[:1])
     for store in nodes.stores.values():
         for address in [a for a in store.records if a.segment == lost]:

@@ -7,18 +7,13 @@ deleted comes back late: when nothing needs its bundle any more, or when so litt
 rest is moved into a new one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from common.bundle import bundle_bytes
+from common.bundle import ENTRY_BYTES, HEAD_BYTES
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.metadata.commits import PINS
-from coordinator.metadata.cuts import (
-    AS_ONE_SEGMENT,
-    forget_cut,
-    insert_parts,
-    offer_to_collector,
-)
+from coordinator.metadata.cuts import forget_cut, forget_places, insert_parts
 from coordinator.metadata.gone import gone_nodes, without_gone
 from coordinator.metadata.reads import SEGMENT_COLUMNS, SEGMENT_TABLES, segment_of
 from coordinator.metadata.rows import (
@@ -96,22 +91,21 @@ def _needs_place(sql: Sql, part: Bundled) -> bool:
     """Whether this content, which is there already, is to be in the new bundle from now on: if it
     is still in the one that it is moved from; if it is uploaded, and what is there is lost."""
     if part.moved_from is not None:
-        there = sql.row(
+        is_there = sql.exists(
             "SELECT 1 FROM content_segment WHERE content = ? AND segment = ?",
             part.id, part.moved_from,
         )  # fmt: skip
-        if there:
+        if is_there:
             forget_cut(sql, part.id)
-        return there is not None
-    lost = sql.row(
+        return is_there
+    lost = sql.exists(
         f"SELECT 1 FROM segment s WHERE s.id IN ({SEGMENTS_BEHIND}) AND EXISTS ({UNREADABLE})",
         part.id, part.id, part.id,
     )  # fmt: skip
     if _is_complete(sql, part.id) and not lost:
         touch_behind(sql, part.id)
         return False
-    forget_cut(sql, part.id)
-    offer_to_collector(sql, AS_ONE_SEGMENT, part.id)
+    forget_places(sql, part.id)
     return True
 
 
@@ -134,8 +128,8 @@ def note_waste(sql: Sql, bundle: SegmentId) -> None:
     to be moved."""
     sql.run(
         "INSERT INTO rebundle_queue (segment, not_before) SELECT s.id, {now} FROM segment s "
-        f"WHERE s.id = ? AND s.encoding = ? AND s.size_bytes - {bundle_bytes([])} > 2 * ("
-        f"SELECT sum(c.size_bytes + {bundle_bytes([0]) - bundle_bytes([])}) "
+        f"WHERE s.id = ? AND s.encoding = ? AND s.size_bytes - {HEAD_BYTES} > 2 * ("
+        f"SELECT sum(c.size_bytes + {ENTRY_BYTES}) "
         "FROM content_segment cs JOIN content c ON c.id = cs.content "
         "WHERE cs.segment = s.id) ON CONFLICT DO NOTHING",
         bundle, int(Encoding.BUNDLE),
@@ -164,9 +158,6 @@ def contents_of(sql: Sql, bundle: SegmentId) -> list[Bundled]:
     return [Bundled(ContentId(id_), start, size, bundle) for id_, start, size in rows]
 
 
-def not_now(sql: Sql, bundles: Iterable[SegmentId]) -> None:
-    """These cannot be read: others first."""
-    for bundle in bundles:
-        sql.run(
-            "UPDATE rebundle_queue SET not_before = {now} + ? WHERE segment = ?", AGAIN_S, bundle
-        )
+def not_now(sql: Sql, bundle: SegmentId) -> None:
+    """It cannot be read: others first."""
+    sql.run("UPDATE rebundle_queue SET not_before = {now} + ? WHERE segment = ?", AGAIN_S, bundle)

@@ -109,7 +109,7 @@ _REFERENCED = (
 
 
 def _is_referenced(sql: Sql, segment: SegmentId) -> bool:
-    return sql.row(_REFERENCED, segment, segment, segment) is not None
+    return sql.exists(_REFERENCED, segment, segment, segment)
 
 
 def _remove_unreferenced(sql: Sql, segment: StoredSegment) -> None:

@@ -65,6 +65,13 @@ def forget_cut(sql: Sql, content: ContentId) -> None:
     sql.run("DELETE FROM content WHERE id = ?", content)
 
 
+def forget_places(sql: Sql, content: ContentId) -> None:
+    """Wherever the content is, as one segment or as several or in a bundle: it is to be put
+    elsewhere."""
+    forget_cut(sql, content)
+    offer_to_collector(sql, AS_ONE_SEGMENT, content)
+
+
 def offer_to_collector(sql: Sql, segments: str, content: ContentId | SegmentId) -> None:
     """What this query finds, given that id. Its grace period starts now: reads that have begun go
     on."""

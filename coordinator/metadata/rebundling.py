@@ -1,8 +1,7 @@
 """What a job, and a rebuild, need of the database to look into bundles."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from functools import partial
-from typing import Any
 
 from common.ids import ContentId, SegmentId
 from coordinator.metadata.bundles import (
@@ -14,24 +13,23 @@ from coordinator.metadata.commits import PINS
 from coordinator.metadata.cuts import (
     AS_ONE_SEGMENT,
     forget_cut,
+    forget_places,
     insert_parts,
     offer_to_collector,
 )
+from coordinator.metadata.mending import Read, Write
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import Bundled, StoredSegment
 from coordinator.metadata.sql import Sql
 
-Run = Callable[[Callable[[Sql], Any]], Awaitable[Any]]
-
 
 def is_known(sql: Sql, bundle: SegmentId) -> bool:
     """Whether the database knows what is needed of it, which may be nothing."""
-    found = sql.row(
+    return sql.exists(
         "SELECT 1 FROM content_segment WHERE segment = ? "
         "UNION ALL SELECT 1 FROM collect_queue WHERE content = ?",
         bundle, bundle,
     )  # fmt: skip
-    return found is not None
 
 
 def restore_parts(
@@ -41,7 +39,7 @@ def restore_parts(
     that are not known, or are `lost` where they are known to be, are in this bundle from now on.
     None of a bundle that the database does not have, since it is being deleted, or of which it
     knows what is needed: the rest was deleted."""
-    is_there = sql.row(
+    is_there = sql.exists(
         "SELECT 1 FROM segment WHERE id = ? AND generation = ?",
         bundle.id, signed(bundle.generation),
     )  # fmt: skip
@@ -49,8 +47,7 @@ def restore_parts(
         return 0
     wanted = {part.id: part for part in parts if part.id in lost or _is_new(sql, part.id)}
     for id_ in wanted:
-        forget_cut(sql, id_)
-        offer_to_collector(sql, AS_ONE_SEGMENT, id_)
+        forget_places(sql, id_)
     insert_parts(sql, bundle.id, list(wanted.values()))
     restored = sql.insert_rows(*PINS, [(id_,) for id_ in wanted])
     if wanted:
@@ -62,12 +59,11 @@ def restore_parts(
 
 def _is_new(sql: Sql, content: ContentId) -> bool:
     """Neither visible nor deleted."""
-    found = sql.row(
+    return not sql.exists(
         "SELECT 1 FROM pin WHERE content = ? UNION ALL SELECT 1 FROM collect_queue "
         "WHERE content = ?",
         content, content,
     )  # fmt: skip
-    return found is None
 
 
 def bundled_and_alone(sql: Sql) -> list[ContentId]:
@@ -81,23 +77,20 @@ def bundled_and_alone(sql: Sql) -> list[ContentId]:
 class Rebundling:
     """The part of Metadata that is about bundles."""
 
-    def __init__(self, read: Run, write: Run) -> None:
+    def __init__(self, read: Read, write: Write) -> None:
         self._read, self._write = read, write
 
     async def wasteful(self, limit: int) -> list[tuple[StoredSegment, list[Bundled]]]:
         """Bundles of which most is not needed, those that wait longest first, and what is."""
-        found: list[tuple[StoredSegment, list[Bundled]]]
-        found = await self._read(partial(wasteful, limit=limit))
-        return found
+        return await self._read(partial(wasteful, limit=limit))
 
-    async def not_now(self, bundles: Iterable[SegmentId]) -> None:
-        """These cannot be moved: others first."""
-        await self._write(partial(not_now, bundles=tuple(bundles)))
+    async def not_now(self, bundle: SegmentId) -> None:
+        """It cannot be read: others first."""
+        await self._write(partial(not_now, bundle=bundle))
 
     async def bundled_and_alone(self) -> list[ContentId]:
         """Contents in bundles that are there as segments of their own too."""
-        found: list[ContentId] = await self._read(bundled_and_alone)
-        return found
+        return await self._read(bundled_and_alone)
 
     async def take_alone(self, content: ContentId) -> None:
         """It is its own segment from now on."""
@@ -105,15 +98,11 @@ class Rebundling:
 
     async def is_known(self, bundle: SegmentId) -> bool:
         """Whether the database knows what is needed of it."""
-        known: bool = await self._read(partial(is_known, bundle=bundle))
-        return known
+        return await self._read(partial(is_known, bundle=bundle))
 
     async def restore_parts(
         self, bundle: StoredSegment, parts: Sequence[Bundled], lost: Set[ContentId]
     ) -> int:
         """How many of these contents were not visible, and are now; `lost` are those that cannot be
         read where they are known to be."""
-        restored: int = await self._write(
-            partial(restore_parts, bundle=bundle, parts=parts, lost=lost)
-        )
-        return restored
+        return await self._write(partial(restore_parts, bundle=bundle, parts=parts, lost=lost))

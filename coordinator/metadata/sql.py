@@ -68,6 +68,10 @@ class Sql:
         found: tuple[Any, ...] | None = self._execute(text, values).fetchone()
         return found
 
+    def exists(self, text: str, *values: Any) -> bool:
+        """Whether the query gives any row."""
+        return self.row(text, *values) is not None
+
     def only(self, text: str, *values: Any) -> tuple[Any, ...]:
         """The row of a query that always gives one."""
         found = self.row(text, *values)

@@ -27,9 +27,9 @@ Change = Callable[[Sql], Any] | NewContent | NewBundle
 
 
 class Threads:
-    """`reader` takes the ids of segments and contents, and queries; `writer` new contents, and
-    changes. `session` tells the number of this process's session, which commits check, as they
-    check that no node has been silent for `lost_after_s`."""
+    """`reader` takes the ids of segments and contents, and queries; `writer` new contents, alone or
+    in bundles, and changes. `session` tells the number of this process's session, which commits
+    check, as they check that no node has been silent for `lost_after_s`."""
 
     def __init__(
         self,

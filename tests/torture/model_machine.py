@@ -25,8 +25,6 @@ from tests.torture.one_process import (
 
 T = TypeVar("T")
 JOBS = ["collect", "rebundle", "outbox", "sweep", "repair", "rebalance", "scrub"]
-ZONES = "aaabbbccc"
-STEP_S = 60.0  # no step may take longer: a hang is a failure
 which = st.integers(0, len(CONTENTS) - 1)
 small = st.sampled_from([i for i, data in enumerate(CONTENTS) if len(data) <= SMALL_BYTES])
 fronts = st.integers(0, COORDINATORS - 1)
@@ -60,12 +58,7 @@ class StoreMachine(StoreUnderTest):
             )
 
         for index, outcome in zip((which, other), self.run(both()), strict=True):
-            if isinstance(outcome, Undurable):
-                assert self.active() < LEAST_NODES
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                self.acknowledged(index, outcome)
+            self.answered(index, outcome)
 
     @rule(some=st.sets(small, min_size=3), front=fronts)
     def put_small_ones_together(self, some: set[int], front: int) -> None:
@@ -73,12 +66,15 @@ class StoreMachine(StoreUnderTest):
         contents = [CONTENTS[which] for which in some]
         outcomes = self.run(self.store.fronts[front].put_together(*contents))
         for which, outcome in zip(some, outcomes, strict=True):
-            if isinstance(outcome, Undurable):
-                assert self.active() < LEAST_NODES
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                self.acknowledged(which, outcome)
+            self.answered(which, outcome)
+
+    def answered(self, which: int, outcome: Stored | BaseException) -> None:
+        if isinstance(outcome, Undurable):
+            assert self.active() < LEAST_NODES
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            self.acknowledged(which, outcome)
 
     def acknowledged(self, which: int, stored: Stored) -> None:
         """From now on it can be read, whatever there was before, and as long as no more goes than

@@ -12,7 +12,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
 from common.errors import NotFound, Unreadable
@@ -29,12 +28,8 @@ from tests.torture.one_process import (
 )
 
 T = TypeVar("T")
-JOBS = ["collect", "rebundle", "outbox", "sweep", "repair", "rebalance", "scrub"]
 ZONES = "aaabbbccc"
 STEP_S = 60.0  # no step may take longer: a hang is a failure
-which = st.integers(0, len(CONTENTS) - 1)
-fronts = st.integers(0, COORDINATORS - 1)
-nodes = st.sampled_from(NODES)
 
 
 class StoreUnderTest(RuleBasedStateMachine):

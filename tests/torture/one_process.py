@@ -23,7 +23,6 @@ from common.ids import ContentId, ShardAddress
 from common.units import KIB, MIB
 from common.upkeep import Quarantined
 from coordinator.buffers import StripeBuffers
-from coordinator.bundler import Small
 from coordinator.cluster import Cluster
 from coordinator.config import Config
 from coordinator.deleting import CollectWorker, OutboxWorker
@@ -45,6 +44,7 @@ from coordinator.throttle import Throttle
 from coordinator.write_path import WritePath
 from coordinator.write_upload import Stored
 from shardd.store import VolumeStore
+from tests.bundles import all_wait, another_on_its_way
 from tests.metadata_parts import Clock, seize_lease
 from tests.stores import SECRET
 from tests.torture.storage_node import StorageNode
@@ -162,11 +162,9 @@ class Front:
 
     async def put_together(self, *contents: bytes) -> list[Stored | BaseException]:
         """While another upload is on its way, so that small ones share a bundle."""
-        waiting = self.writes.bundler
-        async with waiting.turn(Small(ContentId(bytes(32)), memoryview(b"another"))):
+        async with another_on_its_way(self.writes):
             puts = [asyncio.ensure_future(self.put(data)) for data in contents]
-            while len(waiting._waiting) + sum(put.done() for put in puts) < len(puts):
-                await asyncio.sleep(0)
+            await all_wait(self.writes, puts)
         return await asyncio.gather(*puts, return_exceptions=True)
 
     async def get(self, id_: ContentId, start: int = 0, end: int | None = None) -> bytes:

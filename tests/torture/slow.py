@@ -126,29 +126,32 @@ async def _run(store: Store, gets: int, chance: random.Random) -> _Test:
         contents = [chance.randbytes(SIZE_BYTES) for _ in range(CONTENTS)]
         for data in contents:
             await front.put(data)
+        reads = _Reads(contents, gets, chance)
         for pace in Pace:
-            await _measure(front, pace, contents, gets, chance, test)
+            await _measure(front, pace, reads, test)
         for pace in Pace:
-            await _measure_ranges(front, pace, contents, gets, chance, test)
+            await _measure_ranges(front, pace, reads, test)
     finally:
         await store.close()
     return test
 
 
-async def _measure(
-    front: Front,
-    pace: Pace,
-    contents: list[bytes],
-    gets: int,
-    chance: random.Random,
-    test: _Test,
-) -> None:
+@dataclass
+class _Reads:
+    """So many GETs of these contents, while nodes are slow that `chance` takes."""
+
+    contents: list[bytes]
+    gets: int
+    chance: random.Random
+
+
+async def _measure(front: Front, pace: Pace, reads: _Reads, test: _Test) -> None:
     """All runs of one kind, each with another node that is slow."""
     count, p99s = _Count(), []
     for _ in range(RUNS):
-        with _one_is_slow(front, pace, count, chance):
-            p99s.append(await _p99_s(front, contents, gets))
-    needed = K * gets * RUNS
+        with _one_is_slow(front, pace, count, reads.chance):
+            p99s.append(await _p99_s(front, reads.contents, reads.gets))
+    needed = K * reads.gets * RUNS
     test.p99_s[pace] = statistics.median(p99s)
     test.extra[pace] = (count.asked - needed) / needed
     if count.asked - needed > MOST_EXTRA * needed + MOST_SAVED:
@@ -156,20 +159,13 @@ async def _measure(
     test.waited["GETs"] += count.waited
 
 
-async def _measure_ranges(
-    front: Front,
-    pace: Pace,
-    contents: list[bytes],
-    gets: int,
-    chance: random.Random,
-    test: _Test,
-) -> None:
+async def _measure_ranges(front: Front, pace: Pace, reads: _Reads, test: _Test) -> None:
     """How long one takes depends on whether it must go around; that none waits is what counts."""
     front.reads, count = ReadPath(front.services), _Count()  # it knows nothing of earlier runs
-    with _one_is_slow(front, pace, count, chance):
-        await _p99_s(front, contents, gets, RANGE_BYTES)
-    if count.asked > MOST_RANGE_REQUESTS * gets:
-        test.violations.append(f"{pace}: {count.asked} requests for {gets} ranges")
+    with _one_is_slow(front, pace, count, reads.chance):
+        await _p99_s(front, reads.contents, reads.gets, RANGE_BYTES)
+    if count.asked > MOST_RANGE_REQUESTS * reads.gets:
+        test.violations.append(f"{pace}: {count.asked} requests for {reads.gets} ranges")
     test.waited["ranges"] += count.waited
 
 
