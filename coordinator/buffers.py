@@ -11,6 +11,7 @@ import gc
 import mmap
 import weakref
 from collections import deque
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
@@ -88,23 +89,36 @@ class StripeBuffers:
 
     async def acquire(self, size_bytes: int, wait_s: float) -> StripeBuffer:
         """Raises Overloaded if there is no room within `wait_s`."""
+        return self._make(await self._admit(size_bytes, wait_s))
+
+    @contextlib.asynccontextmanager
+    async def room(self, size_bytes: int, wait_s: float) -> AsyncIterator[None]:
+        """As if a buffer was taken, for who makes the memory that it needs piece by piece."""
+        admitted_bytes = await self._admit(size_bytes, wait_s)
+        try:
+            yield
+        finally:
+            self.take_back(admitted_bytes, None)
+
+    async def _admit(self, size_bytes: int, wait_s: float) -> int:
+        """Counts from now on: how much that is."""
         size_bytes = self._rounded(size_bytes)
         if self._may_pass(size_bytes):
-            return self._take(size_bytes)
+            self.used_bytes += size_bytes
+            return size_bytes
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (size_bytes, place)
         self._waiting.append(entry)
         self._collect_soon()
         try:
             async with asyncio.timeout(wait_s):
-                await place
+                await place  # whoever calls us on has counted it
         except BaseException as error:
             self._leave_queue(entry)
             if isinstance(error, TimeoutError):
                 raise Overloaded("too many transfers at once; try again shortly") from None
             raise
-        self.used_bytes -= size_bytes  # it was reserved for us when our turn came
-        return self._take(size_bytes)
+        return size_bytes
 
     async def acquire_behind(self, size_bytes: int, wait_s: float) -> StripeBuffer:
         """For work that can wait: gives way to all others for `GIVE_WAY_S`, and only then stands
@@ -118,7 +132,10 @@ class StripeBuffers:
     def try_acquire(self, size_bytes: int) -> StripeBuffer | None:
         """A buffer if there is room now and nobody waits."""
         size_bytes = self._rounded(size_bytes)
-        return self._take(size_bytes) if self._may_pass(size_bytes) else None
+        if not self._may_pass(size_bytes):
+            return None
+        self.used_bytes += size_bytes
+        return self._make(size_bytes)
 
     def watch(self, size_bytes: int, memory: object) -> None:
         """For StripeBuffer: `memory` is abandoned and counts until it is gone."""
@@ -149,7 +166,7 @@ class StripeBuffers:
             self._collect_soon()
 
     def take_back(self, size_bytes: int, memory: memoryview | None) -> None:
-        """For StripeBuffer: the other half of `_take`. `None` is not pooled."""
+        """For StripeBuffer: the other half of `_make`. `None` is not pooled."""
         self.used_bytes -= size_bytes
         if memory is not None and size_bytes >= POOLED_BYTES:
             self._idle.setdefault(size_bytes, []).append(memory)
@@ -172,16 +189,23 @@ class StripeBuffers:
     def _fits(self, size_bytes: int) -> bool:
         return self.used_bytes + size_bytes <= self.budget_bytes or self.used_bytes == 0
 
-    def _take(self, size_bytes: int) -> StripeBuffer:
-        self.used_bytes += size_bytes
+    def _make(self, size_bytes: int) -> StripeBuffer:
+        """Of what is counted already; not any more if the system refuses the memory."""
+        try:
+            return StripeBuffer(self, self._memory(size_bytes))
+        except (OSError, MemoryError):
+            self.take_back(size_bytes, None)
+            raise
+
+    def _memory(self, size_bytes: int) -> memoryview:
         if size_bytes < POOLED_BYTES:
-            return StripeBuffer(self, memoryview(_Bytes(size_bytes)))
+            return memoryview(_Bytes(size_bytes))
         idle = self._idle.get(size_bytes)
         if idle:
             self._idle_bytes -= size_bytes
-            return StripeBuffer(self, idle.pop())
+            return idle.pop()
         self._trim()
-        return StripeBuffer(self, memoryview(mmap.mmap(-1, size_bytes)))
+        return memoryview(mmap.mmap(-1, size_bytes))
 
     def _trim(self) -> None:
         """Idle buffers of other sizes make room, so that the budget bounds the memory."""

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 
 from common.ids import SegmentId
+from common.shards import Buffer
 
 
 class SegmentCache:
@@ -20,7 +21,7 @@ class SegmentCache:
             self._segments.move_to_end(id_)
         return segment
 
-    def put(self, id_: SegmentId, plain: memoryview) -> None:
+    def put(self, id_: SegmentId, plain: Buffer) -> None:
         """Keep a copy, if it is not too large."""
         if len(plain) > self.largest_bytes or id_ in self._segments:
             return

@@ -6,38 +6,24 @@ answered, so that an unreadable content is an error and not a broken answer.
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from common.errors import NotFound, SixfoldError, Unreadable
+from common.errors import NotFound, Unreadable
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.buffers import StripeBuffer
 from coordinator.cache import SegmentCache
 from coordinator.durability import Durability, durability_of
-from coordinator.latency import HedgePolicy
 from coordinator.letting_go import let_go
-from coordinator.metadata import Manifest, RepairNotice, StoredSegment
-from coordinator.offload import INLINE_BYTES
-from coordinator.read_stripe import StripeRead
+from coordinator.metadata import Manifest, StoredSegment
+from coordinator.read_segment import SegmentReads, Slice
 from coordinator.services import Services
-
-log = logging.getLogger(__name__)
+from coordinator.stripe_rows import FewRows, WholeStripe
 
 LATER_SEGMENT_WAIT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """The bytes [start, end) of one segment."""
-
-    segment: StoredSegment
-    start: int
-    end: int
 
 
 class Piece:
@@ -68,10 +54,7 @@ class ReadPath:
         self._config, self._services = config, services
         self._metadata, self._buffers = services.metadata, services.buffers
         self._cache = SegmentCache(config.cache_bytes, config.cache_segment_bytes)
-        # Small and large reads differ too much to share one percentile.
-        self._small = HedgePolicy(0.05, 0.002, config.read_timeout_s / 4)
-        self._large = HedgePolicy(0.2, 0.03, config.read_timeout_s / 4)
-        self._notices: set[asyncio.Task[None]] = set()
+        self._segments = SegmentReads(services)
 
     async def find(self, id_: ContentId) -> Manifest:
         """Raises NotFound, Unreadable if the metadata does not know all of its segments."""
@@ -122,11 +105,17 @@ class ReadPath:
         if cached is not None:
             return cached
         (part,) = slices_of(manifest, 0, manifest.size_bytes)
-        plain = await self._read_out(part, wait_s)
+        plain = await self._read_few(part, wait_s)
         if blake3_digest(plain) != manifest.id:
             raise Unreadable(f"{manifest.id} is not where it should be in {part.segment.id}")
-        self._cache.put(id_, memoryview(plain))
+        self._cache.put(id_, plain)
         return plain
+
+    async def _read_few(self, part: Slice, wait_s: float) -> bytes:
+        """A verified slice of a bundle. It counts as all of the stripe, which it may come to."""
+        async with self._buffers.room(self._stripe_bytes(part.segment), wait_s):
+            rows = await self._segments.read(part, partial(FewRows, self._services.codec))
+            return rows.plain(part.start, part.end)
 
     async def read_segment(self, segment: StoredSegment) -> bytes:
         """The verified plain bytes of one segment. Raises Unreadable or Overloaded."""
@@ -148,8 +137,7 @@ class ReadPath:
 
     async def settle(self) -> None:
         """Wait until what reads found out is in the repair queue."""
-        while self._notices:
-            await asyncio.wait(self._notices)
+        await self._segments.settle()
 
     async def _pieces(
         self, first: Piece | None, rest: Sequence[Slice], ahead: deque[asyncio.Task[Piece]]
@@ -192,63 +180,20 @@ class ReadPath:
 
     async def _fill(self, part: Slice, buffer: StripeBuffer) -> Piece:
         """The same past the cache. The buffer is abandoned if it raises."""
+        segment = part.segment
+        is_bundle = bool(segment.encoding & Encoding.BUNDLE)
+        whole = not is_bundle and segment.size_bytes <= self._cache.largest_bytes
+        wanted = Slice(segment, 0, segment.size_bytes) if whole else part
+        stripe = buffer.memory[: self._stripe_bytes(segment)]
         try:
-            await self._read(part, buffer)
+            await self._segments.read(wanted, partial(WholeStripe, self._services.codec, stripe))
         except BaseException as error:
             let_go(error)
             buffer.abandon()
             raise
-        return Piece(buffer.memory[part.start : part.end], buffer)
-
-    async def _read(self, part: Slice, buffer: StripeBuffer) -> None:
-        """Into the buffer. What cannot be read is looked up once more: shards are moved, and lost
-        segments written anew, while a reader goes on."""
-        segment = part.segment
-        while True:
-            try:
-                return await self._read_from(segment, part, buffer)
-            except Unreadable:
-                now = await self._metadata.moved(segment)
-                if now is None:
-                    raise
-                segment = now
-
-    async def _read_from(self, segment: StoredSegment, part: Slice, buffer: StripeBuffer) -> None:
-        """From where the segment lay when it was looked up."""
-        is_bundle = bool(segment.encoding & Encoding.BUNDLE)
-        whole = not is_bundle and segment.size_bytes <= self._cache.largest_bytes
-        start, end = (0, segment.size_bytes) if whole else (part.start, part.end)
-        shard_bytes = segment.shard_bytes or 1
-        wanted = range(start // shard_bytes, -(-end // shard_bytes))
-        read = StripeRead(
-            self._services,
-            self._small if len(wanted) * shard_bytes <= INLINE_BYTES else self._large,
-            segment,
-            buffer.memory[: self._stripe_bytes(segment)],
-            wanted,
-        )
-        try:
-            await read.run()
-        finally:
-            if read.bad:
-                self._notice(segment, read.bad)
         if whole:
             self._cache.put(segment.id, buffer.memory[: segment.size_bytes])
-
-    def _notice(self, segment: StoredSegment, bad: dict[int, str]) -> None:
-        """Put the segment in the repair queue, behind the reader's back."""
-        reasons = ", ".join(f"shard {index} {reason}" for index, reason in sorted(bad.items()))
-        notice = RepairNotice(segment.id, segment.generation, reasons, segment.places(bad))
-        task = asyncio.create_task(self._queue(notice))
-        self._notices.add(task)
-        task.add_done_callback(self._notices.discard)
-
-    async def _queue(self, notice: RepairNotice) -> None:
-        try:
-            if await self._metadata.queue_repair(notice):
-                log.warning("segment %s: %s", notice.segment, notice.reason)
-        except SixfoldError as error:
-            log.error("segment %s is not in the repair queue: %s", notice.segment, error)
+        return Piece(buffer.memory[part.start : part.end], buffer)
 
 
 def _give_up(buffer: StripeBuffer | None, fetch: "asyncio.Task[Piece]") -> None:

@@ -19,13 +19,14 @@ from coordinator.latency import HedgePolicy
 from coordinator.metadata import StoredSegment
 from coordinator.metadata.rows import NO_NODE
 from coordinator.services import Services
+from coordinator.stripe_rows import Rows
 
 Answer = ShardRecord | ShardMissing
 Answers = list[Answer]
 
 
 class StripeRead:
-    """Fills the shards `wanted`, which are data shards, of a stripe buffer.
+    """Gets the shards `wanted`, which are data shards, into `rows`.
 
     `bad` tells afterwards which shards were missing or corrupt where they should have been.
     """
@@ -35,13 +36,11 @@ class StripeRead:
         services: Services,
         hedge: HedgePolicy,
         segment: StoredSegment,
-        stripe: memoryview,
+        rows: Rows,
         wanted: Sequence[int],
     ) -> None:
-        self._cluster, self._codec = services.cluster, services.codec
-        self._offload, self._hedge = services.offload, hedge
-        self._segment, self._stripe = segment, stripe
-        self._rows = self._codec.split(stripe, segment.shard_bytes)
+        self._cluster, self._offload = services.cluster, services.offload
+        self._hedge, self._segment, self._rows = hedge, segment, rows
         self._wanted = frozenset(wanted)
         self._open: dict[asyncio.Future[Answers], int] = {}
         self._arrived: set[int] = set()  # not verified yet
@@ -73,7 +72,7 @@ class StripeRead:
             for future in self._open:
                 future.cancel()
             self._open.clear()  # the answers that come all the same find no place
-            self._rows, self._stripe = [], memoryview(b"")  # not for as long as we live
+            del self._rows  # some future may know us for longer than anybody needs the memory
 
     def _in_order_of_use(self) -> list[int]:
         """The shards that can be asked for, the most useful last: wanted, other data, parity, and
@@ -129,7 +128,7 @@ class StripeRead:
             index = self._unasked.pop()
             node = self._segment.layout[index]
             store = self._cluster.store(node)
-            answer = store.read([self._segment.address(index)], [self._rows[index]])
+            answer = store.read([self._segment.address(index)], [self._rows.place(index)])
             future = asyncio.ensure_future(answer)
             self._open[future] = index
             future.add_done_callback(partial(self._answered, asked_s=self._loop.time()))
@@ -156,14 +155,12 @@ class StripeRead:
             self._wake.set_result(None)
 
     def _take(self, index: int, answer: Answer) -> None:
-        row = self._rows[index]
         if isinstance(answer, ShardMissing):
             self._give_up_on(index, "is gone", bad=True)
-        elif len(answer.payload) != len(row):
+        elif len(answer.payload) != self._segment.shard_bytes:
             self._give_up_on(index, "has the wrong length", bad=True)
         else:
-            if answer.payload is not row:
-                row[:] = answer.payload
+            self._rows.put(index, answer.payload)
             self._arrived.add(index)
 
     def _give_up_on(self, index: int, reason: str, bad: bool) -> None:
@@ -215,9 +212,7 @@ class StripeRead:
         good = self._good | intact
         missing = self._wanted - good
         if missing and len(good) >= segment.k:
-            self._codec.recover_in_place(
-                self._stripe, segment.size_bytes, sorted(good)[: segment.k], sorted(missing)
-            )
+            self._rows.recover(sorted(good)[: segment.k], sorted(missing))
         return intact
 
     def _time_is_up(self) -> None:

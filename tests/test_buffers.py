@@ -1,7 +1,10 @@
 """The memory budget of transfers."""
 
 import asyncio
+import errno
+import mmap
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import pytest
 
@@ -175,3 +178,48 @@ async def late(size_bytes: int, patience_s: float) -> list[str]:
 async def test_what_can_wait_gives_way_to_what_came_later_but_not_for_ever() -> None:
     assert await late(9 * MIB, LONG_S) == ["transfer", "can wait"]
     assert await late(9 * MIB, 0.0) == ["can wait", "transfer"]
+
+
+async def test_room_counts_like_a_buffer_of_that_size_for_as_long_as_it_is_used() -> None:
+    buffers = StripeBuffers(10 * MIB)
+    async with buffers.room(9 * MIB, LONG_S):
+        assert buffers.used_bytes >= 9 * MIB
+        with pytest.raises(Overloaded):
+            async with buffers.room(2 * MIB, SHORT_S):
+                pytest.fail("there is no room")
+    assert buffers.used_bytes == 0
+    with pytest.raises(ZeroDivisionError):
+        async with buffers.room(9 * MIB, LONG_S):
+            raise ZeroDivisionError
+    assert buffers.used_bytes == 0
+    assert buffers.held_bytes == 0  # none was made
+
+
+async def test_who_waits_for_room_is_counted_once() -> None:
+    buffers = StripeBuffers(10 * MIB)
+    held = await buffers.acquire(9 * MIB, LONG_S)
+
+    async def take_room() -> int:
+        async with buffers.room(8 * MIB, LONG_S):
+            return buffers.used_bytes
+
+    waiting = asyncio.create_task(take_room())
+    await asyncio.sleep(0)
+    held.release()
+    assert await waiting == 8 * MIB
+    assert buffers.used_bytes == 0
+
+
+async def test_memory_that_the_system_refuses_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_fileno: int, _size_bytes: int) -> NoReturn:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    buffers = StripeBuffers(20 * MIB)
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(OSError, match="no memory"):
+        await buffers.acquire(9 * MIB, LONG_S)
+    with pytest.raises(OSError, match="no memory"):
+        buffers.try_acquire(9 * MIB)
+    assert buffers.used_bytes == 0

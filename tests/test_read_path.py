@@ -1,30 +1,33 @@
 """The read path's memory: whatever becomes of a reader, its buffers come back."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from common.codec import Codec
 from common.errors import Unreadable
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from common.units import MIB
-from coordinator.buffers import StripeBuffer, StripeBuffers
+from coordinator.buffers import StripeBuffers
 from coordinator.config import Config
 from coordinator.metadata import Manifest, StoredSegment
-from coordinator.read_path import ReadPath, Slice
+from coordinator.read_path import ReadPath
+from coordinator.read_segment import R, SegmentReads, Slice
 from coordinator.services import Services
 
 SEGMENT_BYTES = 6 * MIB
 
 
-class NoShards(ReadPath):
+class NoShards(SegmentReads):
     """Reads succeed at once, without nodes."""
 
-    async def _read(self, part: Slice, buffer: StripeBuffer) -> None:
-        pass
+    async def read(self, part: Slice, rows_for: Callable[[StoredSegment], R]) -> R:
+        return rows_for(part.segment)
 
 
 async def test_a_content_that_lacks_a_segment_is_unreadable_and_not_shorter() -> None:
@@ -59,8 +62,11 @@ async def test_a_content_that_lacks_a_segment_is_unreadable_and_not_shorter() ->
 async def test_a_reader_that_leaves_at_once_gives_every_buffer_back() -> None:
     config = Config(data="unused", secret_file="unused")
     buffers = StripeBuffers(config.buffer_bytes)
-    services = SimpleNamespace(config=config, metadata=None, buffers=buffers)
-    reads = NoShards(cast(Services, services))
+    services = cast(
+        Services, SimpleNamespace(config=config, metadata=None, buffers=buffers, codec=Codec(6, 9))
+    )
+    reads = ReadPath(services)
+    reads._segments = NoShards(services)
     segments = tuple(
         StoredSegment(
             SegmentId(bytes([number]) * 32), SEGMENT_BYTES, Encoding.PLAIN, 6, 9, 1,

@@ -22,6 +22,7 @@ from coordinator.metadata import StoredSegment
 from coordinator.offload import Offload
 from coordinator.read_stripe import StripeRead
 from coordinator.services import Services
+from coordinator.stripe_rows import WholeStripe
 from tests.metadata_parts import Clock
 from tests.scripted_nodes import CODEC, K, N, Nodes, records_of
 
@@ -53,7 +54,7 @@ async def read(
         services = cast(
             Services, SimpleNamespace(cluster=nodes.cluster, codec=codec, offload=offload)
         )
-        one = StripeRead(services, hedge, segment, stripe, wanted)
+        one = StripeRead(services, hedge, segment, WholeStripe(codec, stripe, segment), wanted)
         await one.run()
     finally:
         offload.close()
