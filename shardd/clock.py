@@ -8,15 +8,13 @@ never shorter. Nor is it if the file is damaged, or gone: the clock goes on from
 was put into quarantine.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
-from common.hashing import blake3_digest
 from shardd.disk import Disk, read_file, write_durably
 from shardd.identity import DataDirectory
+from shardd.sealed_json import seal, unseal
 from shardd.throttle import Clocks
 
 log = logging.getLogger(__name__)
@@ -32,22 +30,6 @@ class _Tick:
     now_s: float
     steady_s: float
     boot: str
-
-    def to_json(self) -> bytes:
-        """With a checksum: any number would look like a time."""
-        return json.dumps(asdict(self) | {"blake3": self._checksum()}).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "_Tick":
-        """Raises ValueError, TypeError, KeyError for anything that `to_json` does not write."""
-        said: Any = json.loads(data)
-        tick = cls(float(said["now_s"]), float(said["steady_s"]), str(said["boot"]))
-        if tick._checksum() != said["blake3"]:
-            raise ValueError("it does not match its checksum")
-        return tick
-
-    def _checksum(self) -> str:
-        return blake3_digest(json.dumps(asdict(self)).encode()).hex()
 
 
 class NodeClock:
@@ -85,7 +67,7 @@ class NodeClock:
     def _keep(self) -> None:
         self._directory.check()
         tick = replace(self._began, now_s=self(), steady_s=self._clocks.steady_s())
-        write_durably(self._disk, self._path, tick.to_json())
+        write_durably(self._disk, self._path, seal(asdict(tick)))
         self._kept = tick
 
     def _keep_if_possible(self) -> None:
@@ -97,9 +79,10 @@ class NodeClock:
     def _load(self) -> _Tick | None:
         """None if there is none, or if it is damaged."""
         try:
-            return _Tick.from_json(read_file(self._disk, self._path))
+            tick = _Tick(**unseal(read_file(self._disk, self._path)))
+            return replace(tick, now_s=float(tick.now_s), steady_s=float(tick.steady_s))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError) as error:
             log.warning("%s: %s; orphans may be kept longer", self._path, error)
             return None

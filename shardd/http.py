@@ -43,7 +43,6 @@ class NodeHttp:
         self.app.router.add_get("/v1/stat", self._stat)
         self.app.router.add_get("/v1/shards", self._list)
         self.app.router.add_get("/v1/shards/{address}", self._get, allow_head=True)
-        self.app.router.add_delete("/v1/shards/{address}", self._delete)
         UpkeepRoutes(lambda: self._opened, _limit).add_to(self.app.router)
 
     async def start(self, host: str, port: int) -> tuple[web.AppRunner, int]:
@@ -126,10 +125,6 @@ class NodeHttp:
             return response
         finally:
             record.release()
-
-    async def _delete(self, request: web.Request) -> web.Response:
-        await self._opened.delete([ShardAddress.parse(request.match_info["address"])])
-        return web.Response(status=204)
 
 
 def _limit(request: web.Request) -> int:

@@ -6,15 +6,14 @@ that the node never writes into, or answers for, a directory that is not its own
 
 import errno
 import fcntl
-import json
 import os
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from common.errors import BadSetting, Conflict, Unavailable, WrongCluster, WrongNode
 from shardd.disk import Disk, RealDisk, make_folder, passes, read_file, write_durably
+from shardd.sealed_json import seal, unseal
 
 FILE_NAME = "node.json"
 LOCK_NAME = "lock"
@@ -146,8 +145,7 @@ class DataDirectory:
         """Raises FileNotFoundError, or BadSetting if it is not a node's identity."""
         path = self.path / FILE_NAME
         try:
-            values: Any = json.loads(read_file(self._disk, path))
-            identity = Identity(**values)
+            identity = Identity(**unseal(read_file(self._disk, path)))
             well_formed = len(identity.node_bytes) == 16 and len(identity.cluster_bytes) == 16
         except (ValueError, TypeError, AttributeError):
             well_formed = False
@@ -156,8 +154,7 @@ class DataDirectory:
         return identity
 
     def _write(self, identity: Identity) -> None:
-        text = json.dumps(asdict(identity), indent=2) + "\n"
-        write_durably(self._disk, self.path / FILE_NAME, text.encode())
+        write_durably(self._disk, self.path / FILE_NAME, seal(asdict(identity)))
 
 
 def _open_lock(path: Path) -> int:

@@ -3,13 +3,13 @@
 Not in index.db, which may be made anew at any time.
 """
 
-import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shardd.disk import Disk, read_file, write_durably
+from shardd.sealed_json import seal, unseal
 
 log = logging.getLogger(__name__)
 FILE_NAME = "scrub.json"
@@ -47,7 +47,7 @@ class ScrubState:
     def load(cls, disk: Disk, path: Path) -> "ScrubState":
         """A new one if there is none, or if it is damaged: all is verified once more then."""
         try:
-            values: Any = json.loads(read_file(disk, path))
+            values = unseal(read_file(disk, path))
             times = _by_number(values.pop("verified_at"))
             ends = _by_number(values.pop("verified_bytes", {}))
             return cls(**values, verified_at=times, verified_bytes=ends)
@@ -59,7 +59,7 @@ class ScrubState:
 
     def save(self, disk: Disk, path: Path) -> None:
         """Raises the disk's OSError."""
-        write_durably(disk, path, json.dumps(asdict(self)).encode())
+        write_durably(disk, path, seal(asdict(self)))
 
 
 def _by_number(said: Any) -> dict[int, int]:

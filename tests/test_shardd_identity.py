@@ -7,6 +7,7 @@ import pytest
 
 from common.errors import BadSetting, Conflict, StoreReadOnly, WrongCluster, WrongNode
 from shardd.identity import FILE_NAME, DataDirectory
+from shardd.sealed_json import seal, unseal
 from shardd.store import VolumeStore
 from tests.stores import make_shard
 
@@ -70,6 +71,27 @@ def test_a_damaged_identity_is_not_replaced(tmp_path: Path, content: str) -> Non
     assert (tmp_path / FILE_NAME).read_text() == content
 
 
+def test_no_flipped_bit_makes_another_node_of_it(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path, "node-1")
+    directory.join("ab" * 16, 7)
+    directory.note_epoch(3)
+    directory.close()
+    file = tmp_path / "node.json"
+    good, refused = file.read_bytes(), 0
+    for bit in range(8 * len(good)):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            found = DataDirectory(tmp_path)
+        except BadSetting:
+            refused += 1
+            continue
+        assert (found.identity, found.identity.epoch) == (directory.identity, 3), damaged
+        found.close()
+    assert refused > 7 * len(good)
+
+
 def test_volumes_without_identity_do_not_become_a_new_node(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
     (directory.volumes / "00000001.vol").write_bytes(b"")
@@ -113,8 +135,8 @@ async def test_a_volume_of_another_node_is_refused(tmp_path: Path) -> None:
 
 async def test_a_volume_of_another_cluster_is_refused(tmp_path: Path) -> None:
     await _node_with_volume(tmp_path, CLUSTER)
-    identity = json.loads((tmp_path / FILE_NAME).read_text())
-    (tmp_path / FILE_NAME).write_text(json.dumps({**identity, "cluster_id": OTHER}))
+    identity = unseal((tmp_path / FILE_NAME).read_bytes())
+    (tmp_path / FILE_NAME).write_bytes(seal({**identity, "cluster_id": OTHER}))
     directory = DataDirectory(tmp_path)
     with pytest.raises(WrongCluster, match="another cluster"):
         await VolumeStore.open(directory)
@@ -187,10 +209,10 @@ def test_an_epoch_does_not_change_who_a_node_is(tmp_path: Path) -> None:
     directory.close()
 
 
-def test_a_directory_of_an_earlier_version_knows_no_epoch(tmp_path: Path) -> None:
+def test_a_directory_of_an_earlier_version_has_no_epoch_and_no_checksum(tmp_path: Path) -> None:
     DataDirectory(tmp_path).close()
     values = json.loads((tmp_path / FILE_NAME).read_text())
-    del values["epoch"]
+    del values["epoch"], values["blake3"]
     (tmp_path / FILE_NAME).write_text(json.dumps(values))
     directory = DataDirectory(tmp_path)
     assert directory.identity.epoch == 0

@@ -10,6 +10,8 @@ from common.errors import Corrupt
 from common.shards import ShardMissing, ShardRecord
 from common.units import GIB, KIB, MIB
 from common.upkeep import Why
+from shardd.disk import RealDisk
+from shardd.scrub_state import ScrubState
 from shardd.store import StoreLimits, VolumeStore
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
@@ -257,6 +259,20 @@ async def test_where_scrub_is_survives_a_restart(tmp_path: Path) -> None:
     async with opened(tmp_path, LIMITS, clocks=time.clocks) as store:
         assert store.upkeep.scrub_report().passes == 0
         assert await store.scrub_once()
+
+
+def test_no_flipped_bit_makes_another_state_of_it(tmp_path: Path) -> None:
+    """Shards would have passed for verified that nobody had read."""
+    disk, file = RealDisk(), tmp_path / "scrub.json"
+    state = ScrubState(passes=2, covered=12, verified_at={2: 1_000, 10: 2_000}, rotten=1)
+    state.save(disk, file)
+    assert ScrubState.load(disk, file) == state
+    good = file.read_bytes()
+    for bit in range(8 * len(good)):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        assert ScrubState.load(disk, file) in (state, ScrubState()), damaged
 
 
 async def test_the_oldest_volume_is_first_and_tells_the_age(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ started again, and holds what it has acknowledged, and nothing that it has delet
 One node lives through all runs of a step: what its clients were told counts until the end.
 """
 
-import json
 import random
 import re
 import signal
@@ -19,6 +18,7 @@ from common.ids import ShardAddress
 from common.shards import ShardRecord
 from common.wire import HELLO, PROTOCOL_VERSION, FrameKind, LaneKind
 from shardd.identity import Identity
+from shardd.sealed_json import unseal
 from tests.lane_client import Client, lane_to
 from tests.server_process import server_process
 from tests.stores import SECRET, make_shard
@@ -133,7 +133,7 @@ async def _use(
 
 
 async def _lane(directory: Path, port: int, kind: LaneKind) -> Client:
-    identity = Identity(**json.loads((directory / "data" / "node.json").read_text()))
+    identity = Identity(**unseal((directory / "data" / "node.json").read_bytes()))
     said = HELLO.pack(
         PROTOCOL_VERSION, kind, identity.cluster_bytes, identity.node_bytes, bytes(32)
     )

@@ -1,7 +1,6 @@
 """Disks in the wrong place: swapped, empty, hidden behind a mount, of another cluster."""
 
 import asyncio
-import json
 import random
 import shutil
 import time
@@ -14,6 +13,7 @@ import aiohttp
 
 from common.errors import Conflict, WrongCluster, WrongNode
 from common.units import KIB
+from shardd.sealed_json import seal, unseal
 from sixfold.processes import until
 from tests.torture.journal import RETRY_S, Content, Journal, Recorder
 from tests.torture.journal import session as session_of
@@ -185,12 +185,12 @@ async def _of_another_cluster(test: _Test) -> None:
     name, _ = test.two()
     identity = test.servers.data(name) / "node.json"
     test.servers.kill(name)
-    ours = identity.read_text()
-    identity.write_text(json.dumps({**json.loads(ours), "cluster_id": "ab" * 16}))
+    ours = identity.read_bytes()
+    identity.write_bytes(seal({**unseal(ours), "cluster_id": "ab" * 16}))
     with test.unchanged(identity.parent):
         await test.is_refused(name, WrongCluster)
         await _some_writes(test)
-    identity.write_text(ours)
+    identity.write_bytes(ours)
     await test.start_again(name)
 
 
