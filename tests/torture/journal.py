@@ -33,7 +33,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Reproducible bytes that no other number has; only the empty content has many numbers."""
+    """Reproducible bytes, those of a byte or none with many numbers, all others with one."""
 
     number: int
     size_bytes: int

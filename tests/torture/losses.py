@@ -64,12 +64,14 @@ class _Test:
     stopped: int = 0
     segments: int = 0
     _made: int = 9
+    _rotted: set[SegmentId] = field(default_factory=set)  # in this round
 
     async def round(self) -> None:
         await self._store()
         lost = self.chance.sample(self.names, self.chance.randint(1, MOST_LOST))
         for name in lost:
             await self._lose(name)
+        self._rotted = set()
         others = list(self.contents)
         self.chance.shuffle(others)
         half = len(others) // 2
@@ -102,7 +104,8 @@ class _Test:
         self.lost += 1
 
     async def _rot(self, contents: list[Content], most: int) -> None:
-        """Up to so many shards of each segment, of those that are there."""
+        """Up to so many shards of each segment, of those that are there; once, though contents may
+        share it: the shortest are alike."""
         for content in contents:
             for address, name in [one async for one in self._some_shards(content, most)]:
                 node = StorageNode(0, self.servers.data(name))
@@ -113,6 +116,9 @@ class _Test:
     ) -> AsyncIterator[tuple[ShardAddress, str]]:
         for segment in (await self._ask("get", f"/v1/blobs/{content.id}/explain"))["segments"]:
             id_, generation = SegmentId.parse(segment["id"]), int(segment["generation"], 16)
+            if id_ in self._rotted:
+                continue
+            self._rotted.add(id_)
             there = [shard for shard in segment["shards"] if shard["name"] in self.names]
             for shard in self.chance.sample(there, min(len(there), self.chance.randint(0, most))):
                 yield ShardAddress(id_, generation, shard["index"]), shard["name"]
@@ -187,6 +193,8 @@ async def _run(directory: Path, rounds: int, chance: random.Random) -> _Test:
         recorder = Recorder(http, Journal(directory / "journal.jsonl"))
         test = _Test(servers, recorder, http, chance)
         for _ in range(rounds):
+            if test.violations:
+                break  # what is not whole again may lose more than it can bear
             await test.round()
         await recorder.check_all()
         text = servers.directory.log(COORDINATOR).read_text()
