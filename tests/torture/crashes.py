@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ from tests.torture.crash_programs import (
     run_program,
 )
 from tests.torture.outcome import Outcome, quiet, scratch
+from tests.torture.spread import Share, spread
 
 ROW = 2
 PROMISE = "a power loss at any step loses nothing that was acknowledged"
@@ -93,6 +95,12 @@ class Tally:
     crashes: int = 0
     violations: list[str] = field(default_factory=list)
 
+    def add(self, other: "Tally") -> None:
+        self.programs += other.programs
+        self.steps += other.steps
+        self.crashes += other.crashes
+        self.violations += other.violations
+
     def figure(self) -> str:
         counted = f"{self.programs:,} programs, {self.steps:,} steps, {self.crashes:,} crashes"
         return f"{counted}, {len(self.violations):,} violations"
@@ -108,13 +116,28 @@ class Chosen(NamedTuple):
 
 def main(scale: float, seed: int) -> Outcome:
     """`scale` thins out the programs of several operations, and the rounds at each step."""
-    return crash_all(_chosen(scale, random.Random(seed)), seed)
+    chosen = len(list(_chosen(scale, random.Random(seed))))
+    return _told(spread(partial(_share, scale, seed), chosen))
+
+
+def _share(scale: float, seed: int, share: Share) -> Tally:
+    return _crash(share.cases(_chosen(scale, random.Random(seed))), seed)
 
 
 def crash_all(chosen: Iterable[Chosen], seed: int) -> Outcome:
+    return _told([_crash(chosen, seed)])
+
+
+def _crash(chosen: Iterable[Chosen], seed: int) -> Tally:
     with scratch("crashes", in_memory=True) as root, quiet():
-        tally = uvloop.run(_run(root, chosen, seed))
-    return Outcome(tally.figure(), tally.violations)
+        return uvloop.run(_run(root, chosen, seed))
+
+
+def _told(tallies: Sequence[Tally]) -> Outcome:
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    return Outcome(total.figure(), total.violations)
 
 
 async def _run(root: Path, chosen: Iterable[Chosen], seed: int) -> Tally:

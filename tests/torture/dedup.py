@@ -8,9 +8,11 @@ nobody may have deleted since is read back, and nothing lies on nodes that nothi
 import logging
 import random
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 import uvloop
@@ -24,34 +26,47 @@ from tests.reports import incoming
 from tests.torture.dedup_checks import World
 from tests.torture.dedup_schedule import NODES, Schedule
 from tests.torture.outcome import Outcome, scaled, scratch
+from tests.torture.spread import Share, spread
 
 ROW = 8
 PROMISE = "deletion never takes what an upload of the same bytes relies on"
 SCHEDULES = 100_000
 
 
+class _Tally(NamedTuple):
+    steps: int
+    stored: int
+    violations: list[str]
+
+
 def main(scale: float, seed: int) -> Outcome:
     wanted = scaled(SCHEDULES, scale)
-    with scratch("dedup") as directory:
-        steps, stored, violations = uvloop.run(_run(directory, wanted, seed))
+    tallies = spread(partial(_share, wanted, seed), wanted)
+    violations = [said for tally in tallies for said in tally.violations]
     broken = len({violation.split(":")[0] for violation in violations})
     figure = (
-        f"{wanted:,} schedules of {steps:,} steps, {stored:,} acknowledged, "
+        f"{wanted:,} schedules of {sum(tally.steps for tally in tallies):,} steps, "
+        f"{sum(tally.stored for tally in tallies):,} acknowledged, "
         f"{broken} acknowledged and unreadable"
     )
     return Outcome(figure, violations)
 
 
-async def _run(directory: Path, wanted: int, seed: int) -> tuple[int, int, list[str]]:
+def _share(wanted: int, seed: int, share: Share) -> _Tally:
+    with scratch("dedup") as directory:
+        return uvloop.run(_run(directory, share.cases(range(wanted)), seed))
+
+
+async def _run(directory: Path, numbers: Iterable[int], seed: int) -> _Tally:
     steps, stored, violations = 0, 0, list[str]()
     async with _world(directory) as world:
-        for number in range(wanted):
+        for number in numbers:
             schedule = Schedule(world, random.Random(f"{seed} {number}"))
             await schedule.run()
             steps += len(schedule.gates.done)
             stored += schedule.stored
             violations += [f"schedule {number}: {said}" for said in schedule.violations]
-    return steps, stored, violations
+    return _Tally(steps, stored, violations)
 
 
 @asynccontextmanager

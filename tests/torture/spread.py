@@ -1,0 +1,35 @@
+"""The longest tests use all cores: each case is by itself, so processes can share them."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+WORTH_PROCESSES = 1_000  # cases; fewer are done before these have started
+
+
+class Share(NamedTuple):
+    """Every how manyth case, and from which on."""
+
+    first: int
+    of: int
+
+    def cases(self, cases: Iterable[C]) -> Iterator[C]:
+        """Those that are in this share."""
+        return islice(cases, self.first, None, self.of)
+
+
+def spread(work: Callable[[Share], T], cases: int) -> list[T]:
+    """What `work`, which must be picklable, makes of all shares, in their order."""
+    processes = os.cpu_count() or 1 if cases >= WORTH_PROCESSES else 1
+    shares = [Share(first, processes) for first in range(processes)]
+    if processes == 1:
+        return [work(share) for share in shares]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+        return list(pool.map(work, shares))
