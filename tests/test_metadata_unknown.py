@@ -94,3 +94,18 @@ async def test_a_session_is_begun_as_soon_as_the_database_lets_us(
         assert not keeping.done()
     assert tries == 2
     keeping.cancel()
+
+
+async def test_refused_uploads_have_no_unknown_fate(metadata: Metadata, clock: Clock) -> None:
+    """Nothing of theirs was in the transaction: what they have written is taken away at once."""
+
+    def lose() -> None:
+        raise FateUnknown("its fate is unknown")
+
+    clock.now_s += SESSION_LEASE_S + 1
+    with (
+        armed(Point.UPLOAD_COMMIT_BEGUN, lose),
+        armed(Point.UPLOAD_COMMITTED, lose),
+        pytest.raises(SessionLost),
+    ):
+        await metadata.commit_content(single(segment(metadata)))

@@ -101,7 +101,6 @@ class Threads:
     def _commit_together(self, batch: list[Change]) -> list[Any]:
         """First the new contents, with few statements; then all else, one after another."""
         uploads = [change for change in batch if isinstance(change, NewContent)]
-        are_there = any(isinstance(change, NewContent | NewBundle) for change in batch)
         with self._sql.transaction():
             self._layouts.begin()
             outcomes = iter(self._commit_contents(uploads))
@@ -109,9 +108,10 @@ class Threads:
                 next(outcomes) if isinstance(change, NewContent) else self._refusable(change)
                 for change in batch
             ]
-            if are_there:
+            stored = any(map(_is_stored, batch, answers))
+            if stored:
                 failpoint(Point.UPLOAD_COMMIT_BEGUN)
-        if are_there:
+        if stored:
             failpoint(Point.UPLOAD_COMMITTED)
         self._checkpoints.committed(self._sql.rows_changed)
         return answers
@@ -131,6 +131,11 @@ class Threads:
             return change(self._sql)
         except SixfoldError as error:  # it refused before it wrote anything
             return error
+
+
+def _is_stored(change: Change, answer: Any) -> bool:
+    """Whether this is an upload, and was not refused."""
+    return isinstance(change, NewContent | NewBundle) and not isinstance(answer, Exception)
 
 
 def _unavailable(error: PeeweeException) -> Unavailable:
