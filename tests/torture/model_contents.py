@@ -84,6 +84,14 @@ def known_bad(database: Path, segment: StoredSegment) -> int:
         return int(found[0]) if found else 0
 
 
+def waiting_deletes(database: Path) -> int:
+    """How much is known of that is to go, but has not gone yet."""
+    queues = ("collect_queue", "outbox_delete", "orphan", "rebundle_queue")
+    with closing(sqlite3.connect(database)) as connection:
+        counts = (connection.execute(f"SELECT count(*) FROM {name}") for name in queues)
+        return sum(int(count.fetchone()[0]) for count in counts)
+
+
 def shards_in(database: Path) -> set[tuple[int, ShardAddress]]:
     """All that the metadata refers to: which shard, on which node."""
     with closing(sqlite3.connect(database)) as connection:

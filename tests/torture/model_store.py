@@ -19,7 +19,15 @@ from common.ids import ShardAddress
 from coordinator.metadata import StoredSegment, Wish
 from coordinator.proof import MISSED_AT_MOST
 from coordinator.repair import SEARCH_AGAIN_S
-from tests.torture.model_contents import CONTENTS, IDS, Promise, known_bad, lists_in, shards_in
+from tests.torture.model_contents import (
+    CONTENTS,
+    IDS,
+    Promise,
+    known_bad,
+    lists_in,
+    shards_in,
+    waiting_deletes,
+)
 from tests.torture.one_process import (
     COORDINATORS,
     GRACE_S,
@@ -30,6 +38,7 @@ from tests.torture.one_process import (
 T = TypeVar("T")
 ZONES = "aaabbbccc"
 STEP_S = 60.0  # no step may take longer: a hang is a failure
+LEAST_ROUNDS, MOST_ROUNDS = 4, 12  # of all jobs
 
 
 class StoreUnderTest(RuleBasedStateMachine):
@@ -162,12 +171,14 @@ class StoreUnderTest(RuleBasedStateMachine):
 
     async def until_idle(self) -> None:
         """What one job leaves, another finds a grace period later, or when repair goes through all
-        layouts again."""
-        for _ in range(4):
+        layouts again; a bundle that most is deleted of has to be moved first."""
+        for number in range(MOST_ROUNDS):
             await self.store.pass_time(GRACE_S + int(SEARCH_AGAIN_S))
             for front in self.store.fronts:
                 for job in front.jobs:
                     await front.work(job)
+            if number + 1 >= LEAST_ROUNDS and not waiting_deletes(self.store.database):
+                break
         await self.forget_mended()
 
     async def is_whole(self, which: int) -> bool:

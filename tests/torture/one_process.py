@@ -9,11 +9,11 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import aiohttp
 
@@ -48,6 +48,8 @@ from tests.bundles import all_wait, another_on_its_way
 from tests.metadata_parts import Clock, seize_lease
 from tests.stores import SECRET
 from tests.torture.storage_node import StorageNode
+
+T = TypeVar("T")
 
 NODES = range(1, 10)
 ONE_ZONE = ["default"] * len(NODES)
@@ -152,13 +154,7 @@ class Front:
 
     async def put(self, data: bytes) -> Stored:
         """As a client does who tries again when the lease of the session has run out."""
-        while True:
-            session = self.metadata.session
-            try:
-                return await self.writes.store(_chunks(data), len(data))
-            except SessionLost:
-                while self.metadata.session == session:
-                    await asyncio.sleep(0.001)
+        return await self._in_a_session(lambda: self.writes.store(_chunks(data), len(data)))
 
     async def put_together(self, *contents: bytes) -> list[Stored | BaseException]:
         """While another upload is on its way, so that small ones share a bundle."""
@@ -181,10 +177,24 @@ class Front:
     async def work(self, job: str) -> None:
         """The job's steps, until there is nothing left for it to do at once. Who has held its lease
         has lost it. A step that cannot be done now is done another time."""
-        await seize_lease(self.metadata, job)
-        with suppress(SessionLost, Undurable):
-            while await self.jobs[job].step():
+
+        async def step() -> bool:
+            await seize_lease(self.metadata, job)
+            return await self.jobs[job].step()
+
+        with suppress(Undurable):
+            while await self._in_a_session(step):
                 pass
+
+    async def _in_a_session(self, act: Callable[[], Awaitable[T]]) -> T:
+        """What it gives, if need be in the session that follows."""
+        while True:
+            session = self.metadata.session
+            try:
+                return await act()
+            except SessionLost:
+                while self.metadata.session == session:
+                    await asyncio.sleep(0.001)
 
 
 class Store:
