@@ -128,6 +128,22 @@ class ReadPath:
             buffer = await self._buffers.acquire_behind(size_bytes, LATER_SEGMENT_WAIT_S)
             (await self._fill(part, buffer)).release()
 
+    async def has(self, segment: StoredSegment) -> bool:
+        """Whether the nodes have this act of writing it, and it is what its id says. Nothing of it
+        goes into the cache. Raises Overloaded."""
+        size_bytes = self._stripe_bytes(segment)
+        buffer = await self._buffers.acquire_behind(size_bytes, LATER_SEGMENT_WAIT_S)
+        stripe, data = buffer.memory[:size_bytes], range(segment.k)
+        plain = stripe[: segment.size_bytes]
+        try:
+            await StripeRead(self._services, self._large, segment, stripe, data).run()
+            digest = await self._services.offload.run(len(plain), lambda: blake3_digest(plain))
+        except Unreadable:
+            return False
+        finally:
+            buffer.abandon()  # a late shard may still arrive in it
+        return digest == segment.id
+
     async def _read_out(self, part: Slice, wait_s: float) -> bytes:
         """A copy of one verified slice, or the cache's own bytes."""
         piece = await self._fetch(part, wait_s)

@@ -13,8 +13,8 @@ asked for, which holds all segments against their ids.
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import filterfalse
 
 from common.bundle import parts_of
@@ -132,7 +132,7 @@ class Rebuild:
                 heads[node] = following
 
     async def _segment_found(self, group: list[tuple[ShardInfo, int]]) -> None:
-        segment = segment_from_shards(group)
+        segment, *others = writes_from_shards(group)
         survivors = segment.n - segment.layout.count(NO_NODE)
         self.report.segments += 1
         if survivors < segment.k:
@@ -143,13 +143,16 @@ class Rebuild:
         elif may_be_list(segment):
             self._lists.append(segment)
         held = Counter(address.generation for address in {info.address for info, _ in group})
-        self._batch.append(Found(segment, held))
+        self._batch.append(Found(segment, held, others=others))
         if len(self._batch) >= BATCH:
             await self._flush()
 
     async def _flush(self) -> None:
-        await self._metadata.restore_segments(self._batch)
-        self._batch = []
+        batch, self._batch = self._batch, []
+        for found, known in await self._metadata.restore_segments(batch):
+            if not await self._reads.has(known) and await self._reads.has(found.segment):
+                found = replace(found, unreadable=known.generation)
+                await self._metadata.restore_segments([found])
 
     async def _restore_list(self, segment: StoredSegment) -> None:
         try:
@@ -223,14 +226,18 @@ def may_be_list(segment: StoredSegment) -> bool:
     return is_list(segment) or SegmentList.may_have(segment.size_bytes)
 
 
-def segment_from_shards(group: Iterable[tuple[ShardInfo, int]]) -> StoredSegment:
-    """The segment that these shards, each with its node, are of. If there are several
-    generations, the one with most shards counts, of equal ones the youngest."""
+def writes_from_shards(group: Iterable[tuple[ShardInfo, int]]) -> list[StoredSegment]:
+    """The acts of writing a segment that these shards, each with its node, are of: the one with
+    most shards first, of equal ones the youngest."""
     generations: defaultdict[int, dict[int, tuple[ShardInfo, int]]] = defaultdict(dict)
     for info, node in group:
         generations[info.address.generation][info.address.index] = (info, node)
-    best = max(generations, key=lambda generation: (len(generations[generation]), generation))
-    shards = generations[best]
+    best_first = sorted(generations.items(), key=lambda each: (-len(each[1]), -each[0]))
+    return [_segment_of(shards) for _, shards in best_first]
+
+
+def _segment_of(shards: Mapping[int, tuple[ShardInfo, int]]) -> StoredSegment:
+    """Of one act of writing it."""
     info = next(iter(shards.values()))[0]
     nothing = (None, NO_NODE)
     places = [shards.get(index, nothing) for index in range(info.n)]
@@ -241,7 +248,7 @@ def segment_from_shards(group: Iterable[tuple[ShardInfo, int]]) -> StoredSegment
         info.encoding,
         info.k,
         info.n,
-        best,
+        info.address.generation,
         tuple(node for _, node in places),
         checksums,
     )

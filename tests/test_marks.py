@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 
 import pytest
 
@@ -9,10 +10,11 @@ from common.errors import NotFound
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.metadata import Metadata, NewContent
+from coordinator.metadata.sessions import doubt
 from coordinator.read_path import ReadPath
 from coordinator.write_path import WritePath
 from tests.memory_cluster import SEGMENT_BYTES, MemoryCluster, Sweeper, get, put
-from tests.metadata_parts import Clock, segment, several, single
+from tests.metadata_parts import Clock, execute, segment, several, single
 from tests.test_rebuild import forget_everything, rebuild
 
 Ends = tuple[WritePath, ReadPath]
@@ -105,3 +107,40 @@ async def test_a_content_that_is_deleted_meanwhile_stays_so(metadata: Metadata) 
     assert await metadata.find_content(ContentId(piece.id)) is None
     assert await metadata.find_segment(SegmentId(mark.id)) is None
     assert (await metadata.counts())["outbox_delete"] == 9
+
+
+async def test_a_list_of_what_is_known_otherwise_goes(
+    metadata: Metadata, nodes: MemoryCluster, ends: Ends, clock: Clock
+) -> None:
+    """As one of a content that is in a bundle by now, when the database that knew it is lost."""
+    tail = os.urandom(500)
+    for data in (tail, os.urandom(SEGMENT_BYTES) + tail):
+        await put(ends[0], data)
+    mark = "(SELECT segment_list FROM content WHERE segment_count = 1)"
+    await execute(metadata, f"DELETE FROM segment WHERE id = {mark}")
+    await execute(metadata, "UPDATE content SET segment_list = NULL WHERE segment_count = 1")
+    before = (await metadata.counts())["segment"]
+    await rebuild(metadata, nodes, ends[1])
+    assert (await metadata.counts())["segment"] == before + 1
+    await collect_all(Sweeper(metadata, nodes, clock))
+    assert (await metadata.counts())["segment"] == before
+    assert len(nodes.shards()) == 9 * before
+
+
+async def test_a_mark_that_a_backup_names_and_that_was_deleted_since_is_written_anew(
+    metadata: Metadata, nodes: MemoryCluster, ends: Ends
+) -> None:
+    for data in (FIRST, LARGE):
+        await put(ends[0], data)
+    (mark,) = await metadata._read(
+        lambda sql: sql.only("SELECT segment_list FROM content WHERE segment_count = 1")
+    )
+    for store in nodes.stores.values():
+        for address in [each for each in store.records if each.segment == mark]:
+            del store.records[address]
+    await metadata._write(partial(doubt, until_epoch=metadata.session))
+    await metadata._begin_session()
+    id_ = await put(ends[0], FIRST)
+    await forget_everything(metadata)
+    await rebuild(metadata, nodes, ends[1])
+    assert await get(ends[1], id_) == FIRST

@@ -13,17 +13,32 @@ from common.ids import SegmentId
 from coordinator.metadata.mending import Read, Write
 from coordinator.metadata.reads import SEGMENT_COLUMNS, SEGMENT_TABLES, segment_of
 from coordinator.metadata.rows import DeleteReason, NewContent, StoredSegment
+from coordinator.metadata.sessions import DOUBTFUL
 from coordinator.metadata.sql import Sql
-from coordinator.metadata.writes import Layouts, add_deletes, commit_content, shards_of
+from coordinator.metadata.writes import (
+    UNREADABLE,
+    Layouts,
+    add_deletes,
+    commit_content,
+    shards_of,
+)
+
+# Of content c: its list, unless that is known to be lost, or only a backup says that it is there.
+SURE_LIST = (
+    "SELECT s.id FROM segment s WHERE s.id = c.segment_list "
+    f"AND NOT ({DOUBTFUL}) AND NOT EXISTS ({UNREADABLE})"
+)
 
 
 def lacking(sql: Sql, ids: Iterable[SegmentId]) -> list[StoredSegment]:
-    """Those of these segments that are contents, and pieces of others, and have no mark."""
+    """Those of these segments that are contents, and pieces of others, and have no mark; or one
+    that may not be there any more."""
     rows = sql.rows_in(
         f"SELECT {SEGMENT_COLUMNS} FROM {SEGMENT_TABLES}WHERE s.id IN ({{keys}}) "
         "AND EXISTS (SELECT 1 FROM content_segment cs WHERE cs.segment = s.id) "
         "AND EXISTS (SELECT 1 FROM pin p WHERE p.content = s.id) "
-        "AND NOT EXISTS (SELECT 1 FROM content c WHERE c.id = s.id)",
+        "AND NOT EXISTS (SELECT 1 FROM content c WHERE c.id = s.id AND "
+        f"(c.segment_list IS NULL OR c.segment_list IN ({SURE_LIST})))",
         ids,
     )
     return list(map(segment_of, rows))

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from common.errors import Conflict
 from common.ids import SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
+from coordinator.metadata.cuts import offer_to_collector
 from coordinator.metadata.mending import pending_deletes
 from coordinator.metadata.notices import survivors_of
 from coordinator.metadata.outbox import is_in_outbox
@@ -29,58 +31,83 @@ from coordinator.metadata.writes import (
     replace_segment,
 )
 
+UNUSED_LIST = (
+    f"SELECT id FROM segment WHERE id = ? AND encoding = {int(Encoding.SEGMENT_LIST)} "
+    "AND NOT EXISTS (SELECT 1 FROM content c WHERE c.segment_list = segment.id)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """A segment as its shards tell it. `held` says of how many shards of each generation the nodes
-    have one."""
+    have one; `unreadable` is another generation of the same bytes that could not be read, `others`
+    are further acts of writing it, the best first."""
 
     segment: StoredSegment
     held: Mapping[int, int]
+    unreadable: int | None = None
+    others: Sequence[StoredSegment] = ()
 
-    def is_better_than(self, generation: int, is_lost: bool) -> bool:
-        """Whether it can be read, and that other generation of the same bytes, which may be lost as
-        far as the database knows, cannot. A younger one that is not was written after the nodes
-        were asked, or they did not all answer."""
+    def may_replace(self, generation: int) -> bool:
+        """Whether the nodes that were asked have enough of it, and too little of that other
+        generation of the same bytes."""
         k, ours = self.segment.k, self.segment.generation
-        may_be = ours > generation or is_lost
-        return may_be and self.held[ours] >= k > self.held.get(generation, 0)
+        return self.held[ours] >= k > self.held.get(generation, 0)
 
 
-def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> None:
-    """Insert those that are not known. What is known and cannot be read any more is replaced, if
-    the known generation is an older one: a backup names what was deleted since, and perhaps written
-    again; and completed, if it is the same: it was found when nodes were away that are there now.
-    Passed over are those of which something is about to be deleted. Sessions to come get numbers
-    above those found.
+class Rivals(NamedTuple):
+    """Two acts of writing the same bytes: the one that nodes have, and the one that the database
+    names."""
+
+    found: Found
+    known: StoredSegment
+
+
+def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> list[Rivals]:
+    """Insert those that are not known. What is known and cannot be read any more is replaced: a
+    backup names what was deleted since, and perhaps written again; and completed, if it is the
+    same: it was found when nodes were away that are there now. Passed over are acts of writing of
+    which something is about to be deleted, as of an upload that was refused since the nodes were
+    asked: then the next best one counts. Sessions to come get numbers above those found.
+
+    Given back are those of which only a look can tell: the nodes that were asked do not have what
+    the database names, but it may lie on others, or have been written after they were asked. Which
+    was written later, generations do not tell: a session has its number from when it began.
 
     Raises Conflict unless deletes are stopped, as they must be since the nodes were asked."""
     if not deletes_stopped(sql):
         raise Conflict("deletes were allowed while the metadata was rebuilt: rebuild it again")
+    rivals = list[Rivals]()
     for each in found:
-        if not is_in_outbox(sql, each.segment) and not insert_segment(sql, layouts, each.segment):
-            _improve(sql, layouts, each)
+        best = next((s for s in (each.segment, *each.others) if not is_in_outbox(sql, s)), None)
+        if best is not None and not insert_segment(sql, layouts, best):
+            rivals += _improve(sql, layouts, replace(each, segment=best))
     generations = (each.segment.generation for each in found)
     last_session = max((each >> GENERATION_COUNTER_BITS for each in generations), default=0)
     sql.run("UPDATE cluster SET sessions = ? WHERE sessions < ?", last_session, last_session)
+    return rivals
 
 
-def _improve(sql: Sql, layouts: Layouts, found: Found) -> None:
-    """A segment that is known already."""
+def _improve(sql: Sql, layouts: Layouts, found: Found) -> list[Rivals]:
+    """A segment that is known already; what restore_segments gives back of it."""
     id_, ours = found.segment.id, found.segment.generation
     row = sql.only(
         f"SELECT {SEGMENT_COLUMNS}, r.survivors FROM {SEGMENT_TABLES}WHERE s.id = ?", id_
     )
     known = segment_of(row[:-1])
     survivors = row[-1] if row[-1] is not None else survivors_of(known.layout, 0)
-    is_lost = survivors < known.k
+    is_lost = survivors < known.k or found.unreadable == known.generation
     if known.generation != ours:
-        if found.is_better_than(known.generation, is_lost):
-            replace_segment(sql, layouts, found.segment)
+        if not found.may_replace(known.generation):
+            return []
+        if not is_lost:
+            return [Rivals(found, known)]
+        replace_segment(sql, layouts, found.segment)
     elif is_lost:
         joined = _joined(known, found.segment, pending_deletes(sql, known))
         if (joined.layout, joined.checksums) != (known.layout, known.checksums):
             put_anew(sql, layouts, joined)
+    return []
 
 
 def _joined(known: StoredSegment, found: StoredSegment, forbidden: Places) -> StoredSegment:
@@ -98,8 +125,9 @@ def _joined(known: StoredSegment, found: StoredSegment, forbidden: Places) -> St
 
 
 def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> bool:
-    """A content of several segments. False if it is there already; or if it is there in one, and of
-    the several some are gone: then they are an older cut that is being collected."""
+    """A content of several segments. False if it is there already; then nothing may need the list.
+    Or if it is there in one, and of the several some are gone: then they are an older cut that is
+    being collected."""
     ids = [id_ for id_, _ in listed.segments]
     there = {id_ for (id_,) in sql.rows_in("SELECT id FROM segment WHERE id IN ({keys})", ids)}
     in_one = sql.row("SELECT 1 FROM segment WHERE id = ?", listed.content) is not None
@@ -110,13 +138,13 @@ def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> bool:
         "VALUES (?, ?, ?, ?, {wall}) ON CONFLICT DO NOTHING",
         listed.content, listed.size_bytes, len(listed.segments), list_id,
     )  # fmt: skip
-    if added:
-        for position, (segment, _) in enumerate(listed.segments):
-            sql.run(
-                "INSERT INTO content_segment VALUES (?, ?, ?)", listed.content, position, segment
-            )
-        pin(sql, listed.content)
-    return added > 0
+    if not added:
+        offer_to_collector(sql, UNUSED_LIST, list_id)
+        return False
+    for position, (segment, _) in enumerate(listed.segments):
+        sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", listed.content, position, segment)
+    pin(sql, listed.content)
+    return True
 
 
 def restore_single_contents(sql: Sql) -> int:

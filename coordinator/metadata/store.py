@@ -257,8 +257,10 @@ class Metadata(Inspecting):
 
     # Rebuilding
 
-    async def restore_segments(self, found: Sequence[restoring.Found]) -> None:
-        await self._write(partial(restoring.restore_segments, layouts=self._layouts, found=found))
+    async def restore_segments(self, found: Sequence[restoring.Found]) -> list[restoring.Rivals]:
+        """Those of which only a look can tell whether they are to replace what is known."""
+        restore = partial(restoring.restore_segments, layouts=self._layouts, found=found)
+        return await self._write(restore)
 
     async def restore_content(self, listed: SegmentList, list_id: SegmentId) -> bool:
         """Whether it was not there, and is now."""
