@@ -133,10 +133,11 @@ class ReadPath:
         goes into the cache. Raises Overloaded."""
         size_bytes = self._stripe_bytes(segment)
         buffer = await self._buffers.acquire_behind(size_bytes, LATER_SEGMENT_WAIT_S)
-        stripe, data = buffer.memory[:size_bytes], range(segment.k)
+        stripe, whole = buffer.memory[:size_bytes], Slice(segment, 0, segment.size_bytes)
         plain = stripe[: segment.size_bytes]
         try:
-            await StripeRead(self._services, self._large, segment, stripe, data).run()
+            rows = WholeStripe(self._services.codec, stripe, segment)
+            await self._segments.read_here(whole, rows)
             digest = await self._services.offload.run(len(plain), lambda: blake3_digest(plain))
         except Unreadable:
             return False

@@ -47,7 +47,7 @@ class SegmentReads:
         while True:
             rows = rows_for(segment)
             try:
-                await self._attempt(segment, part, rows)
+                await self.read_here(Slice(segment, part.start, part.end), rows)
                 return rows
             except Unreadable:
                 now = await self._services.metadata.moved(segment)
@@ -60,8 +60,9 @@ class SegmentReads:
         while self._notices:
             await asyncio.wait(self._notices)
 
-    async def _attempt(self, segment: StoredSegment, part: Slice, rows: Rows) -> None:
-        """From where the segment lay when it was looked up."""
+    async def read_here(self, part: Slice, rows: Rows) -> None:
+        """From where the segment lay when it was looked up, and not from elsewhere."""
+        segment = part.segment
         shard_bytes = segment.shard_bytes or 1
         wanted = range(part.start // shard_bytes, -(-part.end // shard_bytes))
         hedge = self._small if len(wanted) * shard_bytes <= INLINE_BYTES else self._large
