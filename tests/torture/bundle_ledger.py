@@ -32,7 +32,8 @@ class State(Enum):
 class Ledger:
     """`begun` counts the uploads of each content, and of those that it is a piece of. `unmarked`
     are pieces that a rebuild may take for that and no more: since the last upload of what they are
-    a piece of that did not fail, one has failed, or went on beside a rebuild."""
+    a piece of that did not fail, one has failed, or went on beside a rebuild. `unsettled` are those
+    whose uploaders have gone away while a transaction may have been on its way."""
 
     def __init__(self, rng: random.Random) -> None:
         self.contents = _contents(rng)
@@ -40,6 +41,7 @@ class Ledger:
         self.states = [State.GONE] * len(self.contents)
         self.begun = [0] * len(self.contents)
         self.unmarked = set[int]()
+        self.unsettled = set[int]()
         self._pieces = _pieces(self.contents)
         self.acknowledged = 0
         self.violations = list[str]()
@@ -59,6 +61,15 @@ class Ledger:
         self.unmarked |= self._pieces[content]
         if self.states[content] is State.GONE:
             self.states[content] = State.MAYBE
+
+    def vanished(self, content: int) -> None:
+        """Who uploaded it has gone away; what was sent may still take effect, later."""
+        self.failed(content)
+        self.unsettled.add(content)
+
+    def deleted(self, content: int) -> None:
+        unsettled = content in self.unsettled
+        self.states[content] = State.MAYBE if unsettled else State.GONE
 
     def renew(self, rng: random.Random) -> None:
         """Some of those that are gone are given up, for others that were never there. No pieces."""
@@ -97,10 +108,12 @@ class Ledger:
         return {content for content in self.having(State.GONE) if self.ids[content] in rows}
 
     def deleted_for_good(self, world: World) -> dict[int, int]:
-        """Those that were deleted, and that no rebuild of this database brings back: it knows what
-        is needed of all that nodes have of them, if they have any of it. With how many uploads of
-        them have begun: one more, and they may be there."""
-        return self._gone_but(world.nodes, set(world.rows("SELECT id, generation FROM segment")))
+        """Those that were deleted, and that no rebuild of this database brings back: nodes have
+        nothing of them but segments of their own that it knows. Lists and bundles count, since one
+        that is known may be collected, and found again, beside the rebuild. With how many uploads
+        of them have begun: one more, and they may be there."""
+        known = "SELECT id, generation FROM segment WHERE encoding = ?"
+        return self._gone_but(world.nodes, set(world.rows(known, int(Encoding.PLAIN))))
 
     def nowhere(self, nodes: MemoryCluster) -> dict[int, int]:
         """Of those the ones that no node has: no rebuild of an empty database finds them."""

@@ -64,6 +64,7 @@ class Storm:
             await self.world.coordinators[1 - at]._begin_session()
 
     async def settle(self) -> None:
+        self.ledger.unsettled.clear()
         for writes, reads in self.ends:
             await writes.settle()
             await reads.settle()
@@ -93,7 +94,7 @@ class Storm:
     async def _delete(self, content: int, metadata: Metadata) -> None:
         """What was not there may come by a rebuild that goes on."""
         if await metadata.unpin(self.ledger.ids[content]):
-            self.ledger.states[content] = State.GONE
+            self.ledger.deleted(content)
         elif self.ledger.states[content] is State.THERE:
             self.ledger.wrong(content, "there was nothing to delete")
 
@@ -116,7 +117,7 @@ class Storm:
         try:
             await upload
         except asyncio.CancelledError:
-            self.ledger.failed(content)
+            self.ledger.vanished(content)
 
     async def _job(self, metadata: Metadata, worker: Worker) -> None:
         """The other one's lease has run out each time."""

@@ -89,7 +89,7 @@ class World:
             shutil.copy(backup, self._directory / "metadata.db")
         await self.open()
 
-    def rows(self, text: str, *values: bytes) -> list[tuple[Any, ...]]:
+    def rows(self, text: str, *values: object) -> list[tuple[Any, ...]]:
         """What a query finds, beside all steps."""
         with closing(self._direct()) as database:
             return database.execute(text, values).fetchall()
