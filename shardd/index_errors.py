@@ -2,11 +2,22 @@
 
 import sqlite3
 
+import peewee
+
+SQL_ERRORS = (sqlite3.Error, peewee.PeeweeException)
+
 _UNREADABLE = (
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
     sqlite3.SQLITE_IOERR_CORRUPTFS,
 )
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What went wrong at first. Some errors, such as that of a full disk, end the transaction; then
+    ROLLBACK fails too, and its error comes in place of theirs."""
+    earlier = error.__context__
+    return first_cause(earlier) if isinstance(earlier, SQL_ERRORS) else error
 
 
 def is_damage(error: BaseException) -> bool:
