@@ -31,7 +31,7 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Situation:
     """`dead_part` is from what part on a volume is worth it; while the node is `tight`, nearly any
-    is. `room_bytes` is what may still be written."""
+    is. `room_bytes` is what copies may take."""
 
     dead_part: float
     tight: bool

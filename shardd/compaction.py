@@ -26,6 +26,9 @@ from shardd.verify import Examined, RecordFile
 from shardd.volume import SUPERBLOCK_BYTES, Volume
 
 _PAGE_ENTRIES = 4096
+# One in so many bytes of the reserve: without it the disk would be full to the last byte when a
+# volume has just been copied, and neither could the index note that, nor anything be deleted.
+_NOT_FOR_COPIES = 8
 _NOTHING = VolumeUse()
 
 Condemn = Callable[[Sequence[Examined]], Awaitable[None]]
@@ -68,8 +71,9 @@ class Compactor:
         volumes = list(self._parts.volumes.by_number.values())
         room_bytes = self._parts.volumes.room_bytes()
         tight = room_bytes < self._tight_bytes
+        copies_bytes = room_bytes - self._parts.reserve_bytes // _NOT_FOR_COPIES
         candidates = (self._candidate(each, use.get(each.number, _NOTHING)) for each in volumes)
-        return choose(candidates, Situation(self._dead_part, tight, room_bytes))
+        return choose(candidates, Situation(self._dead_part, tight, copies_bytes))
 
     def _candidate(self, volume: Volume, use: VolumeUse) -> Candidate:
         kept_bytes = use.live_bytes + TOMBSTONE_BYTES * self._count_needed(volume.number, use)

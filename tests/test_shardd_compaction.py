@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import StorageFull, StoreReadOnly
+from common.failpoints import Point, armed
 from common.shards import ShardRecord
 from common.units import KIB, MIB
 from shardd.choice import Candidate, Situation, choose
@@ -15,7 +16,7 @@ from shardd.disk import RealDisk
 from shardd.store import StoreLimits
 from shardd.throttle import Clocks
 from shardd.upkeep import UpkeepLimits
-from shardd.volume import SUPERBLOCK_BYTES
+from shardd.volume import PAGE_BYTES, SUPERBLOCK_BYTES
 from tests.stores import make_shard
 from tests.upkeep import (
     FAST,
@@ -208,6 +209,29 @@ async def test_on_a_full_disk_deletes_and_compaction_make_room(tmp_path: Path) -
         await compact_all(store)
         await store.append([make_shard(200 * KIB, 5000)])
         await check(store, [*live, make_shard(200 * KIB, 5000)], dead)
+
+
+async def test_copies_leave_some_of_the_reserve(tmp_path: Path) -> None:
+    """Or the disk would be full to the last byte just before a volume goes: the index could not be
+    written then, so that the volume could not go, and no delete either."""
+    reserve_bytes = 512 * KIB
+    limits = StoreLimits(
+        capacity_bytes=4 * MIB, reserve_bytes=reserve_bytes, volume_bytes=reserve_bytes, upkeep=FAST
+    )
+    rooms, stored = list[int](), list[ShardRecord]()
+    async with opened(tmp_path, limits) as store:
+        with pytest.raises(StorageFull):
+            for seed in range(2000):
+                await store.append([make_shard(8 * KIB, seed)])
+                stored.append(make_shard(8 * KIB, seed))
+        random.Random(1).shuffle(stored)
+        with armed(Point.COMPACT_COPIED, lambda: rooms.append(store._volumes.room_bytes())):
+            for at in range(0, 120, 4):
+                await store.delete(addresses_of(stored[at : at + 4]))
+                await compact_all(store)
+        await check(store, stored[120:], stored[:120])
+    assert len(rooms) > 5
+    assert min(rooms) > reserve_bytes // 8 - 3 * PAGE_BYTES
 
 
 async def test_copying_is_throttled(tmp_path: Path) -> None:
