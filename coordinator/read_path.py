@@ -7,7 +7,7 @@ answered, so that an unreadable content is an error and not a broken answer.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from common.errors import NotFound, Unreadable
@@ -201,9 +201,8 @@ class ReadPath:
         is_bundle = bool(segment.encoding & Encoding.BUNDLE)
         whole = not is_bundle and segment.size_bytes <= self._cache.largest_bytes
         wanted = Slice(segment, 0, segment.size_bytes) if whole else part
-        stripe = buffer.memory[: self._stripe_bytes(segment)]
         try:
-            await self._segments.read(wanted, partial(WholeStripe, self._services.codec, stripe))
+            await self._segments.read(wanted, self._rows_in(buffer, segment))
         except BaseException as error:
             let_go(error)
             buffer.abandon()
@@ -211,6 +210,13 @@ class ReadPath:
         if whole:
             self._cache.put(segment.id, buffer.memory[: segment.size_bytes])
         return Piece(buffer.memory[part.start : part.end], buffer)
+
+    def _rows_in(
+        self, buffer: StripeBuffer, segment: StoredSegment
+    ) -> Callable[[StoredSegment], WholeStripe]:
+        """No view of the buffer stays with the caller: an error that goes through would keep it."""
+        stripe = buffer.memory[: self._stripe_bytes(segment)]
+        return partial(WholeStripe, self._services.codec, stripe)
 
 
 def _give_up(buffer: StripeBuffer | None, fetch: "asyncio.Task[Piece]") -> None:

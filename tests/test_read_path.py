@@ -19,6 +19,8 @@ from coordinator.metadata import Manifest, StoredSegment
 from coordinator.read_path import ReadPath
 from coordinator.read_segment import R, SegmentReads, Slice
 from coordinator.services import Services
+from tests.bundles import Ends
+from tests.memory_cluster import MemoryCluster, get, put
 
 SEGMENT_BYTES = 6 * MIB
 
@@ -85,3 +87,15 @@ async def test_a_reader_that_leaves_at_once_gives_every_buffer_back() -> None:
                     raise ConnectionResetError  # before the fetches have taken a step
         await asyncio.sleep(0)
         assert buffers.used_bytes == 0
+
+
+async def test_an_error_holds_no_buffer(nodes: MemoryCluster, ends: Ends) -> None:
+    """Nor do the frames that it went through, for as long as somebody keeps it."""
+    writes, reads = ends
+    id_ = await put(writes, bytes(4_000))
+    for store in list(nodes.stores.values())[:4]:
+        store.records.clear()
+    with pytest.raises(Unreadable) as kept:
+        await get(reads, id_)
+    await reads.settle()
+    assert reads._buffers.used_bytes == 0, kept
