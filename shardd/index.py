@@ -9,6 +9,7 @@ recovery reads first. `buried` lists the dead records that the volumes still hol
 """
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import peewee
 
 from common.errors import Unavailable
 from shardd.entries import Entry, Location
-from shardd.index_errors import SQL_ERRORS, first_cause, is_damage
+from shardd.index_errors import first_cause, is_damage
 from shardd.usage import Changes, Standing, VolumeUse, changes_of
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ SCHEMA_VERSION = 2
 MEMORY = Path(":memory:")  # where an index is that the disk does not take
 _KEYS_PER_QUERY = 500
 # peewee wraps what goes through execute_sql; executemany raises what sqlite3 raises.
+_SQL_ERRORS = (peewee.PeeweeException, sqlite3.Error)
 
 _SCHEMA = (
     """CREATE TABLE record (
@@ -87,7 +89,7 @@ class IndexFile:
             self._query_lock, self._querying = threading.RLock(), _database(path)
         try:
             self._open(node_id)
-        except (*SQL_ERRORS, ValueError, TypeError, KeyError) as error:
+        except (*_SQL_ERRORS, ValueError, TypeError, KeyError) as error:
             self.close()
             raise IndexDamaged(f"{path}: {error}") from None
         except IndexDamaged:
@@ -240,7 +242,7 @@ class IndexFile:
         """Turns SQLite's errors into Unavailable, and notes what cannot pass by itself."""
         try:
             yield
-        except SQL_ERRORS as last:
+        except _SQL_ERRORS as last:
             error = first_cause(last)
             if is_damage(error):
                 self.damage = self.damage or f"the index is damaged: {error}"

@@ -2,10 +2,6 @@
 
 import sqlite3
 
-import peewee
-
-SQL_ERRORS = (sqlite3.Error, peewee.PeeweeException)
-
 _UNREADABLE = (
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
@@ -14,10 +10,12 @@ _UNREADABLE = (
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """What went wrong at first. Some errors, such as that of a full disk, end the transaction; then
-    ROLLBACK fails too, and its error comes in place of theirs."""
-    earlier = error.__context__
-    return first_cause(earlier) if isinstance(earlier, SQL_ERRORS) else error
+    """What SQLite said at first. Some errors, such as that of a full disk, end the transaction;
+    then ROLLBACK fails too, and its error comes in place of theirs."""
+    led_here = [error]
+    while (earlier := led_here[-1].__context__) is not None:
+        led_here.append(earlier)
+    return next((each for each in reversed(led_here) if isinstance(each, sqlite3.Error)), error)
 
 
 def is_damage(error: BaseException) -> bool:
