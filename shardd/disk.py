@@ -14,6 +14,8 @@ from typing import Protocol
 
 from common.shards import Buffer
 
+FileId = tuple[int, int]  # device and inode: as long as somebody has it open, no other file's
+
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
@@ -32,6 +34,9 @@ class Disk(Protocol):
     def close(self, fd: int) -> None: ...
 
     def size_bytes(self, fd: int) -> int: ...
+
+    def file_id(self, file: int | Path) -> FileId:
+        """Of what a descriptor is open on, or what a path leads to now."""
 
     def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int: ...
 
@@ -73,6 +78,10 @@ class RealDisk:
 
     def size_bytes(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def file_id(self, file: int | Path) -> FileId:
+        found = file.stat() if isinstance(file, Path) else os.fstat(file)
+        return found.st_dev, found.st_ino
 
     def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         return os.preadv(fd, buffers, offset)

@@ -126,11 +126,8 @@ class GroupWriter:
         try:
             self._admit(group, jobs)
             self._store(group)
-        except (OSError, Unavailable) as error:
+        except (OSError, Unavailable, WrongNode) as error:
             self._undo(group, jobs, error)
-        except WrongNode as error:
-            self.fail(str(error))
-            self._refuse(jobs, error)
         except Exception as error:
             # A defect must not leave callers waiting for ever, nor be built upon.
             log.exception("the writer failed")
@@ -188,7 +185,9 @@ class GroupWriter:
         self._sequence = group.next_sequence
         group.publish()
 
-    def _undo(self, group: Group, jobs: Sequence[WriteJob], error: OSError | Unavailable) -> None:
+    def _undo(
+        self, group: Group, jobs: Sequence[WriteJob], error: OSError | Unavailable | WrongNode
+    ) -> None:
         """A write failed before anything was acknowledged: leave no trace of it."""
         refusal = _refusal(error)
         if refusal is None:
@@ -220,10 +219,12 @@ class GroupWriter:
         failpoint(Point.GROUP_ANSWERED)
 
 
-def _refusal(error: OSError | Unavailable) -> SixfoldError | None:
+def _refusal(error: OSError | Unavailable | WrongNode) -> SixfoldError | None:
     """What callers are told if the store can go on after `error`, else None."""
     if isinstance(error, Unavailable):
         return error
+    if isinstance(error, WrongNode):
+        return None
     if is_full(error):
         return StorageFull(f"the node's disk is full: {error}")
     if is_passing(error):

@@ -18,9 +18,10 @@ from common.auth import ClusterSecret
 from coordinator.links import Link
 from coordinator.remote_store import RemoteStore
 from tests.local_cluster import run_sixfold
-from tests.torture.servers import COORDINATOR, DEADLINE_S, Servers, running
+from tests.torture.servers import COORDINATOR, Servers, running
 
 NODES = 3
+DEADLINE_S = 300.0  # for what takes some seconds where nothing else runs
 OPTIONS = ("--grace-s", "0", "--sweep-every-s", "0")
 
 

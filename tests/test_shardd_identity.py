@@ -148,7 +148,7 @@ async def test_no_volume_is_begun_on_a_swapped_disk(tmp_path: Path) -> None:
     store = await VolumeStore.open(directory)
     (tmp_path / "here").rename(tmp_path / "aside")
     (tmp_path / "other").rename(tmp_path / "here")
-    with pytest.raises(WrongNode):
+    with pytest.raises(StoreReadOnly, match="another node"):
         await store.append([make_shard(10)])
     assert list((tmp_path / "here" / "volumes").iterdir()) == []
     assert store.failure is not None

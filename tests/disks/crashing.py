@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.shards import Buffer
 from common.units import GIB
-from shardd.disk import DiskSpace
+from shardd.disk import DiskSpace, FileId
 from tests.disks.filesystem import (
     ROOT,
     FileSystem,
@@ -110,6 +110,10 @@ class CrashDisk:
     def size_bytes(self, fd: int) -> int:
         with self._lock:
             return len(self._state.contents[self._opened(fd).file])
+
+    def file_id(self, file: int | Path) -> FileId:
+        with self._lock:
+            return 0, self._file(file) if isinstance(file, Path) else self._opened(file).file
 
     def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         with self._lock:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from common.shards import Buffer
-from shardd.disk import Disk, DiskSpace, RealDisk
+from shardd.disk import Disk, DiskSpace, FileId, RealDisk
 
 T = TypeVar("T")
 
@@ -47,6 +47,10 @@ class LayeredDisk:
 
     def size_bytes(self, fd: int) -> int:
         return self._around(self._on("size_bytes", fd), lambda: self.inner.size_bytes(fd))
+
+    def file_id(self, file: int | Path) -> FileId:
+        call = Call("file_id", file) if isinstance(file, Path) else self._on("file_id", file)
+        return self._around(call, lambda: self.inner.file_id(file))
 
     def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         call = self._on("preadv", fd, offset, sum(map(len, buffers)))
