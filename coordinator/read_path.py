@@ -15,13 +15,14 @@ from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from coordinator.buffers import StripeBuffer
-from coordinator.cache import SegmentCache
+from coordinator.bundle_reads import BundleReads
+from coordinator.cache import Cache
 from coordinator.durability import Durability, durability_of
 from coordinator.letting_go import let_go
 from coordinator.metadata import Manifest, StoredSegment
 from coordinator.read_segment import SegmentReads, Slice
 from coordinator.services import Services
-from coordinator.stripe_rows import FewRows, WholeStripe
+from coordinator.stripe_rows import WholeStripe
 
 LATER_SEGMENT_WAIT_S = 30.0
 
@@ -53,8 +54,9 @@ class ReadPath:
         config = services.config
         self._config, self._services = config, services
         self._metadata, self._buffers = services.metadata, services.buffers
-        self._cache = SegmentCache(config.cache_bytes, config.cache_segment_bytes)
+        self._cache = Cache[SegmentId](config.cache_bytes * 7 // 8, config.cache_segment_bytes)
         self._segments = SegmentReads(services)
+        self._bundles = BundleReads(services, self._segments)
 
     async def find(self, id_: ContentId) -> Manifest:
         """Raises NotFound, Unreadable if the metadata does not know all of its segments."""
@@ -105,17 +107,12 @@ class ReadPath:
         if cached is not None:
             return cached
         (part,) = slices_of(manifest, 0, manifest.size_bytes)
-        plain = await self._read_few(part, wait_s)
+        plain = await self._bundles.read(part, wait_s)
         if blake3_digest(plain) != manifest.id:
+            self._bundles.forget(part)
             raise Unreadable(f"{manifest.id} is not where it should be in {part.segment.id}")
         self._cache.put(id_, plain)
         return plain
-
-    async def _read_few(self, part: Slice, wait_s: float) -> bytes:
-        """A verified slice of a bundle. It counts as all of the stripe, which it may come to."""
-        async with self._buffers.room(self._stripe_bytes(part.segment), wait_s):
-            rows = await self._segments.read(part, partial(FewRows, self._services.codec))
-            return rows.plain(part.start, part.end)
 
     async def read_segment(self, segment: StoredSegment) -> bytes:
         """The verified plain bytes of one segment. Raises Unreadable or Overloaded."""

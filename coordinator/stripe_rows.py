@@ -70,11 +70,3 @@ class FewRows:
         known = {index: self._rows[index] for index in have}
         rebuilt = self._codec.rebuild(known, missing, self._segment.size_bytes)
         self._rows.update((i, memoryview(row)) for i, row in zip(missing, rebuilt, strict=True))
-
-    def plain(self, start: int, end: int) -> bytes:
-        """The bytes [start, end) of the segment, the shards of which are here."""
-        shard_bytes = self._segment.shard_bytes
-        first, behind = start // shard_bytes, -(-end // shard_bytes)
-        rows = b"".join(self._rows[index] for index in range(first, behind))
-        at = first * shard_bytes
-        return rows[start - at : end - at]

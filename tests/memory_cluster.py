@@ -125,12 +125,16 @@ class MemoryCluster:
 
 @contextmanager
 def paths(
-    metadata: Metadata, cluster: Any, segment_bytes: int = SEGMENT_BYTES, straggler_s: float = 2.0
+    metadata: Metadata,
+    cluster: Any,
+    segment_bytes: int = SEGMENT_BYTES,
+    straggler_s: float = 2.0,
+    cache_bytes: int = 0,
 ) -> Iterator[tuple[WritePath, ReadPath]]:
-    """Over these nodes. Nothing is read from memory."""
+    """Over these nodes. Nothing is read from memory, unless there is a cache."""
     config = Config(
         data="unused", secret_file="unused", segment_bytes=segment_bytes,
-        straggler_s=straggler_s, cache_bytes=0,
+        straggler_s=straggler_s, cache_bytes=cache_bytes,
     )  # fmt: skip
     buffers, offload = StripeBuffers(config.buffer_bytes), Offload()
     services = Services(config, CODEC, cluster.cluster, metadata, buffers, offload)

@@ -53,18 +53,6 @@ def test_what_is_missing_is_computed_from_any_others(
         assert [bytes(rows[index]) for index in range(N)] == [bytes(shard) for shard in shards]
 
 
-@pytest.mark.parametrize("size_bytes", SIZES)
-def test_few_rows_give_any_range_of_what_they_have(size_bytes: int) -> None:
-    data = os.urandom(size_bytes)
-    shards, segment = CODEC.encode(data), stored(size_bytes)
-    edges = sorted({0, 1, segment.shard_bytes, segment.shard_bytes + 1, size_bytes - 1, size_bytes})
-    for start, end in itertools.combinations([at for at in edges if 0 <= at <= size_bytes], 2):
-        rows = FewRows(CODEC, segment)
-        for index in range(start // segment.shard_bytes, -(-end // segment.shard_bytes)):
-            rows.put(index, shards[index])
-        assert rows.plain(start, end) == data[start:end]
-
-
 def test_few_rows_take_no_memory_for_what_nobody_asks_for() -> None:
     rows = FewRows(CODEC, stored(4096))
     assert len(rows.place(2)) == stored(4096).shard_bytes
