@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import rule
 
 from common.errors import Conflict
 from coordinator.metadata import Wish
@@ -43,10 +43,11 @@ class OperatedMachine(StoreMachine):
         """A coordinator that cuts contents otherwise."""
         self.run(self.store.restart_front(front, segment_bytes))
 
-    @precondition(lambda self: not self.removed)
     @rule(node=nodes, front=fronts)
     def drain_and_remove(self, node: int, front: int) -> None:
         """It is refused as long as anything is left there."""
+        if self.removed:
+            return
         self.run(self.store.wish(node, Wish.DRAINING))
         self.drained.add(node)
         for job in ("repair", "outbox", "sweep"):
@@ -58,9 +59,10 @@ class OperatedMachine(StoreMachine):
             self.run(self.store.remove(front, node))
             self.removed.add(node)
 
-    @precondition(lambda self: not self.restored)
     @rule()
     def back_up(self) -> None:
+        if self.restored:
+            return
         path = self.directory / "backup.db"
         path.unlink(missing_ok=True)
         with closing(sqlite3.connect(self.store.database)) as database:
@@ -73,14 +75,13 @@ class OperatedMachine(StoreMachine):
             self.run(front.metadata._begin_session())
         self.run(self.store.pass_time(1))
 
-    @precondition(lambda self: self.backup and not self.restored)
-    @precondition(lambda self: self.store.up == self.members)
     @rule()
     def restore(self) -> None:
         """And the rebuild that belongs to it, and everything that the jobs make of it. What the
         backup says was deleted stays so; what was deleted since may be there, but perhaps cannot
         be read."""
-        assert self.backup is not None
+        if self.backup is None or self.restored or self.store.up != self.members:
+            return
         if self.backup.removed != self.removed:
             return
         kept = self.present - self.backup.leaving
