@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from common.shards import Buffer
-
-FileId = tuple[int, int]  # device and inode: as long as somebody has it open, no other file's
+from shardd import held
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +27,21 @@ class DiskSpace:
 class Disk(Protocol):
     """Each method is one call of the operating system and raises its OSError."""
 
+    def hold(self, folder: Path) -> None:
+        """This path and those into it lead to this folder from now on, whatever takes its place."""
+
+    def let_go(self, folder: Path) -> None:
+        """The opposite; twice is harmless."""
+
+    def is_in_place(self, folder: Path) -> bool:
+        """Whether the path of a folder that is held still leads everybody else to it."""
+
     def open(self, path: Path, flags: int) -> int:
         """A descriptor, `O_CLOEXEC`; a new file is for its owner alone."""
 
     def close(self, fd: int) -> None: ...
 
     def size_bytes(self, fd: int) -> int: ...
-
-    def file_id(self, file: int | Path) -> FileId:
-        """Of what a descriptor is open on, or what a path leads to now."""
 
     def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int: ...
 
@@ -70,18 +75,24 @@ class Disk(Protocol):
 class RealDisk:
     """The operating system's."""
 
+    def hold(self, folder: Path) -> None:
+        held.hold(folder)
+
+    def let_go(self, folder: Path) -> None:
+        held.let_go(folder)
+
+    def is_in_place(self, folder: Path) -> bool:
+        return held.is_in_place(folder)
+
     def open(self, path: Path, flags: int) -> int:
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        at = held.at(path)
+        return os.open(at.path, flags | os.O_CLOEXEC, 0o600, dir_fd=at.dir_fd)
 
     def close(self, fd: int) -> None:
         os.close(fd)
 
     def size_bytes(self, fd: int) -> int:
         return os.fstat(fd).st_size
-
-    def file_id(self, file: int | Path) -> FileId:
-        found = file.stat() if isinstance(file, Path) else os.fstat(file)
-        return found.st_dev, found.st_ino
 
     def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         return os.preadv(fd, buffers, offset)
@@ -99,7 +110,7 @@ class RealDisk:
         os.fdatasync(fd)
 
     def fsync_dir(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _open_folder(path)
         try:
             os.fsync(fd)
         finally:
@@ -109,20 +120,37 @@ class RealDisk:
         os.ftruncate(fd, size_bytes)
 
     def mkdir(self, path: Path) -> None:
-        path.mkdir()
+        at = held.at(path)
+        os.mkdir(at.path, dir_fd=at.dir_fd)
 
     def names(self, path: Path) -> list[str]:
-        return [entry.name for entry in path.iterdir()]
+        fd = _open_folder(path)  # of its own: where a listing is belongs to the descriptor
+        try:
+            with os.scandir(fd) as entries:
+                return [entry.name for entry in entries]
+        finally:
+            os.close(fd)
 
     def rename(self, source: Path, target: Path) -> None:
-        source.replace(target)
+        old, new = held.at(source), held.at(target)
+        os.replace(old.path, new.path, src_dir_fd=old.dir_fd, dst_dir_fd=new.dir_fd)
 
     def unlink(self, path: Path) -> None:
-        path.unlink()
+        at = held.at(path)
+        os.unlink(at.path, dir_fd=at.dir_fd)
 
     def space(self, path: Path) -> DiskSpace:
-        found = os.statvfs(path)
+        folder = held.descriptor(path)
+        found = os.statvfs(path if folder is None else folder)
         return DiskSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def _open_folder(path: Path) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    folder = held.descriptor(path)
+    if folder is not None:
+        return os.open(".", flags, dir_fd=folder)
+    return os.open(path, flags)
 
 
 # What a disk or a filesystem says of a place that it cannot read, while others can be read. Linux

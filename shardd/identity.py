@@ -1,12 +1,13 @@
 """Who a data directory is: `node.json`, and the lock that keeps a second process out.
 
-A disk that is swapped or unmounted under a running node changes `node.json`; `check` sees it, so
-that the node never writes into, or answers for, a directory that is not its own.
+The directory and its folders are held open (held.py): a disk that is exchanged or unmounted under a
+running node takes nothing that the node writes. `check` sees that it is not in its place any more.
 """
 
 import errno
 import fcntl
 import os
+import threading
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -51,18 +52,25 @@ class DataDirectory:
         `name`, Conflict if another process has it open, BadSetting if it cannot be used."""
         self.path = path
         self._disk = disk or RealDisk()
+        self._changing = threading.Lock()  # `identity`, in memory and on disk
+        self._lock_fd = -1
         try:
-            make_folder(self._disk, path)
-            self._lock_fd = _lock(path)
-        except OSError as error:
-            raise BadSetting(f"data {path}: {error.strerror}") from None
-        try:
+            self._open()
             self.identity = self._load_or_create(name)
             for folder in (self.volumes, self.quarantine):
                 make_folder(self._disk, folder)
+                self._disk.hold(folder)
         except BaseException:
             self.close()
             raise
+
+    def _open(self) -> None:
+        try:
+            make_folder(self._disk, self.path)
+            self._disk.hold(self.path)
+            self._lock_fd = _lock(self.path)
+        except OSError as error:
+            raise BadSetting(f"data {self.path}: {error.strerror}") from None
 
     @property
     def volumes(self) -> Path:
@@ -110,36 +118,56 @@ class DataDirectory:
             )
         joined = replace(known, cluster_id=cluster_id, number=number)
         if joined != known:
-            self.check()
-            self._write(joined)
-            self.identity = joined
+            self._replace(joined)
 
     def note_epoch(self, epoch: int) -> None:
         """Remember durably that the metadata database has come to this epoch. Only a higher one is
         written: with one coordinator process that is once in 15 s. Raises OSError, WrongNode."""
         if epoch > self.identity.epoch:
-            self.check()
-            noted = replace(self.identity, epoch=epoch)
-            self._write(noted)
-            self.identity = noted
+            self._replace(replace(self.identity, epoch=epoch))
+
+    def _replace(self, identity: Identity) -> None:
+        self.check()
+        with self._changing:
+            self._write(identity)
+            self.identity = identity
 
     def check(self) -> None:
-        """Raises WrongNode unless the directory on disk still is this node's, or Unavailable if
-        that cannot be found out just now."""
+        """Raises WrongNode unless the directory is where it was and still is this node's, or
+        Unavailable if that cannot be found out just now. What is written goes into the directory
+        that was opened, wherever that is; but nobody would look for it there."""
         try:
-            found = self._read()
+            with self._changing:
+                found, known = self._read(), self.identity
+            moved = [one for one in self._folders if not self._disk.is_in_place(one)]
         except (OSError, BadSetting) as error:
             if isinstance(error, OSError) and passes(error):
                 raise Unavailable(f"{self.path} cannot be looked at now: {error}") from None
             raise WrongNode(f"{self.path} is no longer readable as this node: {error}") from None
-        if found != self.identity:
+        if moved:
+            raise WrongNode(f"{moved[0]} is not the directory that was opened{self._whose()}")
+        if found != known:
             raise WrongNode(f"{self.path} now holds another node: {found.name!r}")
+
+    def _whose(self) -> str:
+        """What is there instead, as far as that can be told."""
+        try:
+            name = str(unseal((self.path / FILE_NAME).read_bytes())["name"])
+        except (OSError, ValueError, KeyError):
+            return ", and no longer readable as this node"
+        return "" if name == self.identity.name else f", but that of another node: {name!r}"
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return self.path, self.volumes, self.quarantine
 
     def close(self) -> None:
         """Give up the lock."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+        for folder in self._folders:
+            self._disk.let_go(folder)
 
     def _read(self) -> Identity:
         """Raises FileNotFoundError, or BadSetting if it is not a node's identity."""
@@ -159,11 +187,11 @@ class DataDirectory:
 
 def _open_lock(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return RealDisk().open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # what is there can be read
+        return RealDisk().open(path, os.O_RDONLY)  # what is there can be read
 
 
 def _lock(path: Path) -> int:

@@ -12,13 +12,14 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import peewee
 
 from common.errors import Unavailable
+from shardd.disk import RealDisk
 from shardd.entries import Entry, Location
 from shardd.index_errors import first_cause, is_damage
 from shardd.usage import Changes, Standing, VolumeUse, changes_of
@@ -297,4 +298,5 @@ def _marks(keys: Sequence[bytes]) -> str:
 def remove_index(path: Path) -> None:
     """Delete the file and what is kept beside it."""
     for suffix in ("", "-wal", "-shm", "-sum"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            RealDisk().unlink(path.with_name(path.name + suffix))

@@ -17,7 +17,7 @@ from blake3 import blake3
 from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.units import MIB
-from shardd.disk import RealDisk, write_durably
+from shardd.disk import RealDisk, read_file, write_durably
 from shardd.identity import DataDirectory
 from shardd.index import IndexDamaged, remove_index
 
@@ -32,7 +32,7 @@ def leave_index(directory: DataDirectory, is_good: bool) -> None:
         remove_index(directory.index)
         return
     try:
-        directory.check()  # it goes by its path: another disk may be mounted there
+        directory.check()  # SQLite goes by its path, and has closed what is there now
         seal_index(directory.index)
     except (OSError, SixfoldError) as error:
         log.warning("the next start will look whether the index is sound: %s", error)
@@ -47,11 +47,11 @@ def break_seal(path: Path) -> bool:
     """Call before the index is opened. Whether it is the file that was sealed; False if that is
     not known. Raises IndexDamaged if it is another."""
     try:
-        sealed = _seal_of(path).read_bytes()
+        sealed = read_file(RealDisk(), _seal_of(path))
         if sealed != _sum(path):
             raise IndexDamaged(f"{path} is not what it was when it was closed")
         # Durably, or after a power loss it would be held against what has been written since.
-        _seal_of(path).unlink()
+        RealDisk().unlink(_seal_of(path))
         RealDisk().fsync_dir(path.parent)
         failpoint(Point.INDEX_UNSEALED)
         return True
@@ -75,6 +75,10 @@ def _sum(path: Path) -> bytes:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        while piece := os.read(file.fileno(), 4 * MIB):
-            yield piece
+    with contextlib.suppress(FileNotFoundError):
+        fd = RealDisk().open(path, os.O_RDONLY)
+        try:
+            while piece := os.read(fd, 4 * MIB):
+                yield piece
+        finally:
+            os.close(fd)

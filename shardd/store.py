@@ -108,6 +108,7 @@ class VolumeStore:
         if found.failure is not None:
             store._make_read_only(found.failure)
         try:
+            directory.check()  # the index was opened by its path
             await store.upkeep.quarantine.keep_lost(found.lost)
         except BaseException:
             await store.close()

@@ -25,18 +25,17 @@ import struct
 import threading
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from common.errors import Corrupt, WrongNode
+from common.errors import Corrupt
 from common.failpoints import Point, failpoint
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.record import HEADER_BYTES
 from common.shards import Buffer, ShardInfo
 from common.wire import MAX_PAYLOAD_BYTES
-from shardd.disk import Disk, FileId, lacks_descriptor
+from shardd.disk import Disk, lacks_descriptor
 
 log = logging.getLogger(__name__)
 
@@ -137,17 +136,10 @@ class Volume:
     """
 
     def __init__(
-        self,
-        disk: Disk,
-        path: Path,
-        number: int,
-        volume_class: VolumeClass,
-        end: int,
-        file_id: FileId | None = None,
+        self, disk: Disk, path: Path, number: int, volume_class: VolumeClass, end: int
     ) -> None:
-        """Raises the disk's OSError, or WrongNode if the file is not the one of `file_id`."""
         self.path, self.number, self.volume_class, self.end = path, number, volume_class, end
-        self._disk, self._file_id = disk, file_id or disk.file_id(path)
+        self._disk = disk
         self._read_fd = self._open(os.O_RDONLY)
         self._write_fd = -1
         self._lock = threading.Lock()
@@ -165,18 +157,12 @@ class Volume:
             failpoint(Point.VOLUME_WRITTEN)
             _sync_new(disk, fd, folder)
             failpoint(Point.VOLUME_CREATED)
-            number, kind = superblock.number, superblock.volume_class
-            return cls(disk, path, number, kind, SUPERBLOCK_BYTES, disk.file_id(fd))
-        except (OSError, WrongNode):
-            _take_back(disk, path, fd)
+            return cls(disk, path, superblock.number, superblock.volume_class, SUPERBLOCK_BYTES)
+        except OSError:
+            disk.unlink(path)
             raise
         finally:
             disk.close(fd)
-
-    def take_back(self) -> None:
-        """Of a volume that was just created: as if it had not been, wherever that can be done."""
-        _take_back(self._disk, self.path, self._read_fd)
-        self.close()
 
     def read(self, buffer: bytearray | memoryview, offset: int) -> int:
         """From a large volume, aligned as for O_DIRECT; the bytes that were there. Raises
@@ -219,8 +205,7 @@ class Volume:
 
     def unseal(self) -> None:
         """Before `write`: as long as only this has failed, there is nothing to cut. Raises the
-        disk's OSError, or WrongNode if the directory was exchanged, and the path leads to the
-        volume of another node."""
+        disk's OSError."""
         self._writable()
 
     def write(self, buffers: Sequence[Buffer], size_bytes: int) -> None:
@@ -272,19 +257,12 @@ class Volume:
         0.1 ms of CPU instead of 0.4 to 1.7, and leaves the cache to the small records."""
         if self.volume_class is VolumeClass.LARGE:
             try:
-                return self._open_ours(flags | os.O_DIRECT)
+                return self._disk.open(self.path, flags | os.O_DIRECT)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
                 log.warning("%s: no O_DIRECT here, using the page cache", self.path)
-        return self._open_ours(flags)
-
-    def _open_ours(self, flags: int) -> int:
-        fd = self._disk.open(self.path, flags)
-        if self._disk.file_id(fd) != self._file_id:
-            self._disk.close(fd)
-            raise WrongNode(f"{self.path} is another file than before")
-        return fd
+        return self._disk.open(self.path, flags)
 
 
 def _sync_new(disk: Disk, fd: int, folder: Path) -> None:
@@ -296,13 +274,6 @@ def _sync_new(disk: Disk, fd: int, folder: Path) -> None:
         if lacks_descriptor(error):
             raise
         raise SyncFailed(error.errno, f"fsync failed: {error}") from None
-
-
-def _take_back(disk: Disk, path: Path, fd: int) -> None:
-    """Unless the path leads elsewhere by now, or the disk refuses: no record is in it."""
-    with suppress(OSError):
-        if disk.file_id(path) == disk.file_id(fd):
-            disk.unlink(path)
 
 
 def volume_name(number: int) -> str:

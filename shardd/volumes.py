@@ -86,7 +86,7 @@ class VolumeSet:
 
     def _load_one(self, path: Path) -> None:
         number = int(path.stem)
-        size_bytes, file_id = file_size_bytes(self._disk, path), self._disk.file_id(path)
+        size_bytes = file_size_bytes(self._disk, path)
         try:
             superblock = self._read_superblock(path)
         except Corrupt as error:
@@ -98,12 +98,10 @@ class VolumeSet:
             # A rotten superblock must not hide records; the volume is never appended to.
             log.error("%s: %s; searching it for records all the same", path, error)
             volume_class = self._class_of_first_record(path)
-            self.by_number[number] = Volume(
-                self._disk, path, number, volume_class, size_bytes, file_id
-            )
+            self.by_number[number] = Volume(self._disk, path, number, volume_class, size_bytes)
             return
         _check_owner(path, superblock, self._directory.identity)
-        volume = Volume(self._disk, path, number, superblock.volume_class, size_bytes, file_id)
+        volume = Volume(self._disk, path, number, superblock.volume_class, size_bytes)
         self.by_number[number] = volume
         self._open[superblock.volume_class] = volume
 
@@ -147,11 +145,6 @@ class VolumeSet:
         # Taken even if creating fails: what a failed attempt left behind must not be in the way.
         self._next_number += 1
         volume = Volume.create(self._disk, self._directory.volumes, superblock)
-        try:
-            self._directory.check()  # it may have been exchanged in between
-        except (WrongNode, Unavailable):
-            volume.take_back()
-            raise
         self.by_number[number] = volume
         self._open[volume_class] = volume
         return volume

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.shards import Buffer
 from common.units import GIB
-from shardd.disk import DiskSpace, FileId
+from shardd.disk import DiskSpace
 from tests.disks.filesystem import (
     ROOT,
     FileSystem,
@@ -84,6 +84,15 @@ class CrashDisk:
 
     # The disk
 
+    def hold(self, folder: Path) -> None:
+        """Nothing is ever moved here."""
+
+    def let_go(self, folder: Path) -> None:
+        """Likewise."""
+
+    def is_in_place(self, folder: Path) -> bool:
+        return True
+
     def open(self, path: Path, flags: int) -> int:
         with self._lock:
             key = self._key(path)
@@ -110,10 +119,6 @@ class CrashDisk:
     def size_bytes(self, fd: int) -> int:
         with self._lock:
             return len(self._state.contents[self._opened(fd).file])
-
-    def file_id(self, file: int | Path) -> FileId:
-        with self._lock:
-            return 0, self._file(file) if isinstance(file, Path) else self._opened(file).file
 
     def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         with self._lock:

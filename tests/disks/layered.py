@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from common.shards import Buffer
-from shardd.disk import Disk, DiskSpace, FileId, RealDisk
+from shardd.disk import Disk, DiskSpace, RealDisk
 
 T = TypeVar("T")
 
@@ -36,6 +36,15 @@ class LayeredDisk:
         with self._lock:
             return Call(name, self._paths[fd], offset, size_bytes)
 
+    def hold(self, folder: Path) -> None:
+        self.inner.hold(folder)
+
+    def let_go(self, folder: Path) -> None:
+        self.inner.let_go(folder)
+
+    def is_in_place(self, folder: Path) -> bool:
+        return self._around(Call("is_in_place", folder), lambda: self.inner.is_in_place(folder))
+
     def open(self, path: Path, flags: int) -> int:
         fd = self._around(Call("open", path), lambda: self.inner.open(path, flags))
         with self._lock:
@@ -47,10 +56,6 @@ class LayeredDisk:
 
     def size_bytes(self, fd: int) -> int:
         return self._around(self._on("size_bytes", fd), lambda: self.inner.size_bytes(fd))
-
-    def file_id(self, file: int | Path) -> FileId:
-        call = Call("file_id", file) if isinstance(file, Path) else self._on("file_id", file)
-        return self._around(call, lambda: self.inner.file_id(file))
 
     def preadv(self, fd: int, buffers: Sequence[bytearray | memoryview], offset: int) -> int:
         call = self._on("preadv", fd, offset, sum(map(len, buffers)))
