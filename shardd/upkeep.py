@@ -103,4 +103,5 @@ async def _repeat(step: Callable[[], Awaitable[bool]], wanted: asyncio.Event) ->
             log.exception("upkeep failed")
             await asyncio.sleep(_REST_S)
         with suppress(TimeoutError):
-            await asyncio.wait_for(wanted.wait(), _REST_S)
+            async with asyncio.timeout(_REST_S):
+                await wanted.wait()
