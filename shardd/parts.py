@@ -1,7 +1,7 @@
 """What the background work of a store has of it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,7 +37,12 @@ class StoreParts:
 async def to_the_end(work: Callable[[], T]) -> T:
     """Run `work` on a thread. Whoever is cancelled meanwhile still waits for it, so that what the
     thread uses can be closed after."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
+    return await uncut(asyncio.to_thread(work))
+
+
+async def uncut(work: Coroutine[None, None, T]) -> T:
+    """As `work`, to its end: whoever is cancelled meanwhile learns of that after it."""
+    running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

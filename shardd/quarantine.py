@@ -19,7 +19,7 @@ from common.ids import ShardAddress
 from common.upkeep import Quarantined, Why
 from shardd.entries import Entry
 from shardd.group import Move, WriteJob
-from shardd.parts import StoreParts, to_the_end
+from shardd.parts import StoreParts, to_the_end, uncut
 from shardd.quarantine_files import QuarantineFolder
 from shardd.verify import Examined, RecordFile
 from shardd.volumes import is_full
@@ -101,7 +101,7 @@ class Quarantine:
             return
         kept = await to_the_end(lambda: self._write_what_fits(kept, record))
         failpoint(Point.QUARANTINE_WRITTEN)
-        if await self._bury([(kept, Move(entry.key, entry.location))]):
+        if await uncut(self._bury([(kept, Move(entry.key, entry.location))])):
             log.error("%s is rotten (%s): quarantined", kept.address, bad.fault)
             self._rot_found()
 
@@ -175,7 +175,7 @@ class Quarantine:
         finally:  # from here on they count if and as long as they are noted
             self._parts.volumes.set_aside_bytes -= sum(kept.size_bytes for kept, _ in copied)
         failpoint(Point.QUARANTINE_WRITTEN)
-        return await self._bury(copied) if copied else 0
+        return await uncut(self._bury(copied)) if copied else 0
 
     async def _copy(self, address: ShardAddress, into: list[tuple[Quarantined, Move]]) -> None:
         catalog = self._parts.catalog
@@ -234,7 +234,8 @@ class Quarantine:
     # Both
 
     async def _bury(self, moves: Sequence[tuple[Quarantined, Move]]) -> int:
-        """The files are durable: give the records their tombstones. How many were still there."""
+        """The files are durable: give the records their tombstones. How many were still there.
+        Not to be cut short: which files must stay is known only once the writer has answered."""
         by_key = {move.key: kept for kept, move in moves}
         # Noted before, since from the tombstone on an append may make it good again.
         for kept in by_key.values():
