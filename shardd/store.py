@@ -118,7 +118,18 @@ class VolumeStore:
 
     async def append(self, records: Sequence[ShardRecord]) -> None:
         await self.write_buffers.room()  # once: a call that needs more than there is must not wait
-        await self._written(WriteJob(appends=[self._place(record) for record in records]))
+        await self._written(WriteJob(appends=self._placed(records)))
+
+    def _placed(self, records: Sequence[ShardRecord]) -> list[Incoming]:
+        """Raises Unavailable if there is no memory for all of them."""
+        placed = list[Incoming]()
+        try:
+            for record in records:
+                placed.append(self._place(record))
+        except Unavailable:
+            WriteJob(placed).release()
+            raise
+        return placed
 
     def _place(self, record: ShardRecord) -> Incoming:
         size = len(record.payload)
