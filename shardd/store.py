@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from common.errors import SixfoldError, Unavailable, WrongNode
+from common.errors import SixfoldError, Unavailable
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.ids import ShardAddress
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
@@ -26,6 +26,7 @@ from shardd.index_seal import leave_index
 from shardd.parts import StoreParts
 from shardd.reader import RawRecord, Reader
 from shardd.recovery import recover
+from shardd.room import Room
 from shardd.throttle import Clocks
 from shardd.upkeep import Upkeep, UpkeepLimits
 from shardd.volumes import VolumeSet
@@ -65,7 +66,7 @@ class VolumeStore:
         self.write_buffers = BufferPool(limits.write_buffer_bytes)
         self.fence = Fence()  # for those who take deletes from coordinators
         self._directory, self._volumes, self._catalog = directory, volumes, catalog
-        self._reserve_bytes, self._capacity_bytes = limits.reserve_bytes, 0
+        self._room = Room(volumes, limits.reserve_bytes, self._make_read_only)
         parts = StoreParts(
             directory, disk, volumes, catalog,
             self._written, self._make_read_only, lambda: self.failure, self.append, self.read_raw,
@@ -187,27 +188,11 @@ class VolumeStore:
         """Each report begins with it: so a disk that was swapped, unmounted or emptied is noticed
         within a heartbeat although nothing is written, and the store is read-only from then on."""
         shards = await self._on_index_thread(self._catalog.live)
-        free_bytes, detached = await self._on_index_thread(self._look_at_disk)
+        detached = await self._on_index_thread(self._room.look)
         return StoreStat(
-            self._capacity_bytes, self._volumes.used_bytes, free_bytes, shards,
+            self._room.capacity_bytes, self._volumes.used_bytes, self._room.free_bytes, shards,
             self.failure or "", detached,
         )  # fmt: skip
-
-    def _look_at_disk(self) -> tuple[int, bool]:
-        """How many bytes are free, and whether the files that are open are elsewhere by now."""
-        try:
-            self._check_volumes()
-            self._capacity_bytes = self._volumes.capacity_bytes
-            return max(0, self._volumes.room_bytes() - self._reserve_bytes), False
-        except (WrongNode, OSError) as error:
-            self._make_read_only(str(error))
-            return 0, isinstance(error, WrongNode)
-
-    def _check_volumes(self) -> None:
-        try:
-            self._volumes.check()
-        except Unavailable as error:  # the next report looks again
-            log.warning("%s", error)
 
     async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
         while page := await self.page(after, LIST_PAGE):
