@@ -151,6 +151,17 @@ class Quarantine:
 
     # Orphans
 
+    def submitted(self, jobs: Iterable[WriteJob]) -> None:
+        """The writer has these now: what they delete no longer comes back from here, neither by
+        what was asked before nor by what still will be. That it went is no matter of their success:
+        nobody takes back a delete."""
+        if not self._kept:
+            return
+        for job in jobs:
+            for address in self._kept.keys() & job.deletes:
+                if (kept := self._kept[address]).why is Why.ORPHAN:
+                    self._forget(kept)
+
     async def set_aside(self, addresses: Sequence[ShardAddress]) -> int:
         """Take shards out of service that the coordinator does not know. How many there were.
         Raises StorageFull if there is no room to keep them, or StoreReadOnly; they stay in service
@@ -204,7 +215,10 @@ class Quarantine:
 
     async def _restore(self, kept: Quarantined) -> bool:
         try:
-            await self._parts.append([await to_the_end(lambda: self._folder.read(kept))])
+            record = await to_the_end(lambda: self._folder.read(kept))
+            if self._kept.get(kept.address) != kept:
+                return False  # deleted meanwhile
+            await self._parts.write(WriteJob(appends=self._parts.placed([record])))
         except Corrupt as error:
             log.error("%s cannot be restored: %s", kept.address, error)
             return False

@@ -69,7 +69,7 @@ class VolumeStore:
         self._room = Room(volumes, limits.reserve_bytes, self._make_read_only)
         parts = StoreParts(
             directory, disk, volumes, catalog,
-            self._written, self._make_read_only, lambda: self.failure, self.append, self.read_raw,
+            self._written, self._make_read_only, lambda: self.failure, self._placed, self.read_raw,
             limits.reserve_bytes,
         )  # fmt: skip
         tight_bytes = limits.reserve_bytes + volumes.volume_bytes
@@ -208,6 +208,7 @@ class VolumeStore:
         """Hand jobs to the writer; `answered` follows on the event loop, and must release them.
         Raises Unavailable once the store is closing."""
         self._writer.submit(jobs, answered)
+        self.upkeep.quarantine.submitted(jobs)
 
     def read_raw_now(self, key: bytes) -> RawRecord | None:
         """As Reader.read_now."""
