@@ -162,21 +162,25 @@ class Quarantine:
                 if (kept := self._kept[address]).why is Why.ORPHAN:
                     self._forget(kept)
 
-    async def set_aside(self, addresses: Sequence[ShardAddress]) -> int:
+    async def set_aside(
+        self, addresses: Sequence[ShardAddress], check: Callable[[], None] = lambda: None
+    ) -> int:
         """Take shards out of service that the coordinator does not know. How many there were.
-        Raises StorageFull if there is no room to keep them, or StoreReadOnly; they stay in service
-        then."""
+        Raises StorageFull if there is no room to keep them, or StoreReadOnly, or what `check`
+        raises once it has come to their turn or all are copied; they stay in service then."""
         async with self._changing:
+            check()
             if (failure := self._parts.failure()) is not None:
                 raise StoreReadOnly(failure)
-            return await self._set_aside(addresses)
+            return await self._set_aside(addresses, check)
 
-    async def _set_aside(self, addresses: Sequence[ShardAddress]) -> int:
+    async def _set_aside(self, addresses: Sequence[ShardAddress], check: Callable[[], None]) -> int:
         copied: list[tuple[Quarantined, Move]] = []
         try:
             for address in dict.fromkeys(addresses):
                 await self._copy(address, copied)
             await to_the_end(self._folder.sync)
+            check()
         except (OSError, SixfoldError) as error:
             for kept, _ in copied:
                 self._folder.unlink(kept)
@@ -234,10 +238,13 @@ class Quarantine:
                 self._forget(kept)
                 await to_the_end(self._folder.sync)
 
-    async def expire(self, kept_s: float) -> int:
-        """Drop the orphans that have been here for `kept_s`. How many."""
+    async def expire(self, kept_s: float, may_drop: Callable[[], bool] = lambda: True) -> int:
+        """Drop the orphans that have been here for `kept_s`, if that is allowed once it has come to
+        their turn. How many."""
         until = self._now() - kept_s
         async with self._changing:
+            if not may_drop():
+                return 0
             old = [q for q in self._kept.values() if q.why is Why.ORPHAN and q.at <= until]
             for each in old:
                 self._forget(each)

@@ -78,7 +78,8 @@ class Upkeep:
         return await self.compactor.compact_once() > 0
 
     async def _expire(self) -> bool:
-        return self.may_drop() and await self.quarantine.expire(self._limits.quarantine_s) > 0
+        kept_s = self._limits.quarantine_s
+        return await self.quarantine.expire(kept_s, self.may_drop) > 0
 
     async def _tick(self) -> bool:
         await to_the_end(self._clock.tick)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.disks.faulty import EIO, faulty
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
+    SMALL_VOLUMES,
     NodeTime,
     addresses_of,
     append_all,
@@ -124,6 +126,24 @@ async def test_what_is_deleted_while_it_comes_back_is_deleted(
         await asyncio.gather(*deleting)
         assert await held(store, [orphan]) == [False]
         assert str(orphan.address) not in kept(store)
+
+
+async def test_nothing_goes_once_deletes_are_stopped(tmp_path: Path) -> None:
+    """They were allowed when it began to wait for others who change what is kept."""
+    time = NodeTime(5000.0)
+    limits = replace(SMALL_VOLUMES, upkeep=UpkeepLimits(quarantine_s=100))
+    async with opened(tmp_path, limits, clocks=time.clocks) as store:
+        await store.append(SHARDS)
+        await set_aside(store)
+        time.true_s += 1000
+        allowed = [True]
+        store.upkeep.may_drop = lambda: bool(allowed)
+        async with store.upkeep.quarantine._changing:
+            expiring = asyncio.create_task(store.upkeep._expire())
+            await asyncio.sleep(0)
+            allowed.clear()
+        assert not await expiring
+        assert len(kept(store)) == len(ORPHANS)
 
 
 async def test_what_is_damaged_in_quarantine_does_not_come_back(tmp_path: Path) -> None:
