@@ -120,7 +120,8 @@ class Worker:
         """Empty if it has ended, or was ended because it said nothing for too long."""
         assert process.stdout is not None
         try:
-            return (await asyncio.wait_for(process.stdout.readline(), READY_S)).decode()
+            async with asyncio.timeout(READY_S):
+                return (await process.stdout.readline()).decode()
         except TimeoutError:
             log.error("%s (pid %d) does not get ready: killed", self._name, process.pid)
             process.kill()
@@ -148,7 +149,8 @@ class Worker:
         with suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), STOP_S)
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
         except TimeoutError:
             log.error("%s (pid %d) does not end: killed", self._name, process.pid)
             process.kill()

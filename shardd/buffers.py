@@ -9,6 +9,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable
 
+from common.errors import Unavailable
 from common.record import HEADER_BYTES
 from common.units import KIB
 from shardd.volume import VolumeClass, align_up
@@ -70,7 +71,7 @@ class BufferPool:
 
     def take(self, payload_bytes: int) -> AlignedBuffer:
         """A buffer for a record with such a payload, its content arbitrary; beyond the limit if
-        need be."""
+        need be. Raises Unavailable, as all that lend, if there is no memory for it."""
         buffer = self._get(payload_bytes)
         self._count(buffer)
         return buffer
@@ -92,14 +93,18 @@ class BufferPool:
         lent: asyncio.Future[AlignedBuffer] = asyncio.get_running_loop().create_future()
 
         def admit() -> None:
-            if not lent.done():  # not given up meanwhile
+            if lent.done():
+                return  # given up meanwhile
+            try:
                 lent.set_result(self.take(payload_bytes))
+            except Unavailable as error:  # is told to him whose turn it was, not to who gave back
+                lent.set_exception(error)
 
         self._waiting.append(admit)
         try:
             return await lent
         except asyncio.CancelledError:
-            if lent.done() and not lent.cancelled():
+            if lent.done() and not lent.cancelled() and lent.exception() is None:
                 lent.result().release()
             raise
 
@@ -141,7 +146,10 @@ class BufferPool:
             self._idle_bytes -= size
             return same_size.pop()
         self._drop_idle(size)
-        return AlignedBuffer(self, size)
+        try:
+            return AlignedBuffer(self, size)
+        except (OSError, MemoryError) as error:
+            raise Unavailable(f"no memory for a buffer now: {error}") from None
 
     def _drop_idle(self, needed: int) -> None:
         """Other sizes make room: what is idle and what is lent stay under the limit together."""

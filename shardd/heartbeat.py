@@ -28,6 +28,7 @@ from common.errors import (
 )
 from common.membership import HEARTBEAT_S, REPORT_PATH, NodeReport, ReportAnswer
 from shardd.identity import DataDirectory
+from shardd.parts import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ class Heartbeat:
     async def _remember(self, epoch: int) -> None:
         """A disk that refuses it is no reason to fall silent."""
         try:
-            await asyncio.to_thread(self._directory.note_epoch, epoch)
+            # To the end: once this is cancelled, the directory may be another process's soon.
+            await to_the_end(lambda: self._directory.note_epoch(epoch))
         except OSError as error:
             log.error("cannot note the epoch: %s", error)
 

@@ -91,7 +91,11 @@ class Lane(FrameReceiver):
     ) -> memoryview:
         if self._service is None or self._ending:
             raise ProtocolError(f"{kind_name(kind)} with a payload before the lane is open")
-        return self._service.payload_place(kind, payload_bytes)
+        try:
+            return self._service.payload_place(kind, payload_bytes)
+        except Unavailable as error:
+            self.fail(error)
+            raise ProtocolError(str(error)) from None  # nothing more can be parsed
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = True  # also while a large payload is on its way

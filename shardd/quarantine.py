@@ -19,7 +19,7 @@ from common.ids import ShardAddress
 from common.upkeep import Quarantined, Why
 from shardd.entries import Entry
 from shardd.group import Move, WriteJob
-from shardd.parts import StoreParts, to_the_end
+from shardd.parts import StoreParts, to_the_end, uncut
 from shardd.quarantine_files import QuarantineFolder
 from shardd.verify import Examined, RecordFile
 from shardd.volumes import is_full
@@ -101,7 +101,7 @@ class Quarantine:
             return
         kept = await to_the_end(lambda: self._write_what_fits(kept, record))
         failpoint(Point.QUARANTINE_WRITTEN)
-        if await self._bury([(kept, Move(entry.key, entry.location))]):
+        if await uncut(self._bury([(kept, Move(entry.key, entry.location))])):
             log.error("%s is rotten (%s): quarantined", kept.address, bad.fault)
             self._rot_found()
 
@@ -151,21 +151,36 @@ class Quarantine:
 
     # Orphans
 
-    async def set_aside(self, addresses: Sequence[ShardAddress]) -> int:
+    def submitted(self, jobs: Iterable[WriteJob]) -> None:
+        """The writer has these now: what they delete no longer comes back from here, neither by
+        what was asked before nor by what still will be. That it went is no matter of their success:
+        nobody takes back a delete."""
+        if not self._kept:
+            return
+        for job in jobs:
+            for address in self._kept.keys() & job.deletes:
+                if (kept := self._kept[address]).why is Why.ORPHAN:
+                    self._forget(kept)
+
+    async def set_aside(
+        self, addresses: Sequence[ShardAddress], check: Callable[[], None] = lambda: None
+    ) -> int:
         """Take shards out of service that the coordinator does not know. How many there were.
-        Raises StorageFull if there is no room to keep them, or StoreReadOnly; they stay in service
-        then."""
+        Raises StorageFull if there is no room to keep them, or StoreReadOnly, or what `check`
+        raises once it has come to their turn or all are copied; they stay in service then."""
         async with self._changing:
+            check()
             if (failure := self._parts.failure()) is not None:
                 raise StoreReadOnly(failure)
-            return await self._set_aside(addresses)
+            return await self._set_aside(addresses, check)
 
-    async def _set_aside(self, addresses: Sequence[ShardAddress]) -> int:
+    async def _set_aside(self, addresses: Sequence[ShardAddress], check: Callable[[], None]) -> int:
         copied: list[tuple[Quarantined, Move]] = []
         try:
             for address in dict.fromkeys(addresses):
                 await self._copy(address, copied)
             await to_the_end(self._folder.sync)
+            check()
         except (OSError, SixfoldError) as error:
             for kept, _ in copied:
                 self._folder.unlink(kept)
@@ -175,7 +190,7 @@ class Quarantine:
         finally:  # from here on they count if and as long as they are noted
             self._parts.volumes.set_aside_bytes -= sum(kept.size_bytes for kept, _ in copied)
         failpoint(Point.QUARANTINE_WRITTEN)
-        return await self._bury(copied) if copied else 0
+        return await uncut(self._bury(copied)) if copied else 0
 
     async def _copy(self, address: ShardAddress, into: list[tuple[Quarantined, Move]]) -> None:
         catalog = self._parts.catalog
@@ -204,7 +219,10 @@ class Quarantine:
 
     async def _restore(self, kept: Quarantined) -> bool:
         try:
-            await self._parts.append([await to_the_end(lambda: self._folder.read(kept))])
+            record = await to_the_end(lambda: self._folder.read(kept))
+            if self._kept.get(kept.address) != kept:
+                return False  # deleted meanwhile
+            await self._parts.write(WriteJob(appends=self._parts.placed([record])))
         except Corrupt as error:
             log.error("%s cannot be restored: %s", kept.address, error)
             return False
@@ -220,10 +238,13 @@ class Quarantine:
                 self._forget(kept)
                 await to_the_end(self._folder.sync)
 
-    async def expire(self, kept_s: float) -> int:
-        """Drop the orphans that have been here for `kept_s`. How many."""
+    async def expire(self, kept_s: float, may_drop: Callable[[], bool] = lambda: True) -> int:
+        """Drop the orphans that have been here for `kept_s`, if that is allowed once it has come to
+        their turn. How many."""
         until = self._now() - kept_s
         async with self._changing:
+            if not may_drop():
+                return 0
             old = [q for q in self._kept.values() if q.why is Why.ORPHAN and q.at <= until]
             for each in old:
                 self._forget(each)
@@ -234,7 +255,8 @@ class Quarantine:
     # Both
 
     async def _bury(self, moves: Sequence[tuple[Quarantined, Move]]) -> int:
-        """The files are durable: give the records their tombstones. How many were still there."""
+        """The files are durable: give the records their tombstones. How many were still there.
+        Not to be cut short: which files must stay is known only once the writer has answered."""
         by_key = {move.key: kept for kept, move in moves}
         # Noted before, since from the tombstone on an append may make it good again.
         for kept in by_key.values():

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from common.errors import SixfoldError, Unavailable, WrongNode
+from common.errors import SixfoldError, Unavailable
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.ids import ShardAddress
 from common.shards import ShardInfo, ShardMissing, ShardRecord, StoreStat
@@ -26,6 +26,7 @@ from shardd.index_seal import leave_index
 from shardd.parts import StoreParts
 from shardd.reader import RawRecord, Reader
 from shardd.recovery import recover
+from shardd.room import Room
 from shardd.throttle import Clocks
 from shardd.upkeep import Upkeep, UpkeepLimits
 from shardd.volumes import VolumeSet
@@ -65,10 +66,10 @@ class VolumeStore:
         self.write_buffers = BufferPool(limits.write_buffer_bytes)
         self.fence = Fence()  # for those who take deletes from coordinators
         self._directory, self._volumes, self._catalog = directory, volumes, catalog
-        self._reserve_bytes, self._capacity_bytes = limits.reserve_bytes, 0
+        self._room = Room(volumes, limits.reserve_bytes, self._make_read_only)
         parts = StoreParts(
             directory, disk, volumes, catalog,
-            self._written, self._make_read_only, lambda: self.failure, self.append, self.read_raw,
+            self._written, self._make_read_only, lambda: self.failure, self._placed, self.read_raw,
             limits.reserve_bytes,
         )  # fmt: skip
         tight_bytes = limits.reserve_bytes + volumes.volume_bytes
@@ -119,7 +120,18 @@ class VolumeStore:
 
     async def append(self, records: Sequence[ShardRecord]) -> None:
         await self.write_buffers.room()  # once: a call that needs more than there is must not wait
-        await self._written(WriteJob(appends=[self._place(record) for record in records]))
+        await self._written(WriteJob(appends=self._placed(records)))
+
+    def _placed(self, records: Sequence[ShardRecord]) -> list[Incoming]:
+        """Raises Unavailable if there is no memory for all of them."""
+        placed = list[Incoming]()
+        try:
+            for record in records:
+                placed.append(self._place(record))
+        except Unavailable:
+            WriteJob(placed).release()
+            raise
+        return placed
 
     def _place(self, record: ShardRecord) -> Incoming:
         size = len(record.payload)
@@ -177,27 +189,11 @@ class VolumeStore:
         """Each report begins with it: so a disk that was swapped, unmounted or emptied is noticed
         within a heartbeat although nothing is written, and the store is read-only from then on."""
         shards = await self._on_index_thread(self._catalog.live)
-        free_bytes, detached = await self._on_index_thread(self._look_at_disk)
+        detached = await self._on_index_thread(self._room.look)
         return StoreStat(
-            self._capacity_bytes, self._volumes.used_bytes, free_bytes, shards,
+            self._room.capacity_bytes, self._volumes.used_bytes, self._room.free_bytes, shards,
             self.failure or "", detached,
         )  # fmt: skip
-
-    def _look_at_disk(self) -> tuple[int, bool]:
-        """How many bytes are free, and whether the files that are open are elsewhere by now."""
-        try:
-            self._check_volumes()
-            self._capacity_bytes = self._volumes.capacity_bytes
-            return max(0, self._volumes.room_bytes() - self._reserve_bytes), False
-        except (WrongNode, OSError) as error:
-            self._make_read_only(str(error))
-            return 0, isinstance(error, WrongNode)
-
-    def _check_volumes(self) -> None:
-        try:
-            self._volumes.check()
-        except Unavailable as error:  # the next report looks again
-            log.warning("%s", error)
 
     async def list(self, after: ShardAddress | None = None) -> AsyncIterator[ShardInfo]:
         while page := await self.page(after, LIST_PAGE):
@@ -213,6 +209,7 @@ class VolumeStore:
         """Hand jobs to the writer; `answered` follows on the event loop, and must release them.
         Raises Unavailable once the store is closing."""
         self._writer.submit(jobs, answered)
+        self.upkeep.quarantine.submitted(jobs)
 
     def read_raw_now(self, key: bytes) -> RawRecord | None:
         """As Reader.read_now."""

@@ -78,7 +78,8 @@ class Upkeep:
         return await self.compactor.compact_once() > 0
 
     async def _expire(self) -> bool:
-        return self.may_drop() and await self.quarantine.expire(self._limits.quarantine_s) > 0
+        kept_s = self._limits.quarantine_s
+        return await self.quarantine.expire(kept_s, self.may_drop) > 0
 
     async def _tick(self) -> bool:
         await to_the_end(self._clock.tick)
@@ -103,4 +104,5 @@ async def _repeat(step: Callable[[], Awaitable[bool]], wanted: asyncio.Event) ->
             log.exception("upkeep failed")
             await asyncio.sleep(_REST_S)
         with suppress(TimeoutError):
-            await asyncio.wait_for(wanted.wait(), _REST_S)
+            async with asyncio.timeout(_REST_S):
+                await wanted.wait()

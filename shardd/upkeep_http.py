@@ -1,6 +1,7 @@
 """The routes for upkeep: what is in quarantine, and scrub. For holders of the cluster secret."""
 
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -39,11 +40,13 @@ class UpkeepRoutes:
         return web.Response(body=lines, content_type="application/x-ndjson")
 
     async def _set_aside(self, request: web.Request) -> web.Response:
-        """Those who decided it before something that came already are refused (shardd/fence.py)."""
+        """Those who decided it before something that came already are refused (shardd/fence.py),
+        or that comes while they wait and are copied."""
         epoch, addresses = orphans_from_json(await request.read())
         store = self._store()
-        store.fence.check(epoch)
-        moved = await store.upkeep.quarantine.set_aside(addresses)
+        check = partial(store.fence.check, epoch)
+        check()
+        moved = await store.upkeep.quarantine.set_aside(addresses, check)
         return web.json_response({"moved": moved})
 
     async def _restore(self, request: web.Request) -> web.Response:

@@ -35,8 +35,8 @@ class RecordFile(DirectFile):
 
     def __init__(self, disk: Disk, path: Path) -> None:
         """As DirectFile."""
+        self._window = memoryview(aligned(_WINDOW_BYTES))  # first: if it fails, nothing is open
         super().__init__(disk, path)
-        self._window = memoryview(aligned(_WINDOW_BYTES))
 
     def examine(self, entries: Sequence[Entry]) -> list[Examined]:
         """As many of the first `entries` as one window takes, at least one; they come by offset.

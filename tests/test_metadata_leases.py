@@ -166,7 +166,8 @@ async def test_what_must_never_end_begins_again(
         raise RuntimeError("a defect")
 
     task = asyncio.create_task(jobs.keep_going("job", defective))
-    await asyncio.wait_for(third.wait(), 10)
+    async with asyncio.timeout(10):
+        await third.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

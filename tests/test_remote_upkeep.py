@@ -77,6 +77,38 @@ async def test_what_was_decided_before_something_that_came_already_is_refused(
         assert [info.address async for info in remote.list()] == rest
 
 
+async def test_orphans_that_waited_until_others_decided_stay(node: ServedNode) -> None:
+    async with remote_to(node) as remote:
+        first, second, *rest = addresses_of(SHARDS)
+        quarantine = node.store.upkeep.quarantine
+        async with quarantine._changing:  # as rot that takes long to be condemned
+            late = asyncio.create_task(remote.quarantine([second], 6))
+            while not quarantine._changing._waiters:
+                await asyncio.sleep(0.001)
+            await remote.delete([first], 7)
+        with pytest.raises(StaleEpoch):
+            await late
+        assert [info.address async for info in remote.list()] == [second, *rest]
+
+
+async def test_orphans_that_were_copied_until_others_decided_stay(
+    node: ServedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with remote_to(node) as remote:
+        orphan, folder = SHARDS[0].address, node.store.upkeep.quarantine._folder
+        sync = folder.sync
+
+        def sync_late() -> None:
+            sync()
+            node.store.fence.check(7)
+
+        monkeypatch.setattr(folder, "sync", sync_late)
+        with pytest.raises(StaleEpoch):
+            await remote.quarantine([orphan], 6)
+        assert await node.store.locate([orphan.key]) == [True]
+        assert not list(node.directory.quarantine.iterdir())
+
+
 async def test_more_than_one_request_holds(node: ServedNode) -> None:
     async with remote_to(node) as remote:
         many = [make_shard(10, 1000 + seed) for seed in range(1500)]

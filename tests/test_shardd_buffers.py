@@ -2,11 +2,15 @@
 
 import asyncio
 import ctypes
+import errno
+import mmap
 from functools import partial
 
 import pytest
 
+from common.errors import Unavailable
 from common.units import KIB, MIB
+from shardd import buffers
 from shardd.buffers import BufferPool
 
 SIZE = 100 * KIB
@@ -119,6 +123,47 @@ async def test_a_cancelled_waiter_leaks_nothing(lent_first: bool) -> None:
     if not lent_first:
         held.release()
     assert pool.lent_bytes == 0
+
+
+class NoMemory:
+    """The module mmap, in a shortage."""
+
+    @staticmethod
+    def mmap(*_: int) -> mmap.mmap:
+        raise OSError(errno.ENOMEM, "planned")
+
+
+def test_without_memory_nothing_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = BufferPool(MIB)
+    monkeypatch.setattr(buffers, "mmap", NoMemory)
+    with pytest.raises(Unavailable):
+        pool.take(SIZE)
+    with pytest.raises(Unavailable):
+        pool.lend(SIZE, lambda: None)
+    assert pool.lent_bytes == 0
+
+
+async def test_a_shortage_of_memory_costs_nobody_who_comes_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever gives a buffer back hears nothing of it: another's turn is not his."""
+    pool = BufferPool(3 * COST)
+    held = [pool.take(SIZE) for _ in range(3)]
+    waiting = [asyncio.create_task(pool.acquire(2 * SIZE)) for _ in range(2)]
+    given_up = asyncio.create_task(pool.acquire(2 * SIZE))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(buffers, "mmap", NoMemory)
+    for buffer in held:
+        buffer.release()
+    given_up.cancel()
+    for task in waiting:
+        with pytest.raises(Unavailable):
+            await task
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    monkeypatch.undo()
+    (await pool.acquire(2 * SIZE)).release()
+    assert (pool.lent_bytes, pool.exhausted) == (0, False)
 
 
 async def test_room_is_awaited() -> None:

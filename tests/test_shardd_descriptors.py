@@ -2,13 +2,17 @@
 and goes on as soon as it can. Strangers who open connections must not end its writing for good."""
 
 import errno
+import mmap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.errors import Unavailable
+from common.units import MIB
+from shardd import verify
 from shardd.disk import Disk, RealDisk
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
@@ -108,6 +112,46 @@ async def test_upkeep_outlasts_a_shortage(tmp_path: Path) -> None:
             pass
         assert store.upkeep.quarantine.bad_shards == 1
         await store.append([make_shard(70_000, 99)])
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_shortage_of_memory_costs_no_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(_: int) -> mmap.mmap:
+        raise OSError(errno.ENOMEM, "planned")
+
+    with faulty() as disk:
+        async with opened(tmp_path, disk) as store:
+            await store.append([make_shard(500)])
+            store._catalog.flush()
+            store.upkeep.scrubber.start()
+            before = descriptors()
+            monkeypatch.setattr(verify, "aligned", no_memory)
+            for _ in range(20):
+                with pytest.raises(OSError):
+                    await store.scrub_once()
+            assert descriptors() < before + 20
+            monkeypatch.undo()
+            assert await store.scrub_once()
+
+
+async def test_a_shortage_while_the_node_looks_at_its_room_says_nothing_of_the_disk(
+    tmp_path: Path,
+) -> None:
+    with faulty() as disk:
+        async with opened(tmp_path, disk, replace(SMALL_VOLUMES, capacity_bytes=64 * MIB)) as store:
+            await store.append([make_shard(500)])
+            before = await store.stat()
+            assert before.free_bytes > 0
+            disk.script("space", Fails(errno.ENOMEM))
+            assert await store.stat() == before
+            assert store.failure is None
+            disk.script("space", Fails(errno.EIO))
+            assert "Input/output error" in (await store.stat()).failure
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -156,6 +157,34 @@ async def test_a_disk_that_takes_no_epoch_does_not_silence_the_node(
     coordinator.answer = ReportAnswer(CLUSTER, 7, 5)
     await made(coordinator.url).beat()
     assert directory.identity.epoch == 0
+
+
+async def test_a_stop_waits_for_the_epoch_that_is_being_written(
+    coordinator: Coordinator, directory: DataDirectory, made: Callable[..., Heartbeat],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Else a thread writes into a directory that another process may have by then."""
+    writing, free, note = threading.Event(), threading.Event(), directory.note_epoch
+
+    def note_slowly(epoch: int) -> None:
+        writing.set()
+        free.wait(60)
+        note(epoch)
+
+    await made(coordinator.url).beat()
+    monkeypatch.setattr(directory, "note_epoch", note_slowly)
+    coordinator.answer = ReportAnswer(CLUSTER, 7, 5)
+    beat = asyncio.create_task(made(coordinator.url).beat())
+    await asyncio.to_thread(writing.wait, 60)
+    beat.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    was_done = beat.done()
+    free.set()
+    with pytest.raises(asyncio.CancelledError):
+        await beat
+    assert not was_done
+    assert directory.identity.epoch == 5
 
 
 @pytest.mark.parametrize("error", [WrongCluster("no"), Conflict("no"), Unauthorized("no")])

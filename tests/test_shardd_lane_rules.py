@@ -1,14 +1,13 @@
 """Peers that break the rules of a lane, or go away in the middle: refused, and nothing leaks."""
 
 import asyncio
+import errno
 import threading
 from pathlib import Path
 
 import pytest
 
-from common.errors import (
-    ProtocolError,
-)
+from common.errors import ProtocolError, Unavailable
 from common.ids import ShardAddress
 from common.record import shard_header
 from common.units import KIB, MIB
@@ -20,6 +19,7 @@ from common.wire import (
     pack_frame,
     unpack_error,
 )
+from shardd.buffers import AlignedBuffer
 from shardd.disk import RealDisk
 from shardd.store import StoreLimits
 from tests.lane_client import LIMITS, Client, open_lane
@@ -165,6 +165,26 @@ async def test_a_peer_that_goes_away_before_its_answers(node: ServedNode) -> Non
         await asyncio.sleep(0.001)
     addresses: list[ShardAddress] = [info.address async for info in node.store.list()]
     assert len(addresses) == 3
+
+
+async def test_a_lane_for_whose_payload_there_is_no_memory_ends_and_says_why(
+    node: ServedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "planned")
+
+    shard = make_shard(100 * KIB)
+    client = await open_lane(node, LaneKind.WRITE)
+    monkeypatch.setattr(AlignedBuffer, "__init__", no_memory)
+    head = pack_frame(FrameKind.APPEND, 1, shard_header(shard.info), len(shard.payload))
+    client.transport.write(head)
+    refusal = await client.refusal()
+    assert isinstance(refusal, Unavailable) and "no memory" in str(refusal)
+    monkeypatch.undo()
+    again = await open_lane(node, LaneKind.WRITE)
+    again.append(1, shard)
+    assert (await again.next())[0] == FrameKind.OK
+    again.transport.abort()
 
 
 async def test_closing_the_server_ends_its_lanes(tmp_path: Path) -> None:

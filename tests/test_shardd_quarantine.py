@@ -1,6 +1,8 @@
 """Quarantine: what is out of service is kept, can come back, and goes in the end."""
 
+import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,16 @@ from common.errors import StorageFull, StoreReadOnly
 from common.failpoints import Point, armed
 from common.shards import ShardRecord
 from common.units import KIB, MIB
+from common.upkeep import Quarantined
 from shardd.group import Move, WriteJob
+from shardd.quarantine_files import QuarantineFolder
 from shardd.store import StoreLimits, VolumeStore
 from shardd.upkeep import UpkeepLimits
 from tests.disks.faulty import EIO, faulty
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
+    SMALL_VOLUMES,
     NodeTime,
     addresses_of,
     append_all,
@@ -79,6 +84,66 @@ async def test_orphans_come_back_intact(tmp_path: Path) -> None:
         assert kept(store) == [str(ORPHANS[4].address)]
     async with opened(tmp_path) as store:
         await check(store, ORPHANS[:3] + REST, ORPHANS[3:])
+
+
+@pytest.mark.parametrize("orphan", ORPHANS[:2], ids=["large", "small"])
+async def test_what_is_deleted_meanwhile_does_not_come_back(
+    tmp_path: Path, orphan: ShardRecord
+) -> None:
+    """Whoever asked for it was paused: the content was deleted, collected, and deleted here."""
+    async with opened(tmp_path) as store:
+        await store.append(SHARDS)
+        await set_aside(store)
+        await store.delete([orphan.address, REST[0].address])
+        assert str(orphan.address) not in kept(store)
+        assert await store.upkeep.quarantine.restore([orphan.address]) == 0
+        await check(store, REST[1:], [orphan, REST[0]])
+    async with opened(tmp_path) as store:
+        assert len(kept(store)) == len(files(tmp_path)) == len(ORPHANS) - 1
+
+
+async def test_what_is_deleted_while_it_comes_back_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delete is on its way to the writer when the order to restore goes on."""
+    async with opened(tmp_path) as store:
+        await store.append(SHARDS)
+        await set_aside(store)
+        quarantine, orphan = store.upkeep.quarantine, ORPHANS[0]
+        read, loop = QuarantineFolder.read, asyncio.get_running_loop()
+        deleting: list[asyncio.Task[None]] = []
+
+        def delete() -> None:
+            deleting.append(asyncio.create_task(store.delete([orphan.address])))
+
+        def read_and_delete(self: QuarantineFolder, each: Quarantined) -> ShardRecord:
+            found = read(self, each)
+            loop.call_soon_threadsafe(delete)
+            return found
+
+        monkeypatch.setattr(QuarantineFolder, "read", read_and_delete)
+        await quarantine.restore([orphan.address])
+        await asyncio.gather(*deleting)
+        assert await held(store, [orphan]) == [False]
+        assert str(orphan.address) not in kept(store)
+
+
+async def test_nothing_goes_once_deletes_are_stopped(tmp_path: Path) -> None:
+    """They were allowed when it began to wait for others who change what is kept."""
+    time = NodeTime(5000.0)
+    limits = replace(SMALL_VOLUMES, upkeep=UpkeepLimits(quarantine_s=100))
+    async with opened(tmp_path, limits, clocks=time.clocks) as store:
+        await store.append(SHARDS)
+        await set_aside(store)
+        time.true_s += 1000
+        allowed = [True]
+        store.upkeep.may_drop = lambda: bool(allowed)
+        async with store.upkeep.quarantine._changing:
+            expiring = asyncio.create_task(store.upkeep._expire())
+            await asyncio.sleep(0)
+            allowed.clear()
+        assert not await expiring
+        assert len(kept(store)) == len(ORPHANS)
 
 
 async def test_what_is_damaged_in_quarantine_does_not_come_back(tmp_path: Path) -> None:

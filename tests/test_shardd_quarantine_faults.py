@@ -1,16 +1,19 @@
 """Quarantine on a disk that fails: an orphan is in service or in quarantine, never gone."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from common.errors import StoreReadOnly
+from shardd.disk import RealDisk
 from shardd.store import VolumeStore
 from tests.disks.faulty import EIO, faulty
 from tests.flips import flip_one, live_entries
 from tests.upkeep import addresses_of, append_all, held, opened, shards_of, without_index
 
-SHARDS = shards_of(range(3))
+SHARDS, LATER = shards_of(range(3)), shards_of(range(3, 4))
 ORPHANS = SHARDS[:1]
 
 
@@ -45,6 +48,47 @@ async def test_a_tombstone_that_may_be_on_the_disk_takes_no_file_with_it(
         assert await held(store, SHARDS) == [False, True, True]
         assert await store.upkeep.quarantine.restore(addresses_of(ORPHANS)) == 1
         assert await held(store, SHARDS) == [True] * 3
+
+
+class Held(RealDisk):
+    """fdatasync waits until it is `free`."""
+
+    def __init__(self) -> None:
+        self.free, self.reached = threading.Event(), threading.Event()
+        self.free.set()
+
+    def fdatasync(self, fd: int) -> None:
+        if not self.free.is_set():
+            self.reached.set()
+            self.free.wait(60)
+        super().fdatasync(fd)
+
+
+async def test_a_stop_while_a_tombstone_is_written_takes_no_file_with_it(tmp_path: Path) -> None:
+    disk = Held()
+    async with opened(tmp_path, disk=disk) as store:
+        await store.append(SHARDS)
+        (entry, *_) = live_entries(store)
+        flip_one(store, entry, 140)
+        disk.free.clear()
+        writing = asyncio.create_task(store.append(LATER))
+        await asyncio.to_thread(disk.reached.wait, 60)  # so the tombstone will have to wait
+        store.upkeep.scrubber.suspect(entry.key)
+        scrub = asyncio.create_task(store.scrub_once())
+        while not store.upkeep.quarantine.bad_shards:
+            await asyncio.sleep(0.001)
+        scrub.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        disk.free.set()
+        with pytest.raises(asyncio.CancelledError):
+            await scrub
+        await writing
+        assert store.upkeep.quarantine.bad_shards == 1
+    async with opened(tmp_path) as store:
+        assert await held(store, SHARDS) == [s.address.key != entry.key for s in SHARDS]
+        (bad,) = store.upkeep.quarantine.page(None, 10)
+        assert bad.address.key == entry.key
 
 
 async def pass_over_all(store: VolumeStore) -> None:

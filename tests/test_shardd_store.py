@@ -12,6 +12,7 @@ from common.errors import BadRequest, Corrupt, StorageFull, StoreReadOnly, Unava
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.shards import ShardRecord
 from common.units import GIB, KIB, MIB
+from shardd.buffers import AlignedBuffer
 from shardd.disk import Disk, DiskSpace
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
@@ -329,6 +330,26 @@ async def test_a_call_larger_than_the_pool_is_served(tmp_path: Path) -> None:
         await asyncio.gather(store.append(shards[:4]), store.append(shards[4:]))
         for shard in shards:
             assert await holds(store, shard)
+
+
+async def test_a_call_for_which_memory_does_not_suffice_keeps_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "planned")
+
+    shards = [make_shard(100 * KIB, seed) for seed in range(2)]
+    async with opened(tmp_path) as store:
+        await store.append(shards[:1])
+        monkeypatch.setattr(AlignedBuffer, "__init__", no_memory)  # but for the one that is idle
+        with pytest.raises(Unavailable):
+            await store.append(shards)
+        assert store.write_buffers.lent_bytes == 0
+        with pytest.raises(Unavailable):
+            await store.read([shards[0].address])
+        monkeypatch.undo()
+        await store.append(shards)
+        assert [await holds(store, shard) for shard in shards] == [True, True]
 
 
 async def test_a_disk_that_does_not_say_how_much_room_it_has_takes_nothing(tmp_path: Path) -> None:

@@ -118,6 +118,32 @@ async def test_it_stops_in_the_middle(tmp_path: Path) -> None:
         await check(store, shards[12:], shards[:12])
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_it_stops_right_after_something_was_wanted(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wanted and the order to stop come in the same turns of the event loop."""
+    monkeypatch.setattr(upkeep, "_REST_S", 3600)
+    wanted = asyncio.Event()
+
+    async def nothing_to_do() -> bool:
+        wanted.clear()
+        return False
+
+    task = asyncio.create_task(upkeep._repeat(nothing_to_do, wanted))
+    await turns_of_the_loop(10)
+    wanted.set()
+    await turns_of_the_loop(turns)
+    task.cancel()
+    await turns_of_the_loop(10)
+    assert task.done()
+
+
+async def turns_of_the_loop(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def test_scrub_does_not_spin_over_a_volume_that_is_gone(tmp_path: Path) -> None:
     """Nobody has compacted it: somebody has deleted the directory."""
     async with opened(tmp_path, LIMITS) as store:

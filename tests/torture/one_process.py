@@ -74,8 +74,7 @@ class Direct:
         await self._store.delete(addresses)
 
     async def quarantine(self, addresses: Sequence[ShardAddress], epoch: int) -> int:
-        self._store.fence.check(epoch)
-        return await self._kept.set_aside(addresses)
+        return await self._kept.set_aside(addresses, lambda: self._store.fence.check(epoch))
 
     async def quarantined(self, after: ShardAddress | None = None) -> AsyncIterator[Quarantined]:
         for kept in self._kept.page(after, sys.maxsize):
