@@ -300,7 +300,7 @@ async def test_a_look_at_the_disk_while_it_joins_is_no_alarm(here: Path) -> None
     disk = LookedAtWhileSyncing()
     with closing(DataDirectory(here, disk=disk)) as directory:
         store = await VolumeStore.open(directory, disk=disk)
-        disk.look = store._look_at_disk
+        disk.look = store._room.look
         directory.join("c1" * 16, 3)
         await store.stat()
         assert store.failure is None
