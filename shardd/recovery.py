@@ -70,7 +70,6 @@ class _Recovery:
         self._uncertain: list[Entry] = []
         self._checkpoints_behind_holes: dict[int, int] = {}
         self._has_hole = False
-        self._failure = volumes.failure
 
     async def run(self, is_sound: bool) -> Recovered:
         """`is_sound`: the last process has closed everything, and the index need not be checked.
@@ -90,7 +89,7 @@ class _Recovery:
         except BaseException:
             self._catalog.close()
             raise
-        return Recovered(self._catalog, lost, self._failure)
+        return Recovered(self._catalog, lost, self._volumes.failure)
 
     def _judge(self) -> list[Entry]:
         """Bring what is uncertain to the catalog, as far as it contradicts nothing. The shards
@@ -118,8 +117,13 @@ class _Recovery:
         try:
             make_durable()
         except OSError as error:
-            log.error("recovery: %s", error)
-            self._failure = self._failure or f"recovery failed: {error}"
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        """It outlives this attempt: the next one, with another index, would sync without an error
+        what may have been dropped."""
+        log.error("recovery: %s", error)
+        self._volumes.failure = self._volumes.failure or f"recovery failed: {error}"
 
     async def _recover(self, volume: Volume, checkpoint: int | None) -> None:
         """`volume.end` is the size of its file until here. It is synced even if the index knows all
@@ -159,7 +163,7 @@ class _Recovery:
             return True
         except OSError as error:
             if not is_full(error):
-                self._failure = self._failure or f"recovery failed: {error}"
+                self._fail(error)
             log.error("recovery: there is no volume yet in place of %s: %s", volume.path, error)
             return False
 
