@@ -16,6 +16,7 @@ from functools import partial
 from common.errors import Corrupt, SixfoldError, StorageFull, StoreReadOnly
 from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
+from common.record import unpack_header
 from common.upkeep import Quarantined, Why
 from shardd.entries import Entry
 from shardd.group import Move, WriteJob
@@ -99,6 +100,8 @@ class Quarantine:
         if self._parts.failure() is not None:
             self._note_in_place(kept, bad.fault)
             return
+        if _leaves_hole(entry, record):  # behind which no tombstone would be believed
+            await self._parts.write(WriteJob(seal=entry.volume))
         kept = await to_the_end(lambda: self._write_what_fits(kept, record))
         failpoint(Point.QUARANTINE_WRITTEN)
         if await self._bury([(kept, Move(entry.key, entry.location))]):
@@ -286,3 +289,11 @@ class Quarantine:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _leaves_hole(entry: Entry, record: bytes) -> bool:
+    """Whether its header is gone, or another: recovery could not tell where it ends (scan.py)."""
+    try:
+        return unpack_header(record).info != entry.info
+    except Corrupt:
+        return True
