@@ -109,6 +109,8 @@ class VolumeStore:
             store._make_read_only(found.failure)
         try:
             await store.upkeep.quarantine.keep_lost(found.lost)
+            if store.failure is None:
+                found.catalog.apply([], found.checkpoints, 0)
         except BaseException:
             await store.close()
             raise

@@ -44,6 +44,10 @@ class VolumeSet:
         self.by_number: dict[int, Volume] = {}
         self.failure: str | None = None  # why nothing may be written beside what is there
         self.unopened: set[int] = set()  # volumes that are there, with whatever is in them
+        # Such in which something could not be read at this start, and may be at another: records
+        # that were acknowledged, perhaps. So they are kept as they are, behind their checkpoints,
+        # and so is every tombstone, which may bury something in them.
+        self.unread: set[int] = set()
         self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
         self._capacity_bytes = capacity_bytes
@@ -214,6 +218,11 @@ class VolumeSet:
             finally:
                 volume.retire()
         self._disk.fsync_dir(self._directory.volumes)
+
+    @property
+    def are_all_read(self) -> bool:
+        """Whether the index knows all that they hold."""
+        return not (self.unread or self.unopened)
 
     @property
     def used_bytes(self) -> int:

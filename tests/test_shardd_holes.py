@@ -1,4 +1,4 @@
-"""Behind a rotten header nothing is certain, so a volume with such a hole is never written again."""
+"""Behind a rotten header nothing is certain: a volume with such a hole is never written again."""
 
 from pathlib import Path
 
