@@ -5,7 +5,8 @@ the coordinator deletes the address or appends it anew. An `orphan` it may take 
 while it goes by itself.
 
 A file is durable before its record gets a tombstone. A crash in between leaves a file whose shard
-is in service; such files are deleted at start.
+is in service; such files are deleted at start, unless the tombstone may be where nothing could be
+read: then they are left to the next start.
 """
 
 import asyncio
@@ -49,13 +50,17 @@ class Quarantine:
         for each, place in zip(found, places, strict=True):
             if place is None:
                 self._note(each)
-            else:
+            elif parts.volumes.are_all_read:
                 self._folder.unlink(each)  # a crash came before its tombstone
 
     @property
     def bad_shards(self) -> int:
         """Rotten shards that the coordinator has not made good yet."""
         return len(self._rot)
+
+    def is_bad(self, address: ShardAddress) -> bool:
+        """Whether it is on the list of bad shards. From any thread."""
+        return address in self._rot
 
     def page(self, after: ShardAddress | None, limit: int) -> list[Quarantined]:
         """Up to `limit` that follow `after`, in order of address."""
@@ -220,8 +225,16 @@ class Quarantine:
         """Delete it for good, durably. An absent one is fine."""
         async with self._changing:
             if (kept := self._kept.get(address)) is not None:
+                if kept.why is Why.ROT and self._parts.failure() is None:
+                    await self._bury_unread(address.key)
                 self._forget(kept)
                 await to_the_end(self._folder.sync)
+
+    async def _bury_unread(self, key: bytes) -> None:
+        """What recovery found to be rotten has no tombstone, and may be read well one day."""
+        (place,) = await to_the_end(lambda: self._parts.catalog.places([key]))
+        if place is None or not place.live:
+            await self._parts.write(WriteJob(moves=[Move(key, place)]))
 
     async def expire(self, kept_s: float) -> int:
         """Drop the orphans that have been here for `kept_s`. How many."""
