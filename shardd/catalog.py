@@ -53,6 +53,12 @@ class Catalog:
             self._scanned.update(scanned)
             self._next_sequence = max(self._next_sequence, next_sequence)
 
+    def bury(self, dead: Iterable[tuple[bytes, int]]) -> None:
+        """Note dead records, by key and volume, that no row was ever of: tombstones over them are
+        needed."""
+        with self._memory:
+            self._buried.update(dead)
+
     def _bury_loser(self, known: Entry, entry: Entry) -> None:
         loser = loser_of(known, entry)
         if loser is not None and loser.live:
@@ -150,6 +156,9 @@ class Catalog:
     def live_in(self, volume: int, after: int, limit: int) -> list[Entry]:
         return self._file.live_in(volume, after, limit)
 
+    def tombstones_in(self, volume: int, after: int, limit: int) -> list[Entry]:
+        return self._file.tombstones_in(volume, after, limit)
+
     def needed_tombstones_in(self, volume: int, after: int, limit: int) -> list[Entry]:
         return self._file.needed_tombstones_in(volume, after, limit)
 
@@ -170,7 +179,7 @@ class Catalog:
                 buried, self._buried = self._buried, set()
                 scanned, self._scanned = self._scanned, {}
                 self._flushing, next_sequence = entries, self._next_sequence
-            if not entries and not scanned:
+            if not entries and not scanned and not buried:
                 return
             try:
                 self._file.write(entries, buried, scanned, next_sequence)

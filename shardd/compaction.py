@@ -6,7 +6,9 @@ harmless: first all copies are durable and known to the index, then the index fo
 durably, and only then the file goes. A crash before the last step leaves both copies; recovery
 counts one of them as dead.
 
-A tombstone is copied only while another volume holds what it buries (usage.py).
+A tombstone is copied only while another volume holds what it buries (usage.py). A volume that could
+not all be read at the start is left alone: another start may find records in it, of which nothing
+is known now, nor which tombstones bury them, so all of these are kept meanwhile.
 """
 
 import asyncio
@@ -68,7 +70,8 @@ class Compactor:
 
     def _choose(self) -> Candidate | None:
         use = self._parts.catalog.use()
-        volumes = list(self._parts.volumes.by_number.values())
+        known = list(self._parts.volumes.by_number.values())
+        volumes = [each for each in known if each.number not in self._parts.volumes.unread]
         room_bytes = self._parts.volumes.room_bytes()
         tight = room_bytes < self._tight_bytes
         copies_bytes = room_bytes - self._parts.reserve_bytes // _NOT_FOR_COPIES
@@ -82,8 +85,8 @@ class Compactor:
 
     def _count_needed(self, number: int, use: VolumeUse) -> int:
         """How many tombstones of the volume are needed: counted anew only after a change."""
-        if not use.tombstones:
-            return 0
+        if not use.tombstones or self._parts.volumes.unread:
+            return use.tombstones
         removed, known_use, count = self._needed.get(number, (-1, use, 0))
         if (removed, known_use) != (self._removed, use):
             count = self._parts.catalog.count_needed_tombstones(number)
@@ -95,7 +98,9 @@ class Compactor:
         await parts.write(WriteJob(seal=volume.number))
         failpoint(Point.COMPACT_SEALED)
         await self._move_all(volume, parts.catalog.live_in)
-        await self._move_all(volume, parts.catalog.needed_tombstones_in)
+        all_needed, catalog = bool(parts.volumes.unread), parts.catalog
+        buries = catalog.tombstones_in if all_needed else catalog.needed_tombstones_in
+        await self._move_all(volume, buries)
         failpoint(Point.COMPACT_COPIED)
         await to_the_end(lambda: self._drop(volume.number))
         return volume.end

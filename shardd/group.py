@@ -1,6 +1,6 @@
 """What one group commit writes: jobs, and the records that they become."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -34,8 +34,8 @@ class Incoming(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A record that shall leave its `place`: only if the address still is there, or else what has
-    happened to it meanwhile would be undone.
+    """A record that shall leave its `place`, None if the index knows of none: only if the address
+    still is there, or else what has happened to it meanwhile would be undone.
 
     `record`, header to padding, is written anew as it is, its sequence number included, since that
     orders what happened to the address; if the number is not certain, the record gets one now,
@@ -43,7 +43,7 @@ class Move(NamedTuple):
     """
 
     key: bytes
-    place: Location
+    place: Location | None
     record: memoryview | None = None
     is_certain: bool = True
 
@@ -120,10 +120,17 @@ class _Batch:
 class Group:
     """Used once: add, write, sync, publish; or, after a failure, cut."""
 
-    def __init__(self, volumes: VolumeSet, catalog: Catalog, sequence: int) -> None:
+    def __init__(
+        self,
+        volumes: VolumeSet,
+        catalog: Catalog,
+        sequence: int,
+        is_bad: Callable[[ShardAddress], bool],
+    ) -> None:
+        """`is_bad` tells of shards that the index does not know, but a volume may hold."""
         self.jobs: list[WriteJob] = []
         self.next_sequence = sequence
-        self._volumes, self._catalog = volumes, catalog
+        self._volumes, self._catalog, self._is_bad = volumes, catalog, is_bad
         self._batches: dict[VolumeClass, _Batch] = {kind: _Batch() for kind in VolumeClass}
         self._written: dict[ShardAddress, bool] = {}  # in this group; whether it is live then
         self.size_bytes = 0
@@ -131,7 +138,7 @@ class Group:
     def add(self, job: WriteJob) -> None:
         """Give the job's records their sequence numbers and places. Raises Unavailable if the
         index cannot say what there is to delete."""
-        present = self._present(job.deletes) if job.deletes else ()
+        present = self._to_bury(job.deletes) if job.deletes else ()
         job.moved = self._unmoved(job.moves) if job.moves else []
         self.jobs.append(job)
         for incoming in job.appends:
@@ -144,11 +151,14 @@ class Group:
             else:
                 self._add_again(move.record, move.is_certain)
 
-    def _present(self, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
-        """Only these need a tombstone, so a delete that is repeated costs nothing."""
+    def _to_bury(self, addresses: Sequence[ShardAddress]) -> Sequence[ShardAddress]:
+        """Only what is there needs a tombstone, so a delete that is repeated costs nothing; and
+        what could not be read, but may be one day."""
+        if self._volumes.unread:
+            return addresses
         found = self._catalog.find([address.key for address in addresses])
         pairs = zip(addresses, found, strict=True)
-        return [a for a, location in pairs if self._written.get(a, location is not None)]
+        return [a for a, at in pairs if self._written.get(a, at is not None or self._is_bad(a))]
 
     def _unmoved(self, moves: Sequence[Move]) -> list[Move]:
         places = self._catalog.places([move.key for move in moves])

@@ -199,6 +199,10 @@ class IndexFile:
         """The next live shards of a volume whose offset is greater than `after`, by offset."""
         return self._placed("live = 1", volume, after, limit)
 
+    def tombstones_in(self, volume: int, after: int, limit: int) -> list[Entry]:
+        """Likewise all tombstones."""
+        return self._placed("live = 0", volume, after, limit)
+
     def needed_tombstones_in(self, volume: int, after: int, limit: int) -> list[Entry]:
         """Likewise the tombstones over shards that other volumes still hold."""
         return self._placed(_NEEDED, volume, after, limit)

@@ -5,7 +5,8 @@ the coordinator deletes the address or appends it anew. An `orphan` it may take 
 while it goes by itself.
 
 A file is durable before its record gets a tombstone. A crash in between leaves a file whose shard
-is in service; such files are deleted at start.
+is in service; such files are deleted at start, unless the tombstone may be where nothing could be
+read: then they are left to the next start.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from functools import partial
 from common.errors import Corrupt, SixfoldError, StorageFull, StoreReadOnly
 from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
+from common.record import unpack_header
 from common.upkeep import Quarantined, Why
 from shardd.entries import Entry
 from shardd.group import Move, WriteJob
@@ -48,13 +50,17 @@ class Quarantine:
         for each, place in zip(found, places, strict=True):
             if place is None:
                 self._note(each)
-            else:
+            elif parts.volumes.are_all_read:
                 self._folder.unlink(each)  # a crash came before its tombstone
 
     @property
     def bad_shards(self) -> int:
         """Rotten shards that the coordinator has not made good yet."""
         return len(self._rot)
+
+    def is_bad(self, address: ShardAddress) -> bool:
+        """Whether it is on the list of bad shards. From any thread."""
+        return address in self._rot
 
     def page(self, after: ShardAddress | None, limit: int) -> list[Quarantined]:
         """Up to `limit` that follow `after`, in order of address."""
@@ -99,6 +105,8 @@ class Quarantine:
         if self._parts.failure() is not None:
             self._note_in_place(kept, bad.fault)
             return
+        if _leaves_hole(entry, record):  # behind which no tombstone would be believed
+            await self._parts.write(WriteJob(seal=entry.volume))
         kept = await to_the_end(lambda: self._write_what_fits(kept, record))
         failpoint(Point.QUARANTINE_WRITTEN)
         if await uncut(self._bury([(kept, Move(entry.key, entry.location))])):
@@ -235,8 +243,16 @@ class Quarantine:
         """Delete it for good, durably. An absent one is fine."""
         async with self._changing:
             if (kept := self._kept.get(address)) is not None:
+                if kept.why is Why.ROT and self._parts.failure() is None:
+                    await self._bury_unread(address.key)
                 self._forget(kept)
                 await to_the_end(self._folder.sync)
+
+    async def _bury_unread(self, key: bytes) -> None:
+        """What recovery found to be rotten has no tombstone, and may be read well one day."""
+        (place,) = await to_the_end(lambda: self._parts.catalog.places([key]))
+        if place is None or not place.live:
+            await self._parts.write(WriteJob(moves=[Move(key, place)]))
 
     async def expire(self, kept_s: float, may_drop: Callable[[], bool] = lambda: True) -> int:
         """Drop the orphans that have been here for `kept_s`, if that is allowed once it has come to
@@ -308,3 +324,11 @@ class Quarantine:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _leaves_hole(entry: Entry, record: bytes) -> bool:
+    """Whether its header is gone, or another: recovery could not tell where it ends (scan.py)."""
+    try:
+        return unpack_header(record).info != entry.info
+    except Corrupt:
+        return True

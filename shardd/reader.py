@@ -117,7 +117,8 @@ class Reader:
         return None
 
     def check_absence(self) -> None:
-        """Raises Unavailable if what is not known may be there all the same."""
+        """Raises Unavailable if what is not known may be there all the same. Not because of single
+        places that could not be read: they may stay so, and what is missing is repaired."""
         if self._volumes.unopened:
             raise Unavailable(f"it may be there: {self._volumes.failure}")
 

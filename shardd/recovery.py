@@ -1,7 +1,7 @@
 """Brings the index up to what the volumes hold, and cuts torn tails. Runs before anything else.
 
 Each volume is read from its checkpoint on (scan.py), and what follows the last valid record is cut,
-unless the disk could not read it: then it stays, and is read again at the next start. Before a
+unless the disk could not read it: then it stays, and is read again at every start. Before a
 volume is read it is synced: a process that was killed may have left records that so far only the
 page cache has, and what is found here is served, and built upon.
 
@@ -37,11 +37,13 @@ _LEAP = 1 << 40
 
 class Recovered(NamedTuple):
     """`lost` are shards that are not in the catalog although they should be: the latest record does
-    not match its checksum, or may be nothing but bytes of another one's payload.
+    not match its checksum, or may be nothing but bytes of another one's payload. `checkpoints` are
+    for the catalog once these are on the list of bad shards: a crash before must find them again.
     `failure` is why nothing may be written, if so: the disk could not sync."""
 
     catalog: Catalog
     lost: list[Entry]
+    checkpoints: dict[int, int]
     failure: str | None
 
 
@@ -68,9 +70,8 @@ class _Recovery:
         self._disk, self._volumes, self._catalog = disk, volumes, catalog
         self._rotten: list[Entry] = []
         self._uncertain: list[Entry] = []
-        self._checkpoints_behind_holes: dict[int, int] = {}
+        self._checkpoints: dict[int, int] = {}  # behind holes and rotten records
         self._has_hole = False
-        self._failure = volumes.failure
 
     async def run(self, is_sound: bool) -> Recovered:
         """`is_sound`: the last process has closed everything, and the index need not be checked.
@@ -80,6 +81,7 @@ class _Recovery:
                 await asyncio.to_thread(self._catalog.check)
             checkpoints = self._catalog.checkpoints()
             self._check_fit(checkpoints)
+            self._volumes.unread.clear()  # an earlier attempt read with another index
             self._must(self._volumes.sync_names)
             for number, volume in sorted(self._volumes.by_number.items()):
                 known = checkpoints.get(number)
@@ -90,7 +92,7 @@ class _Recovery:
         except BaseException:
             self._catalog.close()
             raise
-        return Recovered(self._catalog, lost, self._failure)
+        return Recovered(self._catalog, lost, self._checkpoints, self._volumes.failure)
 
     def _judge(self) -> list[Entry]:
         """Bring what is uncertain to the catalog, as far as it contradicts nothing. The shards
@@ -98,7 +100,8 @@ class _Recovery:
         keys = {entry.key for entry in (*self._uncertain, *self._rotten)}
         verdict = judge(self._uncertain, self._rotten, self._catalog.standing(list(keys)))
         leap = self._catalog.next_sequence + _LEAP if self._has_hole else 0
-        self._catalog.apply(verdict.taken, self._checkpoints_behind_holes, leap)
+        self._catalog.apply(verdict.taken, {}, leap)
+        self._catalog.bury((bad.key, bad.volume) for bad in self._rotten)
         self._catalog.settle()
         standing = self._catalog.standing([entry.key for entry in self._rotten])
         rotten = [bad for bad in self._rotten if _is_lost(bad, standing.get(bad.key))]
@@ -118,14 +121,19 @@ class _Recovery:
         try:
             make_durable()
         except OSError as error:
-            log.error("recovery: %s", error)
-            self._failure = self._failure or f"recovery failed: {error}"
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        """It outlives this attempt: the next one, with another index, would sync without an error
+        what may have been dropped."""
+        log.error("recovery: %s", error)
+        self._volumes.failure = self._volumes.failure or f"recovery failed: {error}"
 
     async def _recover(self, volume: Volume, checkpoint: int | None) -> None:
         """`volume.end` is the size of its file until here. It is synced even if the index knows all
         of it: a process that was killed may have cut it, which a power loss could undo."""
         start = end = checkpoint or SUPERBLOCK_BYTES
-        has_hole = has_unread_tail = False
+        scan: Scan | None = None
         with DirectFile(self._disk, volume.path) as file:
             self._must(file.sync)
             failpoint(Point.TAIL_SYNCED)
@@ -133,23 +141,29 @@ class _Recovery:
                 log.info("%s: reading %d bytes", volume.path, volume.end - start)
                 scan = Scan(volume, Window(file, volume), self._catalog)
                 end = await scan.run(start)
-                has_hole, has_unread_tail = scan.has_hole, scan.has_unread_tail
-                kept = volume.end if has_unread_tail else end  # what is behind that was torn
-                self._rotten += [bad for bad in scan.rotten if bad.offset < kept]
-                self._uncertain += scan.uncertain
-        if has_unread_tail:
+        if scan is not None and scan.has_unread_tail:
             log.error("%s: what follows %d cannot all be read", volume.path, end)
         elif end != volume.end:
             # A negative cut is a record whole but for its padding.
             log.warning("%s: cutting %d bytes after the last record", volume.path, volume.end - end)
             self._must(lambda: volume.cut(end))
             failpoint(Point.TAIL_CUT)
-        if not has_hole:
-            self._catalog.apply([], {volume.number: end}, 0)
+        if scan is not None and (scan.has_hole or scan.rotten):
+            self._note_flaws(scan, volume, end)
         else:
-            self._has_hole = True
-            if self._roll(volume):  # or the next start must see the hole again
-                self._checkpoints_behind_holes[volume.number] = end
+            self._catalog.apply([], {volume.number: end}, 0)
+
+    def _note_flaws(self, scan: Scan, volume: Volume, end: int) -> None:
+        kept = volume.end if scan.has_unread_tail else end  # what is behind that was torn
+        self._rotten += [bad for bad in scan.rotten if bad.offset < kept]
+        self._uncertain += scan.uncertain
+        self._has_hole |= scan.has_hole
+        if scan.has_unread:
+            self._volumes.unread.add(volume.number)
+        # Or the next start must see the hole again, or try to read it.
+        is_closed = not scan.has_hole or self._roll(volume)
+        if is_closed and not scan.has_unread:
+            self._checkpoints[volume.number] = end
 
     def _roll(self, volume: Volume) -> bool:
         """Behind a hole nothing is certain (scan.py), so no more may be written there. Whether it
@@ -159,7 +173,7 @@ class _Recovery:
             return True
         except OSError as error:
             if not is_full(error):
-                self._failure = self._failure or f"recovery failed: {error}"
+                self._fail(error)
             log.error("recovery: there is no volume yet in place of %s: %s", volume.path, error)
             return False
 

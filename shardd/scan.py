@@ -30,14 +30,17 @@ _STEP_BYTES = 4 * MIB
 
 class Window:
     """A piece of the file in memory, read in large steps; `size_bytes` is the file's. What the
-    disk cannot read is zeros: rot, and no reason not to start. `unreadable_until` is where the last
-    such place ends that was come across."""
+    disk cannot read is zeros: rot, and no reason not to start."""
 
     def __init__(self, file: DirectFile, volume: Volume) -> None:
         self._file, self._path, self.size_bytes = file, volume.path, volume.end
         self._start, self._data = 0, aligned(PAGE_BYTES)
         self._loaded_bytes = 0
-        self.unreadable_until = 0
+        self._unreadable: set[int] = set()  # pages, as far as they were come across
+
+    def is_unread(self, start: int, end: int) -> bool:
+        """Whether some of it could not be read."""
+        return any(page < end and start < page + PAGE_BYTES for page in self._unreadable)
 
     async def view(self, offset: int, length: int) -> memoryview:
         """`length` bytes from `offset`, fewer at the end of the file."""
@@ -53,7 +56,7 @@ class Window:
         self._data, self._loaded_bytes = aligned(wanted), wanted
         for bad in self._file.read(memoryview(self._data), self._start):
             log.error("%s: cannot be read at %d", self._path, bad)
-            self.unreadable_until = max(self.unreadable_until, bad + PAGE_BYTES)
+            self._unreadable.add(bad)
 
     async def find(self, needle: bytes, offset: int) -> int:
         """Where `needle` next starts, from `offset` on, else the size of the file."""
@@ -74,17 +77,18 @@ class Scan:
         self._is_large = volume.volume_class is VolumeClass.LARGE
         self.rotten: list[Entry] = []
         self.uncertain: list[Entry] = []  # shards, with the sequence numbers that they state
-        # Something without a valid header lies between valid records; or what follows the last one
-        # could not be read, and may be records that were acknowledged.
-        self.has_hole = self.has_unread_tail = False
+        # Something without a valid header lies between valid records, or what follows the last one
+        # could not be read. Of what could not be read nobody knows which records are in it: they
+        # may be read one day. `has_unread` also tells of such holes, `has_hole` of such tails.
+        self.has_hole = self.has_unread = self.has_unread_tail = False
         self._entries: list[Entry] = []
         self._next_sequence = 0
         self._uncertain_until = 0
-        self._first_bad = window.size_bytes
+        self._first_bad = self._first_rotten = window.size_bytes
 
     async def run(self, start: int) -> int:
         """Where the last valid record ends, or `start`. What is certain goes to the catalog, with
-        checkpoints up to the first hole."""
+        checkpoints up to the first hole or rotten record."""
         offset = end = start
         while offset < self._window.size_bytes:
             header = await self._header(offset)
@@ -107,11 +111,13 @@ class Scan:
                 self._note_rotten(header, offset)
                 offset = after
         await self._hand_over(end, 1)
-        self.has_unread_tail = self._window.unreadable_until > end
+        self.has_unread_tail = self._window.is_unread(end, self._window.size_bytes)
+        self.has_unread |= self.has_unread_tail
         self.has_hole = self._first_bad < end or self.has_unread_tail
         return end
 
     def _note_rotten(self, header: RecordHeader, offset: int) -> None:
+        self._first_rotten = min(self._first_rotten, offset)
         if header.kind is RecordKind.SHARD:
             self.rotten.append(Entry.of(header, self._volume.number, offset))
 
@@ -154,13 +160,15 @@ class Scan:
                 break
             offset = await self._window.find(MAGIC, offset + 1)
         log.error("%s: no record from %d to %d", self._volume.path, bad, offset)
+        self.has_unread |= self._window.is_unread(bad, offset)
         self._uncertain_until = offset + HEADER_BYTES + MAX_PAYLOAD_BYTES
         return offset
 
     async def _hand_over(self, scanned: int, least: int) -> None:
         if len(self._entries) >= least:
             entries, self._entries = self._entries, []
-            # What is uncertain comes to the catalog last: until then it is to be found again.
-            known = {self._volume.number: min(scanned, self._first_bad)}
-            self._catalog.apply(entries, known, self._next_sequence)
+            # What is uncertain comes to the catalog last, and what is rotten on the list of bad
+            # shards: until then it is to be found again.
+            known = min(scanned, self._first_bad, self._first_rotten)
+            self._catalog.apply(entries, {self._volume.number: known}, self._next_sequence)
             await asyncio.to_thread(self._catalog.flush)

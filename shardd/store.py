@@ -78,8 +78,10 @@ class VolumeStore:
         self._reader = Reader(volumes, catalog, read_buffers, self.upkeep.scrubber.suspect)
         # One thread: a flush, a page of the listing and a count do not run beside each other.
         self._index_thread = ThreadPoolExecutor(1, "shardd-index")
-        settle = self.upkeep.quarantine.settle
-        self._writer = GroupWriter(volumes, catalog, limits.reserve_bytes, self._flush_soon, settle)
+        kept = self.upkeep.quarantine
+        self._writer = GroupWriter(
+            volumes, catalog, limits.reserve_bytes, self._flush_soon, kept.settle, kept.is_bad
+        )
         # Acknowledging goes on being right, but what is there already may not be found any more.
         catalog.tell_damage(lambda damage: self._make_read_only(f"{damage}; a restart mends it"))
         self._flush_planned = self._flush_failed = False
@@ -111,6 +113,8 @@ class VolumeStore:
         try:
             directory.check()  # the index was opened by its path
             await store.upkeep.quarantine.keep_lost(found.lost)
+            if store.failure is None:
+                found.catalog.apply([], found.checkpoints, 0)
         except BaseException:
             await store.close()
             raise

@@ -44,6 +44,10 @@ class VolumeSet:
         self.by_number: dict[int, Volume] = {}
         self.failure: str | None = None  # why nothing may be written beside what is there
         self.unopened: set[int] = set()  # volumes that are there, with whatever is in them
+        # Such in which something could not be read at this start, and may be at another: records
+        # that were acknowledged, perhaps. So they are kept as they are, behind their checkpoints,
+        # and so is every tombstone, which may bury something in them.
+        self.unread: set[int] = set()
         self.set_aside_bytes = 0  # in quarantine/: counts as used
         self._directory, self._disk = directory, disk
         self._capacity_bytes = capacity_bytes
@@ -90,6 +94,8 @@ class VolumeSet:
         try:
             superblock = self._read_superblock(path)
         except Corrupt as error:
+            # Whatever its class: one before it may have been replaced by it, because of a hole.
+            self._open.clear()
             if size_bytes <= SUPERBLOCK_BYTES:
                 log.warning("%s: %s; it holds no record, removing it", path, error)
                 self._disk.unlink(path)
@@ -150,14 +156,19 @@ class VolumeSet:
         return volume
 
     def seal(self, number: int) -> None:
-        """Append no more to this volume. The highest number must not go with its volume: after a
-        restart it would be given again, to a file that an old index takes for the old one. So a
-        new volume takes over first. Raises as `appendable`."""
-        volume = self.by_number[number]
+        """Append no more to this volume, nor after a restart, when the newest of each class goes
+        on. One that is to be removed leaves its place to an older one otherwise, behind a hole
+        perhaps; and the highest number of all, which must not go with its volume, would be given
+        again, to a file that an old index takes for the old one. So a new volume takes over first.
+        Nothing is done if it is gone. Raises as `appendable`."""
+        volume = self.by_number.get(number)
+        if volume is None:
+            return
         if self.is_open(volume):
             del self._open[volume.volume_class]
             volume.seal()
-        if number == max(self.by_number):
+        known = list(self.by_number.values())  # others may remove one meanwhile
+        if number == max(v.number for v in known if v.volume_class is volume.volume_class):
             self._create(volume.volume_class)
 
     def roll(self, volume: Volume) -> None:
@@ -200,6 +211,11 @@ class VolumeSet:
             finally:
                 volume.retire()
         self._disk.fsync_dir(self._directory.volumes)
+
+    @property
+    def are_all_read(self) -> bool:
+        """Whether the index knows all that they hold."""
+        return not (self.unread or self.unopened)
 
     @property
     def used_bytes(self) -> int:

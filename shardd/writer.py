@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from common.errors import SixfoldError, StorageFull, StoreReadOnly, Unavailable, WrongNode
 from common.failpoints import Point, failpoint
+from common.ids import ShardAddress
 from common.units import MIB
 from shardd.catalog import FLUSH_ENTRIES, Catalog
 from shardd.group import Group, WriteJob
@@ -50,12 +51,14 @@ class GroupWriter:
         reserve_bytes: int,
         flush: Callable[[], None],
         done: Callable[[Sequence[WriteJob]], None],
+        is_bad: Callable[[ShardAddress], bool],
     ) -> None:
         """`flush` asks, from this thread, for the index to be flushed in the background. `done` is
-        called on the event loop with all jobs of a group, before they are answered."""
+        called on the event loop with all jobs of a group, before they are answered. `is_bad` as in
+        Group."""
         self.failure: str | None = None
         self._volumes, self._catalog, self._flush, self._done = volumes, catalog, flush, done
-        self._reserve_bytes = reserve_bytes
+        self._reserve_bytes, self._is_bad = reserve_bytes, is_bad
         self._sequence = catalog.next_sequence
         if self._sequence > LAST_SEQUENCE:
             self.fail(_USED_UP)
@@ -122,7 +125,7 @@ class GroupWriter:
             self.fail(str(error))
 
     def _commit(self, jobs: Sequence[WriteJob]) -> None:
-        group = Group(self._volumes, self._catalog, self._sequence)
+        group = Group(self._volumes, self._catalog, self._sequence, self._is_bad)
         try:
             self._admit(group, jobs)
             self._store(group)
