@@ -22,6 +22,7 @@ from coordinator.metadata.packing import mask_of, signed, unpack_layout
 from coordinator.metadata.repair_queue import Backlog, Repair
 from coordinator.metadata.rows import (
     NO_NODE,
+    UNUSED_S,
     DeleteReason,
     Places,
     Seen,
@@ -30,7 +31,6 @@ from coordinator.metadata.rows import (
 )
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
-    UNUSED_S,
     Layouts,
     add_deletes,
 )

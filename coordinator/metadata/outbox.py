@@ -18,6 +18,7 @@ from coordinator.metadata.jobs import count_in_job_state
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     OUTBOX,
+    UNUSED_S,
     DeleteReason,
     DueDeletes,
     OutboxRow,
@@ -26,7 +27,6 @@ from coordinator.metadata.rows import (
 )
 from coordinator.metadata.sessions import MAY_DELETE
 from coordinator.metadata.sql import Sql
-from coordinator.metadata.writes import UNUSED_S
 
 _HELD = f"SELECT 1 FROM job_lease WHERE name = '{OUTBOX}' AND session = ?"
 

@@ -15,6 +15,7 @@ UNKNOWN_CHECKSUM = bytes(CHECKSUM_BYTES)  # of a shard that no node had at a reb
 COLLECT, OUTBOX = "collect", "outbox"  # the two jobs that delete, and their leases
 GENERATION_COUNTER_BITS = 32  # of a generation; above them stands the session number
 MAX_SESSION = 1 << 30  # no store comes near, and from there as many are left
+UNUSED_S = 120  # a place where a shard was deleted; longer than a delete is on its way
 Places = frozenset[tuple[int, int]]  # (shard index, node)
 
 

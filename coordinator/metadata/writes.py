@@ -26,7 +26,6 @@ from coordinator.metadata.sessions import check_session
 from coordinator.metadata.sql import Sql
 
 DEFAULT_ACCOUNT = 0
-UNUSED_S = 120  # a place where a shard was deleted; longer than a delete is on its way
 MAX_LAYOUTS = 8_192  # remembered
 
 # Given a content's id three times: the ids of its segments, and of the list of them.
