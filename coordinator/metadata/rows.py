@@ -49,6 +49,12 @@ class StoredSegment:
     def shard_bytes(self) -> int:
         return -(-self.size_bytes // self.k)
 
+    @property
+    def all_known_bad(self) -> bool:
+        """So they are marked too if each fits its checksum, but they do not belong together, or not
+        to the segment's id: then nobody knows which are right."""
+        return self.known_bad == (1 << self.n) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class KnownSegment:
