@@ -1,6 +1,6 @@
 """What goes into the metadata database and comes out of it, as plain values."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
@@ -158,6 +158,7 @@ class NewContent:
     `unconfirmed` are shards that may lie on nodes although no layout names them. `unreadable` are
     the generations of segments that were there too but could not be read: what was written takes
     their place. A content that was found in a bundle, its one segment, begins at `start_bytes`.
+    `proven` are segments that only a backup said were there, and of which every shard was read.
     """
 
     id: ContentId
@@ -168,6 +169,7 @@ class NewContent:
     unconfirmed: Sequence[ShardsOnNode] = ()
     unreadable: Mapping[SegmentId, int] = field(default_factory=dict)
     start_bytes: int | None = None
+    proven: Set[SegmentId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

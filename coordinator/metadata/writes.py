@@ -22,7 +22,7 @@ from coordinator.metadata.rows import (
     StoredSegment,
     Wish,
 )
-from coordinator.metadata.sessions import check_session
+from coordinator.metadata.sessions import DOUBTFUL, check_session
 from coordinator.metadata.sql import Sql
 
 DEFAULT_ACCOUNT = 0
@@ -170,17 +170,17 @@ def pin(sql: Sql, content: ContentId) -> bool:
 
 def _check_reused(sql: Sql, new: NewContent) -> None:
     """What the upload found there must be there still, the segment list included, and not be known
-    to be lost by now; its grace period begins again."""
+    to be lost by now, nor be doubted since it looked; its grace period begins again."""
     relied_on = {s.id: s for s in (*new.segments, new.segment_list) if s is not None}
     for segment in new.written:
         relied_on.pop(segment.id, None)
     for segment in relied_on.values():
         if not sql.run(
             "UPDATE segment AS s SET touched_at = {now} WHERE id = ? AND generation = ? "
-            f"AND NOT EXISTS ({UNREADABLE})",
-            segment.id, signed(segment.generation),
+            f"AND NOT EXISTS ({UNREADABLE}) AND (? OR NOT ({DOUBTFUL}))",
+            segment.id, signed(segment.generation), segment.id in new.proven,
         ):  # fmt: skip
-            raise SegmentGone("a segment was deleted or lost during its upload; try again")
+            raise SegmentGone("a segment was deleted, lost or doubted during its upload; try again")
 
 
 def touch_behind(sql: Sql, content: ContentId) -> None:
