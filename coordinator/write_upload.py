@@ -242,12 +242,11 @@ class Upload:
         """The transaction that makes it visible."""
         segment_list = await self._write_list(id_, segments) if len(segments) > 1 else None
         new = self._done.content(id_, self._size_bytes, segments, segment_list, start_bytes)
-        was_new = await self._done.publish(self.services.metadata.commit_content(new))
-        stands = was_new or not self._done.written
-        durability = await self._durability(id_, segments, stands)
+        committed = await self._done.publish(self.services.metadata.commit_content(new))
+        durability = await self._durability(id_, segments, not committed.others)
         for piece in await self.services.metadata.marks.lacking(segments):
             await self._mark(piece)
-        return Stored(id_, self._size_bytes, durability, was_new)
+        return Stored(id_, self._size_bytes, durability, committed.new)
 
     async def _mark(self, piece: StoredSegment) -> None:
         """As a content that is also a segment of another one (see metadata/marks.py)."""
@@ -261,8 +260,8 @@ class Upload:
     async def _durability(
         self, id_: ContentId, segments: list[StoredSegment], stands: bool
     ) -> Durability:
-        """Of what is in the database now: if another upload of the same bytes came first, its
-        shards stand and ours are deleted."""
+        """Of what is in the database now: if another upload of the same bytes, or of one of its
+        segments, came first, its shards stand and ours are deleted."""
         if not stands:
             manifest = await self.services.metadata.find_content(id_)
             segments = list(manifest.segments) if manifest is not None else segments

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import SegmentGone
 from common.ids import SegmentId
-from coordinator.metadata import KnownSegment, Metadata, NewContent
+from coordinator.metadata import Committed, KnownSegment, Metadata, NewContent
 from coordinator.metadata.sessions import tell_epoch
 from coordinator.rebuild import Rebuild
 from tests.metadata_parts import Clock, segment, single
@@ -119,7 +119,7 @@ async def test_an_upload_that_the_alarm_comes_upon_is_refused_and_written_when_t
     stored = (await front.reads.find(id_)).segments[0]
     commit = front.metadata.commit_content
 
-    async def alarm_first(new: NewContent) -> bool:
+    async def alarm_first(new: NewContent) -> Committed:
         await front.metadata._write(lambda sql: tell_epoch(sql, 1, known=10_000, told=0))
         await front.metadata._begin_session()
         for index, node in enumerate(stored.layout):

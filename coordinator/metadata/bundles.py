@@ -91,7 +91,8 @@ def _known(sql: Sql, ids: Sequence[ContentId]) -> set[bytes]:
 def _needs_place(sql: Sql, part: Bundled) -> bool:
     """Whether this content, which is there already, is to be in the new bundle from now on: if it
     is still in the one that it is moved from; if it is uploaded, and what is there is lost, or in
-    doubt, or cut into several segments: at those nobody has looked (reads.known_copies)."""
+    doubt, or cut into several segments, at which nobody has looked (reads.known_copies), or was
+    deleted meanwhile: so what was not visible before is in the new bundle."""
     if part.moved_from is not None:
         is_there = sql.exists(
             "SELECT 1 FROM content_segment WHERE content = ? AND segment = ?",
@@ -101,10 +102,11 @@ def _needs_place(sql: Sql, part: Bundled) -> bool:
             forget_cut(sql, part.id)
         return is_there
     unsure = sql.exists(
-        "SELECT 1 FROM content WHERE id = ? AND segment_count > 1 "
+        "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pin WHERE content = ?) "
+        "UNION ALL SELECT 1 FROM content WHERE id = ? AND segment_count > 1 "
         f"UNION ALL SELECT 1 FROM segment s WHERE s.id IN ({SEGMENTS_BEHIND}) "
         f"AND (EXISTS ({UNREADABLE}) OR ({DOUBTFUL}))",
-        part.id, part.id, part.id, part.id,
+        part.id, part.id, part.id, part.id, part.id,
     )  # fmt: skip
     if _is_complete(sql, part.id) and not unsure:
         touch_behind(sql, part.id)

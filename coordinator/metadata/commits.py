@@ -17,6 +17,7 @@ from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     NO_NODE,
+    Committed,
     NewContent,
     StoredSegment,
 )
@@ -28,7 +29,8 @@ from coordinator.metadata.writes import (
     commit_content,
 )
 
-Outcome = bool | SixfoldError
+Outcome = Committed | SixfoldError
+_DONE = Committed(new=True)  # with all that was written
 
 MARKED = "(segment_count = 1 AND segment_list IS NOT NULL)"  # see `marks`
 
@@ -62,7 +64,9 @@ def commit_contents(
     layouts.compare(known.forgotten)
     alike = _alike(uploads, session, known)
     done = _insert(sql, layouts, [new for new in uploads if id(new) in alike])
-    return [id(new) in done or _alone(sql, layouts, session, new, known) for new in uploads]
+    return [
+        _DONE if id(new) in done else _alone(sql, layouts, session, new, known) for new in uploads
+    ]
 
 
 class _Known(NamedTuple):
@@ -150,9 +154,9 @@ def _segment_row(layouts: Layouts, segment: StoredSegment) -> tuple[Any, ...]:
 
 def _alone(sql: Sql, layouts: Layouts, session: int, new: NewContent, known: _Known) -> Outcome:
     try:
-        visible = commit_content(sql, layouts, session, without_gone(sql, new, known.gone))
+        committed = commit_content(sql, layouts, session, without_gone(sql, new, known.gone))
     except SixfoldError as error:
         return error
     if new.id in known.recut and len(new.segments) == 1 and new.start_bytes is None:
         forget_cut(sql, new.id)
-    return visible
+    return committed

@@ -173,6 +173,18 @@ class NewContent:
 
 
 @dataclass(frozen=True, slots=True)
+class Committed:
+    """What COMMIT made of it. `new` says that it was not visible before, and so does its truth. Of
+    the segments `others` that the upload wrote something else stands: somebody else was first."""
+
+    new: bool
+    others: Set[SegmentId] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self.new
+
+
+@dataclass(frozen=True, slots=True)
 class Bundled:
     """A content in a bundle. `moved_from` is the bundle that it was in, if it is not uploaded."""
 

@@ -14,6 +14,7 @@ from coordinator.metadata.rows import (
 )
 from coordinator.metadata.rows import (
     NO_NODE,
+    Committed,
     DeleteReason,
     NewContent,
     NodeRow,
@@ -134,21 +135,24 @@ def _is_named(sql: Sql, node: int) -> bool:
     return any(node in unpack_layout(nodes) for (nodes,) in rows)
 
 
-def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> bool:
-    """Make a content visible; True if it was not before.
+def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> Committed:
+    """Make a content visible.
 
     Raises SessionLost, and SegmentGone if a segment that the upload relied on is gone.
     """
     check_sessions(sql, session, new.written)
     _check_reused(sql, new)
-    for segment in new.written:
-        put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
+    others = frozenset(
+        segment.id
+        for segment in new.written
+        if not put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
+    )
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
     if new.segment_list is not None:
         set_cut(sql, new)
     elif new.start_bytes is not None:
         set_part(sql, new)
-    return pin(sql, new.id)
+    return Committed(pin(sql, new.id), others)
 
 
 def check_sessions(sql: Sql, session: int, written: Iterable[StoredSegment]) -> None:
@@ -196,20 +200,22 @@ def touch_segment(sql: Sql, segment: SegmentId) -> None:
     sql.run("UPDATE segment SET touched_at = {now} WHERE id = ?", segment)
 
 
-def put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: int | None) -> None:
+def put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: int | None) -> bool:
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
-    unless theirs is known to be lost, or is that of the generation `unreadable`."""
+    unless theirs is known to be lost, or is that of the generation `unreadable`. Whether ours
+    stands."""
     if insert_segment(sql, layouts, segment) or _is_stored(sql, layouts, segment):
-        return
+        return True
     lost = sql.row(
         f"SELECT 1 FROM segment s WHERE s.id = ? AND (s.generation = ? OR EXISTS ({UNREADABLE}))",
         segment.id, unreadable,
     )  # fmt: skip
     if lost:
         replace_segment(sql, layouts, segment)
-    else:
-        touch_segment(sql, segment.id)
-        add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
+        return True
+    touch_segment(sql, segment.id)
+    add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
+    return False
 
 
 def _is_stored(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
