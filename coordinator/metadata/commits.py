@@ -128,18 +128,18 @@ def _insert(sql: Sql, layouts: Layouts, uploads: Sequence[NewContent]) -> set[in
     segments = [new.segments[0] for new in uploads]
     inserted = sql.insert_rows(*_SEGMENTS, [_segment_row(layouts, each) for each in segments])
     if inserted < len(uploads):
-        ours = _ours(sql, segments)
+        ours = _ours(sql, layouts, segments)
         uploads = [new for new in uploads if new.id in ours]
     # A segment that was not there belonged to no content: none of these pins can be there.
     sql.insert_rows(*PINS, [(new.id,) for new in uploads])
     return {id(new) for new in uploads}
 
 
-def _ours(sql: Sql, segments: Sequence[StoredSegment]) -> set[bytes]:
+def _ours(sql: Sql, layouts: Layouts, segments: Sequence[StoredSegment]) -> set[bytes]:
     """Those that stand in the database as we wrote them."""
-    written = {segment.id: (segment.generation, segment.checksums) for segment in segments}
+    written = {s.id: (s.generation, layouts.intern(s.layout), s.checksums) for s in segments}
     rows = sql.rows_in(
-        "SELECT id, generation, checksums FROM segment WHERE id IN ({keys})", written
+        "SELECT id, generation, layout, checksums FROM segment WHERE id IN ({keys})", written
     )
     return {id_ for id_, *row in rows if written[id_] == tuple(row)}
 

@@ -8,11 +8,10 @@ from common.errors import Conflict, SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.cuts import set_cut, set_part
 from coordinator.metadata.notices import queue_repair
+from coordinator.metadata.outbox import pending_deletes
 from coordinator.metadata.packing import pack_layout, signed, unpack_layout
 from coordinator.metadata.rows import (
-    GENERATION_COUNTER_BITS as COUNTER_BITS,
-)
-from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS,
     NO_NODE,
     Committed,
     DeleteReason,
@@ -158,7 +157,7 @@ def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) ->
 def check_sessions(sql: Sql, session: int, written: Iterable[StoredSegment]) -> None:
     """The one that commits and those that wrote: the sweep spares the shards of live sessions only.
     Raises SessionLost."""
-    for number in {session, *(segment.generation >> COUNTER_BITS for segment in written)}:
+    for number in {session, *(each.generation >> GENERATION_COUNTER_BITS for each in written)}:
         check_session(sql, number)
 
 
@@ -204,8 +203,10 @@ def put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: 
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
     unless theirs is known to be lost, or is that of the generation `unreadable`. Whether ours
     stands."""
-    if insert_segment(sql, layouts, segment) or _is_stored(sql, layouts, segment):
+    if insert_segment(sql, layouts, segment):
         return True
+    if layout := layout_now(sql, segment.id, segment.generation):
+        return _complete(sql, layouts, segment, layout)
     lost = sql.row(
         f"SELECT 1 FROM segment s WHERE s.id = ? AND (s.generation = ? OR EXISTS ({UNREADABLE}))",
         segment.id, unreadable,
@@ -218,16 +219,19 @@ def put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: 
     return False
 
 
-def _is_stored(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
-    """Whether that very act of writing it is in the database: an earlier COMMIT of it, whose
-    answer was lost, took effect. Or a rebuild has found it, perhaps before all of its shards were
-    there: then it does not know them all."""
-    found = sql.row("SELECT generation, checksums FROM segment WHERE id = ?", segment.id)
-    if found is None or found[0] != segment.generation:
-        return False
-    if found[1] != segment.checksums:
-        put_anew(sql, layouts, segment)
-    return True
+def _complete(sql: Sql, layouts: Layouts, segment: StoredSegment, layout: tuple[int, ...]) -> bool:
+    """That very act of writing it is in the database, with this layout: an earlier COMMIT of it,
+    whose answer was lost, took effect. Or a rebuild has found it, perhaps before all of its shards
+    were there: then it does not know them all, and those that it knew may have been moved since.
+    Whether it lies as we wrote it."""
+    forbidden = pending_deletes(sql, segment)
+    ours = [NO_NODE if place in forbidden else place[1] for place in enumerate(segment.layout)]
+    joined = tuple(there or here for there, here in zip(layout, ours, strict=True))
+    (checksums,) = sql.only("SELECT checksums FROM segment WHERE id = ?", segment.id)
+    if (joined, segment.checksums) != (layout, checksums):
+        put_anew(sql, layouts, replace(segment, layout=joined))
+    add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
+    return joined == segment.layout
 
 
 def put_anew(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
