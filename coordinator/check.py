@@ -8,7 +8,6 @@ from functools import partial
 from blake3 import blake3
 
 from common.bundle import Part
-from common.hashing import blake3_digest
 from coordinator.metadata import RepairNotice, StoredSegment
 from coordinator.services import Services
 from coordinator.survey import ShardState, Survey
@@ -90,7 +89,7 @@ class StripeCheck:
             disagrees = ""
             if len(survey.good) >= segment.k:
                 plain = stripe[: segment.size_bytes]
-                disagrees = await self._disagreement(survey, plain, segment)
+                disagrees = await self._disagreement(survey)
                 if content_hash is not None:
                     of_content = plain[part.start : part.end] if part else plain
                     update = partial(content_hash.update, of_content)
@@ -112,21 +111,12 @@ class StripeCheck:
                 return survey, segment
             segment = now
 
-    async def _disagreement(
-        self,
-        survey: Survey,
-        plain: memoryview,
-        segment: StoredSegment,
-    ) -> str:
+    @staticmethod
+    async def _disagreement(survey: Survey) -> str:
         """What does not fit together, although enough shards match their checksums."""
         if not await survey.parity_agrees():
             return "the shards do not belong together"
-        await survey.rebuild([row for row in range(segment.k) if row not in survey.good])
-
-        def is_right() -> bool:
-            return blake3_digest(plain) == segment.id
-
-        if not await self._services.offload.run(len(plain), is_right):
+        if not await survey.has_id():
             return "the plain bytes do not hash to the segment's id"
         return ""
 

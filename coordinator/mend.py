@@ -1,7 +1,8 @@
 """Makes one stripe whole: rebuilds shards that are gone or bad, and moves those that lie badly.
 
-The order of things: look at all shards; compute what is missing from k good ones and hold it
-against the checksums; append it where it belongs; switch the layout by compare-and-set. A shard
+The order of things: look at all shards; hold the bytes against the segment's id; compute what is
+missing from k good ones and hold it against the checksums; append it where it belongs; switch the
+layout by compare-and-set. A shard
 that is bad or missing on a node that works is rebuilt in its own place, which no layout needs to
 hear of: the node takes the latest record of an address. Whatever fails on the way leaves the
 segment as it was, and what was appended in vain goes to the outbox; after a crash the sweep finds
@@ -69,7 +70,7 @@ class Mended:
     def reason(self) -> str:
         """What is left to do, in words."""
         if self.disagrees:
-            return "data and parity do not agree with the checksums"
+            return "the shards do not agree with each other, their checksums or the segment's id"
         if self.hopeless:
             return f"only {self.survivors} shards may still be good"
         if self.unreachable:
@@ -106,8 +107,9 @@ class Mender:
             moved = moved or await self._adopt_unproven(stored, survey, stripe)
             return replace(_too_few(survey, stored), superseded=moved)
         rebuilt = self._to_rebuild(survey, stored)
-        if not (await survey.parity_agrees() and await survey.rebuild(rebuilt)):
-            log.error("segment %s: its shards do not belong together", stored.id)
+        belong = await survey.parity_agrees() and await survey.has_id()
+        if not (belong and await survey.rebuild(rebuilt)):
+            log.error("segment %s: its shards do not belong together, or to its id", stored.id)
             all_bad = Seen(bad=mask_of(range(stored.n)))
             return Mended(0, all_bad, read_bytes=_read_bytes(survey, stored), disagrees=True)
         stored = replace(stored, checksums=bytes(survey.checksums))
@@ -252,11 +254,13 @@ def _seen(survey: Survey, written: Collection[int] = ()) -> Seen:
 
 
 def _too_few(survey: Survey, stored: StoredSegment) -> Mended:
-    """Good shards that can be read. If nodes that are away may have enough, they are waited for."""
+    """Good shards that can be read. If nodes that are away may have enough, they are waited for. Of
+    a stripe that did not belong together, they say nothing."""
     survivors, unreachable = _survivors(survey, stored), survey.having(ShardState.UNREACHABLE)
+    seen = _seen(survey)
     return Mended(
         survivors=survivors,
-        seen=_seen(survey),
+        seen=replace(seen, good=0) if stored.all_known_bad else seen,
         unreachable=len(unreachable),
         read_bytes=_read_bytes(survey, stored),
         hopeless=survivors < stored.k,

@@ -12,7 +12,7 @@ from functools import partial
 
 from common.errors import NotFound, Unreadable
 from common.hashing import blake3_digest
-from common.ids import ContentId, SegmentId
+from common.ids import ContentId
 from common.shards import Encoding
 from coordinator.buffers import StripeBuffer
 from coordinator.bundle_reads import BundleReads
@@ -25,6 +25,11 @@ from coordinator.services import Services
 from coordinator.stripe_rows import WholeStripe
 
 LATER_SEGMENT_WAIT_S = 30.0
+
+
+# What is kept in memory: the bytes of one act of writing a segment, or of a content in a bundle.
+Kept = tuple[bytes, int]
+IN_A_BUNDLE = 0  # no generation
 
 
 class Piece:
@@ -54,7 +59,7 @@ class ReadPath:
         config = services.config
         self._config, self._services = config, services
         self._metadata, self._buffers = services.metadata, services.buffers
-        self._cache = Cache[SegmentId](config.cache_bytes * 7 // 8, config.cache_segment_bytes)
+        self._cache = Cache[Kept](config.cache_bytes * 7 // 8, config.cache_segment_bytes)
         self._segments = SegmentReads(services)
         self._bundles = BundleReads(services, self._segments)
 
@@ -102,8 +107,8 @@ class ReadPath:
     async def _read_bundled(self, manifest: Manifest, wait_s: float) -> bytes:
         """All of a content that is in a bundle. What nodes and database say may fit together and
         yet be wrong, after a rebuild; its id is certain, and it is small."""
-        id_ = SegmentId(manifest.id)
-        cached = self._cache.get(id_)
+        key = (manifest.id, IN_A_BUNDLE)
+        cached = self._cache.get(key)
         if cached is not None:
             return cached
         (part,) = slices_of(manifest, 0, manifest.size_bytes)
@@ -111,7 +116,7 @@ class ReadPath:
         if blake3_digest(plain) != manifest.id:
             self._bundles.forget(part)
             raise Unreadable(f"{manifest.id} is not where it should be in {part.segment.id}")
-        self._cache.put(id_, plain)
+        self._cache.put(key, plain)
         return plain
 
     async def read_segment(self, segment: StoredSegment) -> bytes:
@@ -182,7 +187,8 @@ class ReadPath:
     async def _fetch(self, part: Slice, wait_s: float, buffer: StripeBuffer | None = None) -> Piece:
         """One verified slice."""
         segment = part.segment
-        cached = self._cache.get(segment.id)
+        key = (segment.id, segment.generation)
+        cached = None if segment.all_known_bad else self._cache.get(key)
         if cached is not None:
             if buffer is not None:
                 buffer.release()
@@ -196,17 +202,31 @@ class ReadPath:
         """The same past the cache. The buffer is abandoned if it raises."""
         segment = part.segment
         is_bundle = bool(segment.encoding & Encoding.BUNDLE)
-        whole = not is_bundle and segment.size_bytes <= self._cache.largest_bytes
+        to_keep = not is_bundle and segment.size_bytes <= self._cache.largest_bytes
+        whole = to_keep or segment.all_known_bad
         wanted = Slice(segment, 0, segment.size_bytes) if whole else part
         try:
             await self._segments.read(wanted, self._rows_in(buffer, segment))
+            if segment.all_known_bad:
+                await self._check_id(segment, buffer)
         except BaseException as error:
             let_go(error)
             buffer.abandon()
             raise
-        if whole:
-            self._cache.put(segment.id, buffer.memory[: segment.size_bytes])
+        if to_keep:
+            key = (segment.id, segment.generation)
+            self._cache.put(key, buffer.memory[: segment.size_bytes])
         return Piece(buffer.memory[part.start : part.end], buffer)
+
+    async def _check_id(self, segment: StoredSegment, buffer: StripeBuffer) -> None:
+        """Its shards were found not to belong together, or not to its id. The data among them may
+        be right all the same."""
+        plain = buffer.memory[: segment.size_bytes]
+        digest = await self._services.offload.run(len(plain), lambda: blake3_digest(plain))
+        if digest != segment.id:
+            raise Unreadable(
+                f"the shards of segment {segment.id} give other bytes than its id says"
+            )
 
     def _rows_in(
         self, buffer: StripeBuffer, segment: StoredSegment

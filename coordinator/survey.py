@@ -107,6 +107,16 @@ class Survey:
                 return False
         return not by_id or blake3_digest(self._stripe[: segment.size_bytes]) == segment.id
 
+    async def has_id(self) -> bool:
+        """Whether the plain bytes hash to the segment's id; they are in front in the stripe then.
+        There must be k good shards."""
+        segment, good = self._segment, self.good
+        if lacking := [row for row in range(segment.k) if row not in good]:
+            await self.rebuild(lacking)
+        plain = self._stripe[: segment.size_bytes]
+        digest = await self._services.offload.run(len(plain), lambda: blake3_digest(plain))
+        return digest == segment.id
+
     async def parity_agrees(self) -> bool:
         """Whether the good shards, k or more, belong together: each beyond the first k, computed
         from those, is what its checksum says."""

@@ -38,21 +38,11 @@ async def find_proven(
     changed = _with(stored, found)
     again = Survey(services, changed, stripe)
     await again.run()
-    if len(again.good) < stored.k or not await _has_id(services, changed, again, stripe):
+    if len(again.good) < stored.k or not (await again.parity_agrees() and await again.has_id()):
         return None
     good = {index: found[index] for index in found if index in again.good}
     places = {index: node for index, (node, _) in good.items()}
     return Proven(replace(_with(stored, good), layout=stored.layout), places)
-
-
-async def _has_id(
-    services: Services, segment: StoredSegment, survey: Survey, stripe: memoryview
-) -> bool:
-    if not await survey.parity_agrees():
-        return False
-    await survey.rebuild([row for row in range(segment.k) if row not in survey.good])
-    plain = stripe[: segment.size_bytes]
-    return await services.offload.run(len(plain), lambda: blake3_digest(plain)) == segment.id
 
 
 def _with(stored: StoredSegment, found: Mapping[int, tuple[int, bytes]]) -> StoredSegment:

@@ -1,6 +1,6 @@
 """One segment in its buffer: how it is filled, what it becomes, and that it is stored."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -8,11 +8,11 @@ from common.codec import Codec
 from common.errors import NotOurTurn, SegmentGone, SessionLost, Undurable
 from common.failpoints import Point, failpoint
 from common.hashing import blake3_digest
-from common.ids import SegmentId, ShardAddress
+from common.ids import ContentId, SegmentId, ShardAddress
 from common.shards import Encoding, ShardInfo, ShardRecord
 from coordinator.buffers import StripeBuffer
 from coordinator.durability import present_layout
-from coordinator.metadata import KnownSegment, ShardsOnNode, StoredSegment
+from coordinator.metadata import KnownSegment, NewContent, ShardsOnNode, StoredSegment
 from coordinator.proof import proven
 from coordinator.services import Services
 from coordinator.write_stripe import StripeWrite, Written
@@ -62,17 +62,40 @@ def encode_stripe(
 @dataclass(slots=True)
 class SegmentWrites:
     """What one upload has written. `writes` are what must be undone if it fails from here,
-    `unreadable` the generations of segments that were there but could not be read."""
+    `unreadable` the generations of segments that were there but could not be read, `proven` those
+    that were in doubt and could."""
 
     services: Services
     writes: list[Written] = field(default_factory=list)
     written: dict[SegmentId, StoredSegment] = field(default_factory=dict)
     unconfirmed: list[ShardsOnNode] = field(default_factory=list)
     unreadable: dict[SegmentId, int] = field(default_factory=dict)
+    proven: set[SegmentId] = field(default_factory=set)
 
     def leftovers(self) -> list[ShardsOnNode]:
         """All that may lie on nodes and must not stay."""
         return [shards for write in self.writes for shards in write.shards()]
+
+    def content(
+        self,
+        id_: ContentId,
+        size_bytes: int,
+        segments: Sequence[StoredSegment],
+        segment_list: StoredSegment | None,
+        start_bytes: int | None = None,
+    ) -> NewContent:
+        """Of segments that were written or found here, what is to be committed."""
+        return NewContent(
+            id_,
+            size_bytes,
+            segments,
+            segment_list,
+            list(self.written.values()),
+            self.unconfirmed,
+            self.unreadable,
+            start_bytes,
+            self.proven,
+        )
 
     async def find_or_write(
         self, id_: SegmentId, buffer: StripeBuffer, size_bytes: int, encoding: Encoding
@@ -89,7 +112,10 @@ class SegmentWrites:
         readable = await self._readable(known)
         if readable is None:
             self.unreadable[stored.id] = stored.generation
-        elif not known.fresh:
+            return None
+        if known.doubtful:
+            self.proven.add(stored.id)
+        if not known.fresh:
             await self.services.metadata.touch_segment(stored.id)
         return readable
 

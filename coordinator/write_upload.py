@@ -22,7 +22,7 @@ from common.units import KIB
 from coordinator.buffers import StripeBuffer
 from coordinator.bundler import SMALL_BYTES, Bundler, Small
 from coordinator.durability import Durability, durability_of
-from coordinator.metadata import NewContent, ShardsOnNode, StoredSegment
+from coordinator.metadata import ShardsOnNode, StoredSegment
 from coordinator.services import Services
 from coordinator.write_segment import Filling, SegmentWrites
 
@@ -241,39 +241,27 @@ class Upload:
     ) -> Stored:
         """The transaction that makes it visible."""
         segment_list = await self._write_list(id_, segments) if len(segments) > 1 else None
-        new = NewContent(
-            id_,
-            self._size_bytes,
-            segments,
-            segment_list,
-            list(self._done.written.values()),
-            self._done.unconfirmed,
-            self._done.unreadable,
-            start_bytes,
-        )
-        was_new = await self._done.publish(self.services.metadata.commit_content(new))
-        stands = was_new or not self._done.written
-        durability = await self._durability(id_, segments, stands)
+        new = self._done.content(id_, self._size_bytes, segments, segment_list, start_bytes)
+        committed = await self._done.publish(self.services.metadata.commit_content(new))
+        durability = await self._durability(id_, segments, not committed.others)
         for piece in await self.services.metadata.marks.lacking(segments):
             await self._mark(piece)
-        return Stored(id_, self._size_bytes, durability, was_new)
+        return Stored(id_, self._size_bytes, durability, committed.new)
 
     async def _mark(self, piece: StoredSegment) -> None:
         """As a content that is also a segment of another one (see metadata/marks.py)."""
         done = self._done = SegmentWrites(self.services)
         id_ = ContentId(piece.id)
         segment_list = await self._write_list(id_, [piece])
-        written = list(done.written.values())
-        mark = NewContent(
-            id_, piece.size_bytes, [piece], segment_list, written, done.unconfirmed, done.unreadable
-        )
+        done.proven.add(piece.id)  # by the upload itself, if need be
+        mark = done.content(id_, piece.size_bytes, [piece], segment_list)
         await done.publish(self.services.metadata.marks.commit(mark))
 
     async def _durability(
         self, id_: ContentId, segments: list[StoredSegment], stands: bool
     ) -> Durability:
-        """Of what is in the database now: if another upload of the same bytes came first, its
-        shards stand and ours are deleted."""
+        """Of what is in the database now: if another upload of the same bytes, or of one of its
+        segments, came first, its shards stand and ours are deleted."""
         if not stands:
             manifest = await self.services.metadata.find_content(id_)
             segments = list(manifest.segments) if manifest is not None else segments

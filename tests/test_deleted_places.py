@@ -9,7 +9,7 @@ from common.ids import ContentId
 from coordinator import deleting
 from coordinator.deleting import OutboxWorker
 from coordinator.metadata import DeleteReason, Metadata, ShardsOnNode
-from coordinator.metadata.writes import UNUSED_S
+from coordinator.metadata.rows import UNUSED_S
 from tests.memory_cluster import MemoryCluster
 from tests.metadata_parts import (
     GRACE_S,

@@ -1,12 +1,15 @@
 """What a backup of the database says of segments is not relied on: they may be gone since."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from common.errors import SegmentGone
 from common.ids import SegmentId
-from coordinator.metadata import KnownSegment, Metadata
+from coordinator.metadata import Committed, KnownSegment, Metadata, NewContent
+from coordinator.metadata.sessions import tell_epoch
 from coordinator.rebuild import Rebuild
 from tests.metadata_parts import Clock, segment, single
 from tests.reports import incoming
@@ -92,3 +95,42 @@ async def test_what_was_written_since_is_not_doubted(metadata: Metadata, clock: 
     clock.now_s += 100
     await metadata.set_verified([before])
     assert not await is_doubtful(metadata, before.id)
+
+
+async def test_a_look_from_before_the_alarm_does_not_count(metadata: Metadata) -> None:
+    """An upload has found the segment, then the alarm comes, then it commits in a new session."""
+    stored = segment(metadata)
+    await metadata.commit_content(single(stored))
+    known = await known_segment(metadata, stored.id)
+    assert not known.doubtful
+    relying = replace(single(known.stored), written=[])
+    assert (await metadata.save_report(incoming(1, epoch=1000))).restored
+    with pytest.raises(SegmentGone):
+        await metadata.commit_content(relying)
+    assert not await metadata.commit_content(replace(relying, proven={stored.id}))
+
+
+async def test_an_upload_that_the_alarm_comes_upon_is_refused_and_written_when_tried_again(
+    store: Store, tmp_path: Path
+) -> None:
+    """What it has found there was collected since the backup."""
+    front, data = store.fronts[0], DATA[:5000]
+    id_ = (await front.put(data)).id
+    stored = (await front.reads.find(id_)).segments[0]
+    commit = front.metadata.commit_content
+
+    async def alarm_first(new: NewContent) -> Committed:
+        await front.metadata._write(lambda sql: tell_epoch(sql, 1, known=10_000, told=0))
+        await front.metadata._begin_session()
+        for index, node in enumerate(stored.layout):
+            held = store.nodes[node].store
+            assert held is not None
+            await held.delete([stored.address(index)])
+        return await commit(new)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(front.metadata, "commit_content", alarm_first)
+        with pytest.raises(SegmentGone):
+            await front.put(data)
+    assert str((await front.put(data)).durability) == "9/9; survives=3"
+    assert await front.get(id_) == data

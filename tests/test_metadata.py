@@ -11,6 +11,7 @@ from common.errors import (
 )
 from common.ids import ContentId
 from coordinator.metadata import (
+    Committed,
     Metadata,
     ShardsOnNode,
     writes,
@@ -88,7 +89,7 @@ async def test_one_refusal_in_a_group_leaves_the_others(metadata: Metadata) -> N
     bad = replace(single(segment(metadata)), written=[])
     changes = [metadata.commit_content(new) for new in [*good[:10], bad, *good[10:]]]
     outcomes = await asyncio.gather(*changes, return_exceptions=True)
-    assert [type(o) for o in outcomes] == [bool] * 10 + [SegmentGone] + [bool] * 10
+    assert [type(o) for o in outcomes] == [Committed] * 10 + [SegmentGone] + [Committed] * 10
     for new in good:
         assert await metadata.find_content(new.id) is not None
     assert await metadata.find_content(bad.id) is None
@@ -100,7 +101,7 @@ async def test_a_failing_statement_fails_only_its_own_change(metadata: Metadata)
     outcomes = await asyncio.gather(
         metadata.commit_content(good), metadata.commit_content(broken), return_exceptions=True
     )
-    assert outcomes[0] is True
+    assert outcomes[0] == Committed(new=True)
     assert isinstance(outcomes[1], OverflowError)
     assert await metadata.find_content(good.id) is not None
     assert await metadata.find_segment(bad.written[0].id) is None

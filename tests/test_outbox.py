@@ -12,7 +12,7 @@ from common.ids import ContentId, ShardAddress
 from coordinator.deleting import BATCH, OutboxWorker
 from coordinator.jobs import run_worker
 from coordinator.metadata import OUTBOX, DeleteReason, Metadata, ShardsOnNode, Wish
-from coordinator.metadata.writes import UNUSED_S
+from coordinator.metadata.rows import UNUSED_S
 from shardd.store import VolumeStore
 from tests.memory_cluster import KeepingStore, MemoryCluster
 from tests.metadata_parts import due_deletes, finish_deletes, segment, seize_lease

@@ -15,7 +15,7 @@ from coordinator.mend import Mender
 from coordinator.metadata import StoredSegment, Wish
 from coordinator.metadata.inspecting import LayoutUse
 from coordinator.metadata.restoring import Found
-from coordinator.metadata.writes import UNUSED_S
+from coordinator.metadata.rows import UNUSED_S
 from tests.torture.one_process import GRACE_S, Store
 
 SIZES = (0, 1, 5_000, 100_000, 390 * 1024 + 7, 900_000)

@@ -16,7 +16,7 @@ from common.ids import ContentId
 from common.shards import ShardRecord
 from coordinator.mend import Mender
 from coordinator.metadata import DeleteReason, ShardsOnNode, StoredSegment
-from coordinator.metadata.writes import UNUSED_S
+from coordinator.metadata.rows import UNUSED_S
 from coordinator.strays import find_strays
 from tests.torture.one_process import GRACE_S, Store
 

@@ -10,7 +10,7 @@ from common.ids import ContentId, SegmentId
 from common.shards import Encoding
 from common.units import KIB
 from coordinator.config import ALL_SHARDS, DATA_SHARDS
-from coordinator.metadata import Metadata, NewContent, StoredSegment, open_metadata
+from coordinator.metadata import Committed, Metadata, NewContent, StoredSegment, open_metadata
 
 GRACE_S = 3600
 AT_ONCE = 64
@@ -37,7 +37,7 @@ async def _opened(stage: Stage) -> Metadata:
 
 
 def _commit_pieces(stage: Stage, metadata: Metadata) -> Pieces:
-    def commit() -> Awaitable[bool]:
+    def commit() -> Awaitable[Committed]:
         return metadata.commit_content(new_content(metadata))
 
     with synced_overwrites(stage.directory / "floor", os.urandom(4 * KIB), LOG_PAGES) as floor:

@@ -23,6 +23,7 @@ from coordinator.metadata.rows import (
     NewContent,
     StoredSegment,
 )
+from coordinator.metadata.sessions import DOUBTFUL
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     SEGMENTS_BEHIND,
@@ -89,7 +90,9 @@ def _known(sql: Sql, ids: Sequence[ContentId]) -> set[bytes]:
 
 def _needs_place(sql: Sql, part: Bundled) -> bool:
     """Whether this content, which is there already, is to be in the new bundle from now on: if it
-    is still in the one that it is moved from; if it is uploaded, and what is there is lost."""
+    is still in the one that it is moved from; if it is uploaded, and what is there is lost, or in
+    doubt, or cut into several segments, at which nobody has looked (reads.known_copies), or was
+    deleted meanwhile: so what was not visible before is in the new bundle."""
     if part.moved_from is not None:
         is_there = sql.exists(
             "SELECT 1 FROM content_segment WHERE content = ? AND segment = ?",
@@ -98,11 +101,14 @@ def _needs_place(sql: Sql, part: Bundled) -> bool:
         if is_there:
             forget_cut(sql, part.id)
         return is_there
-    lost = sql.exists(
-        f"SELECT 1 FROM segment s WHERE s.id IN ({SEGMENTS_BEHIND}) AND EXISTS ({UNREADABLE})",
-        part.id, part.id, part.id,
+    unsure = sql.exists(
+        "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pin WHERE content = ?) "
+        "UNION ALL SELECT 1 FROM content WHERE id = ? AND segment_count > 1 "
+        f"UNION ALL SELECT 1 FROM segment s WHERE s.id IN ({SEGMENTS_BEHIND}) "
+        f"AND (EXISTS ({UNREADABLE}) OR ({DOUBTFUL}))",
+        part.id, part.id, part.id, part.id, part.id,
     )  # fmt: skip
-    if _is_complete(sql, part.id) and not lost:
+    if _is_complete(sql, part.id) and not unsure:
         touch_behind(sql, part.id)
         return False
     forget_places(sql, part.id)

@@ -17,6 +17,7 @@ from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     NO_NODE,
+    Committed,
     NewContent,
     StoredSegment,
 )
@@ -28,7 +29,8 @@ from coordinator.metadata.writes import (
     commit_content,
 )
 
-Outcome = bool | SixfoldError
+Outcome = Committed | SixfoldError
+_DONE = Committed(new=True)  # with all that was written
 
 MARKED = "(segment_count = 1 AND segment_list IS NOT NULL)"  # see `marks`
 
@@ -62,7 +64,9 @@ def commit_contents(
     layouts.compare(known.forgotten)
     alike = _alike(uploads, session, known)
     done = _insert(sql, layouts, [new for new in uploads if id(new) in alike])
-    return [id(new) in done or _alone(sql, layouts, session, new, known) for new in uploads]
+    return [
+        _DONE if id(new) in done else _alone(sql, layouts, session, new, known) for new in uploads
+    ]
 
 
 class _Known(NamedTuple):
@@ -124,18 +128,18 @@ def _insert(sql: Sql, layouts: Layouts, uploads: Sequence[NewContent]) -> set[in
     segments = [new.segments[0] for new in uploads]
     inserted = sql.insert_rows(*_SEGMENTS, [_segment_row(layouts, each) for each in segments])
     if inserted < len(uploads):
-        ours = _ours(sql, segments)
+        ours = _ours(sql, layouts, segments)
         uploads = [new for new in uploads if new.id in ours]
     # A segment that was not there belonged to no content: none of these pins can be there.
     sql.insert_rows(*PINS, [(new.id,) for new in uploads])
     return {id(new) for new in uploads}
 
 
-def _ours(sql: Sql, segments: Sequence[StoredSegment]) -> set[bytes]:
+def _ours(sql: Sql, layouts: Layouts, segments: Sequence[StoredSegment]) -> set[bytes]:
     """Those that stand in the database as we wrote them."""
-    written = {segment.id: (segment.generation, segment.checksums) for segment in segments}
+    written = {s.id: (s.generation, layouts.intern(s.layout), s.checksums) for s in segments}
     rows = sql.rows_in(
-        "SELECT id, generation, checksums FROM segment WHERE id IN ({keys})", written
+        "SELECT id, generation, layout, checksums FROM segment WHERE id IN ({keys})", written
     )
     return {id_ for id_, *row in rows if written[id_] == tuple(row)}
 
@@ -150,9 +154,9 @@ def _segment_row(layouts: Layouts, segment: StoredSegment) -> tuple[Any, ...]:
 
 def _alone(sql: Sql, layouts: Layouts, session: int, new: NewContent, known: _Known) -> Outcome:
     try:
-        visible = commit_content(sql, layouts, session, without_gone(sql, new, known.gone))
+        committed = commit_content(sql, layouts, session, without_gone(sql, new, known.gone))
     except SixfoldError as error:
         return error
     if new.id in known.recut and len(new.segments) == 1 and new.start_bytes is None:
         forget_cut(sql, new.id)
-    return visible
+    return committed

@@ -18,10 +18,12 @@ from common.failpoints import Point, failpoint
 from common.ids import ShardAddress
 from coordinator.metadata import repair_queue
 from coordinator.metadata.gone import gone_nodes
+from coordinator.metadata.outbox import pending_deletes
 from coordinator.metadata.packing import mask_of, signed, unpack_layout
 from coordinator.metadata.repair_queue import Backlog, Repair
 from coordinator.metadata.rows import (
     NO_NODE,
+    UNUSED_S,
     DeleteReason,
     Places,
     Seen,
@@ -30,7 +32,6 @@ from coordinator.metadata.rows import (
 )
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
-    UNUSED_S,
     Layouts,
     add_deletes,
 )
@@ -49,20 +50,6 @@ class Forbidden:
 
 def forbidden(sql: Sql, stored: StoredSegment) -> Forbidden:
     return Forbidden(pending_deletes(sql, stored), sql.now_s())
-
-
-def pending_deletes(sql: Sql, stored: StoredSegment) -> Places:
-    """Where the outbox is about to delete shards of this very write of the segment, or has done so
-    lately: a second delete may be on its way."""
-    key = (stored.id, signed(stored.generation))
-    rows = sql.rows(
-        "SELECT node, indexes FROM outbox_delete WHERE segment = ? AND generation = ? "
-        "UNION ALL "
-        "SELECT node, indexes FROM deleted_place WHERE segment = ? AND generation = ? "
-        "AND until > {now}",
-        *key, *key,
-    )  # fmt: skip
-    return frozenset((index, node) for node, indexes in rows for index in indexes)
 
 
 def _layout_now(sql: Sql, stored: StoredSegment) -> tuple[int, ...] | None:

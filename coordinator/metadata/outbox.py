@@ -18,15 +18,16 @@ from coordinator.metadata.jobs import count_in_job_state
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import (
     OUTBOX,
+    UNUSED_S,
     DeleteReason,
     DueDeletes,
     OutboxRow,
+    Places,
     ShardsOnNode,
     StoredSegment,
 )
 from coordinator.metadata.sessions import MAY_DELETE
 from coordinator.metadata.sql import Sql
-from coordinator.metadata.writes import UNUSED_S
 
 _HELD = f"SELECT 1 FROM job_lease WHERE name = '{OUTBOX}' AND session = ?"
 
@@ -60,6 +61,20 @@ def is_in_outbox(sql: Sql, stored: StoredSegment) -> bool:
     key = (stored.id, signed(stored.generation))
     found = sql.row("SELECT 1 FROM outbox_delete WHERE segment = ? AND generation = ?", *key)
     return found is not None
+
+
+def pending_deletes(sql: Sql, stored: StoredSegment) -> Places:
+    """Where the outbox is about to delete shards of this very write of the segment, or has done so
+    lately: a second delete may be on its way."""
+    key = (stored.id, signed(stored.generation))
+    rows = sql.rows(
+        "SELECT node, indexes FROM outbox_delete WHERE segment = ? AND generation = ? "
+        "UNION ALL "
+        "SELECT node, indexes FROM deleted_place WHERE segment = ? AND generation = ? "
+        "AND until > {now}",
+        *key, *key,
+    )  # fmt: skip
+    return frozenset((index, node) for node, indexes in rows for index in indexes)
 
 
 def due_deletes(sql: Sql, node: int, session: int, limit: int) -> DueDeletes:

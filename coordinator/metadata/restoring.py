@@ -9,9 +9,8 @@ from common.ids import SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
 from coordinator.metadata.cuts import offer_to_collector
-from coordinator.metadata.mending import pending_deletes
 from coordinator.metadata.notices import survivors_of
-from coordinator.metadata.outbox import is_in_outbox
+from coordinator.metadata.outbox import is_in_outbox, pending_deletes
 from coordinator.metadata.reads import SEGMENT_COLUMNS, SEGMENT_TABLES, segment_of
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,

@@ -1,6 +1,6 @@
 """What goes into the metadata database and comes out of it, as plain values."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ UNKNOWN_CHECKSUM = bytes(CHECKSUM_BYTES)  # of a shard that no node had at a reb
 COLLECT, OUTBOX = "collect", "outbox"  # the two jobs that delete, and their leases
 GENERATION_COUNTER_BITS = 32  # of a generation; above them stands the session number
 MAX_SESSION = 1 << 30  # no store comes near, and from there as many are left
+UNUSED_S = 120  # a place where a shard was deleted; longer than a delete is on its way
 Places = frozenset[tuple[int, int]]  # (shard index, node)
 
 
@@ -47,6 +48,12 @@ class StoredSegment:
     @property
     def shard_bytes(self) -> int:
         return -(-self.size_bytes // self.k)
+
+    @property
+    def all_known_bad(self) -> bool:
+        """So they are marked too if each fits its checksum, but they do not belong together, or not
+        to the segment's id: then nobody knows which are right."""
+        return self.known_bad == (1 << self.n) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,7 @@ class NewContent:
     `unconfirmed` are shards that may lie on nodes although no layout names them. `unreadable` are
     the generations of segments that were there too but could not be read: what was written takes
     their place. A content that was found in a bundle, its one segment, begins at `start_bytes`.
+    `proven` are segments that only a backup said were there, and of which every shard was read.
     """
 
     id: ContentId
@@ -161,6 +169,19 @@ class NewContent:
     unconfirmed: Sequence[ShardsOnNode] = ()
     unreadable: Mapping[SegmentId, int] = field(default_factory=dict)
     start_bytes: int | None = None
+    proven: Set[SegmentId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What COMMIT made of it. `new` says that it was not visible before, and so does its truth. Of
+    the segments `others` that the upload wrote something else stands: somebody else was first."""
+
+    new: bool
+    others: Set[SegmentId] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self.new
 
 
 @dataclass(frozen=True, slots=True)

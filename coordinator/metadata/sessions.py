@@ -20,7 +20,7 @@ databases could give the same generation only to the same bytes at the same addr
 from collections.abc import Iterable
 
 from common.errors import SessionLost
-from coordinator.metadata.rows import GENERATION_COUNTER_BITS
+from coordinator.metadata.rows import GENERATION_COUNTER_BITS, UNUSED_S
 from coordinator.metadata.sql import Sql
 
 LIVE_SESSION = "SELECT 1 FROM session WHERE number = ? AND expires_at >= {now}"
@@ -121,6 +121,24 @@ def doubt(sql: Sql, until_epoch: int) -> None:
         "UPDATE cluster SET doubted_epoch = max(doubted_epoch, ?), doubted_until = {now} + ?",
         until_epoch, CLOCK_LAG_S,
     )  # fmt: skip
+    _forget_deletes_of_what_lives(sql)
+
+
+def _forget_deletes_of_what_lives(sql: Sql) -> None:
+    """What a backup is about to delete of segments that it still has. It was done long ago, and the
+    same shards may have come back to the same places since: they may be the last there are. What is
+    really needless there the sweep finds. Some of it may have been sent just now: so the places
+    rest, as after every delete."""
+    live = (
+        "FROM outbox_delete o WHERE EXISTS "
+        "(SELECT 1 FROM segment s WHERE s.id = o.segment AND s.generation = o.generation)"
+    )
+    sql.run(
+        "INSERT INTO deleted_place (node, segment, generation, indexes, until) "
+        f"SELECT o.node, o.segment, o.generation, o.indexes, {{now}} + ? {live}",
+        UNUSED_S,
+    )
+    sql.run(f"DELETE FROM outbox_delete WHERE id IN (SELECT o.id {live})")
 
 
 def name_of(sql: Sql, node: int) -> str:

@@ -30,6 +30,7 @@ from coordinator.metadata.rebundling import Rebundling
 from coordinator.metadata.rows import (
     COLLECT,
     GENERATION_COUNTER_BITS,
+    Committed,
     CopyOf,
     DeleteReason,
     DueDeletes,
@@ -140,13 +141,13 @@ class Metadata(Inspecting):
 
     # Changing
 
-    async def commit_content(self, new: NewContent) -> bool:
-        """Durable and visible on return; True if it was not visible before."""
-        visible: bool = await self._commit(new)
-        return visible
+    async def commit_content(self, new: NewContent) -> Committed:
+        """Durable and visible on return."""
+        committed: Committed = await self._commit(new)
+        return committed
 
     async def commit_bundle(self, new: NewBundle) -> list[bool]:
-        """The same for each of its contents."""
+        """The same with each of its contents: whether it was not visible before."""
         visible: list[bool] = await self._commit(new)
         return visible
 

@@ -8,12 +8,12 @@ from common.errors import Conflict, SegmentGone
 from common.ids import ContentId, SegmentId, ShardAddress
 from coordinator.metadata.cuts import set_cut, set_part
 from coordinator.metadata.notices import queue_repair
+from coordinator.metadata.outbox import pending_deletes
 from coordinator.metadata.packing import pack_layout, signed, unpack_layout
 from coordinator.metadata.rows import (
-    GENERATION_COUNTER_BITS as COUNTER_BITS,
-)
-from coordinator.metadata.rows import (
+    GENERATION_COUNTER_BITS,
     NO_NODE,
+    Committed,
     DeleteReason,
     NewContent,
     NodeRow,
@@ -22,11 +22,10 @@ from coordinator.metadata.rows import (
     StoredSegment,
     Wish,
 )
-from coordinator.metadata.sessions import check_session
+from coordinator.metadata.sessions import DOUBTFUL, check_session
 from coordinator.metadata.sql import Sql
 
 DEFAULT_ACCOUNT = 0
-UNUSED_S = 120  # a place where a shard was deleted; longer than a delete is on its way
 MAX_LAYOUTS = 8_192  # remembered
 
 # Given a content's id three times: the ids of its segments, and of the list of them.
@@ -135,27 +134,30 @@ def _is_named(sql: Sql, node: int) -> bool:
     return any(node in unpack_layout(nodes) for (nodes,) in rows)
 
 
-def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> bool:
-    """Make a content visible; True if it was not before.
+def commit_content(sql: Sql, layouts: Layouts, session: int, new: NewContent) -> Committed:
+    """Make a content visible.
 
     Raises SessionLost, and SegmentGone if a segment that the upload relied on is gone.
     """
     check_sessions(sql, session, new.written)
     _check_reused(sql, new)
-    for segment in new.written:
-        put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
+    others = frozenset(
+        segment.id
+        for segment in new.written
+        if not put_segment(sql, layouts, segment, new.unreadable.get(segment.id))
+    )
     add_deletes(sql, new.unconfirmed, DeleteReason.LEFTOVER)
     if new.segment_list is not None:
         set_cut(sql, new)
     elif new.start_bytes is not None:
         set_part(sql, new)
-    return pin(sql, new.id)
+    return Committed(pin(sql, new.id), others)
 
 
 def check_sessions(sql: Sql, session: int, written: Iterable[StoredSegment]) -> None:
     """The one that commits and those that wrote: the sweep spares the shards of live sessions only.
     Raises SessionLost."""
-    for number in {session, *(segment.generation >> COUNTER_BITS for segment in written)}:
+    for number in {session, *(each.generation >> GENERATION_COUNTER_BITS for each in written)}:
         check_session(sql, number)
 
 
@@ -171,17 +173,17 @@ def pin(sql: Sql, content: ContentId) -> bool:
 
 def _check_reused(sql: Sql, new: NewContent) -> None:
     """What the upload found there must be there still, the segment list included, and not be known
-    to be lost by now; its grace period begins again."""
+    to be lost by now, nor be doubted since it looked; its grace period begins again."""
     relied_on = {s.id: s for s in (*new.segments, new.segment_list) if s is not None}
     for segment in new.written:
         relied_on.pop(segment.id, None)
     for segment in relied_on.values():
         if not sql.run(
             "UPDATE segment AS s SET touched_at = {now} WHERE id = ? AND generation = ? "
-            f"AND NOT EXISTS ({UNREADABLE})",
-            segment.id, signed(segment.generation),
+            f"AND NOT EXISTS ({UNREADABLE}) AND (? OR NOT ({DOUBTFUL}))",
+            segment.id, signed(segment.generation), segment.id in new.proven,
         ):  # fmt: skip
-            raise SegmentGone("a segment was deleted or lost during its upload; try again")
+            raise SegmentGone("a segment was deleted, lost or doubted during its upload; try again")
 
 
 def touch_behind(sql: Sql, content: ContentId) -> None:
@@ -197,32 +199,39 @@ def touch_segment(sql: Sql, segment: SegmentId) -> None:
     sql.run("UPDATE segment SET touched_at = {now} WHERE id = ?", segment)
 
 
-def put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: int | None) -> None:
+def put_segment(sql: Sql, layouts: Layouts, segment: StoredSegment, unreadable: int | None) -> bool:
     """Insert a segment. If someone else was first, theirs stands and our shards are deleted,
-    unless theirs is known to be lost, or is that of the generation `unreadable`."""
-    if insert_segment(sql, layouts, segment) or _is_stored(sql, layouts, segment):
-        return
+    unless theirs is known to be lost, or is that of the generation `unreadable`. Whether ours
+    stands."""
+    if insert_segment(sql, layouts, segment):
+        return True
+    if layout := layout_now(sql, segment.id, segment.generation):
+        return _complete(sql, layouts, segment, layout)
     lost = sql.row(
         f"SELECT 1 FROM segment s WHERE s.id = ? AND (s.generation = ? OR EXISTS ({UNREADABLE}))",
         segment.id, unreadable,
     )  # fmt: skip
     if lost:
         replace_segment(sql, layouts, segment)
-    else:
-        touch_segment(sql, segment.id)
-        add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
+        return True
+    touch_segment(sql, segment.id)
+    add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
+    return False
 
 
-def _is_stored(sql: Sql, layouts: Layouts, segment: StoredSegment) -> bool:
-    """Whether that very act of writing it is in the database: an earlier COMMIT of it, whose
-    answer was lost, took effect. Or a rebuild has found it, perhaps before all of its shards were
-    there: then it does not know them all."""
-    found = sql.row("SELECT generation, checksums FROM segment WHERE id = ?", segment.id)
-    if found is None or found[0] != segment.generation:
-        return False
-    if found[1] != segment.checksums:
-        put_anew(sql, layouts, segment)
-    return True
+def _complete(sql: Sql, layouts: Layouts, segment: StoredSegment, layout: tuple[int, ...]) -> bool:
+    """That very act of writing it is in the database, with this layout: an earlier COMMIT of it,
+    whose answer was lost, took effect. Or a rebuild has found it, perhaps before all of its shards
+    were there: then it does not know them all, and those that it knew may have been moved since.
+    Whether it lies as we wrote it."""
+    forbidden = pending_deletes(sql, segment)
+    ours = [NO_NODE if place in forbidden else place[1] for place in enumerate(segment.layout)]
+    joined = tuple(there or here for there, here in zip(layout, ours, strict=True))
+    (checksums,) = sql.only("SELECT checksums FROM segment WHERE id = ?", segment.id)
+    if (joined, segment.checksums) != (layout, checksums):
+        put_anew(sql, layouts, replace(segment, layout=joined))
+    add_deletes(sql, shards_of(segment), DeleteReason.LEFTOVER)
+    return joined == segment.layout
 
 
 def put_anew(sql: Sql, layouts: Layouts, segment: StoredSegment) -> None:
