@@ -41,7 +41,6 @@ from coordinator.wanted import SCRUB, want_pass
 log = logging.getLogger(__name__)
 
 BATCH = 500
-REBUILDING = "the metadata is being rebuilt; run it again if that was cut short"
 
 
 @dataclass(slots=True)
@@ -70,15 +69,17 @@ class Rebuild:
         self._lists: list[StoredSegment] = []
         self._bundles: list[StoredSegment] = []
         self._batch: list[Found] = []
+        self._reason = ""  # why deletes are stopped meanwhile
         self.report = RebuildReport()
 
     async def run(self) -> RebuildReport:
-        """Raises NodeUnreachable if a node fails while it lists: half of it would be a lie."""
-        await self._metadata.stop_deletes(REBUILDING)
+        """Raises NodeUnreachable if a node fails while it lists: half of it would be a lie.
+        Conflict if deletes were allowed meanwhile, or another process is at it."""
+        self._reason = await self._metadata.begin_rebuild()
         try:
             return await self._run()
         finally:
-            await self._metadata.resume_deletes(REBUILDING)
+            await self._metadata.resume_deletes(self._reason)
 
     async def _run(self) -> RebuildReport:
         members = self._cluster.membership
@@ -149,10 +150,10 @@ class Rebuild:
 
     async def _flush(self) -> None:
         batch, self._batch = self._batch, []
-        for found, known in await self._metadata.restore_segments(batch):
+        for found, known in await self._metadata.restore_segments(batch, self._reason):
             if not await self._reads.has(known) and await self._reads.has(found.segment):
                 found = replace(found, unreadable=known.generation)
-                await self._metadata.restore_segments([found])
+                await self._metadata.restore_segments([found], self._reason)
 
     async def _restore_list(self, segment: StoredSegment) -> None:
         try:

@@ -1,5 +1,6 @@
 """The transactions of a rebuild: what was found on nodes goes back into the tables."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -20,7 +21,12 @@ from coordinator.metadata.rows import (
     Places,
     StoredSegment,
 )
-from coordinator.metadata.sessions import deletes_stopped
+from coordinator.metadata.sessions import (
+    live_sessions,
+    reasons,
+    resume_deletes,
+    stop_deletes,
+)
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
@@ -30,6 +36,9 @@ from coordinator.metadata.writes import (
     put_anew,
     replace_segment,
 )
+
+REBUILDING = "the metadata is being rebuilt"
+_RUN = re.compile(rf"{REBUILDING} by session (\d+), ")
 
 UNUSED_LIST = (
     f"SELECT id FROM segment WHERE id = ? AND encoding = {int(Encoding.SEGMENT_LIST)} "
@@ -63,7 +72,28 @@ class Rivals(NamedTuple):
     known: StoredSegment
 
 
-def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> list[Rivals]:
+def begin_rebuild(sql: Sql, run: int) -> str:
+    """Stop deletes, for a reason of which there is no other: while it stands, they were not allowed
+    for a moment since. `run` is a number like a generation. What runs that were cut short have left
+    goes.
+
+    Raises Conflict while a session lives that is at it."""
+    session, number = run >> GENERATION_COUNTER_BITS, run % (1 << GENERATION_COUNTER_BITS)
+    others = {reason: match[1] for reason in reasons(sql) if (match := _RUN.match(reason))}
+    if live_sessions(sql) & set(map(int, others.values())):
+        raise Conflict(
+            f"{REBUILDING} already; if that was cut short, it can be tried again a minute later"
+        )
+    for left_over in others:
+        resume_deletes(sql, left_over)
+    reason = f"{REBUILDING} by session {session}, run {number}; run it again if that was cut short"
+    stop_deletes(sql, reason)
+    return reason
+
+
+def restore_segments(
+    sql: Sql, layouts: Layouts, found: Sequence[Found], reason: str
+) -> list[Rivals]:
     """Insert those that are not known. What is known and cannot be read any more is replaced: a
     backup names what was deleted since, and perhaps written again; and completed, if it is the
     same: it was found when nodes were away that are there now. Passed over are acts of writing of
@@ -74,8 +104,9 @@ def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> list
     the database names, but it may lie on others, or have been written after they were asked. Which
     was written later, generations do not tell: a session has its number from when it began.
 
-    Raises Conflict unless deletes are stopped, as they must be since the nodes were asked."""
-    if not deletes_stopped(sql):
+    Raises Conflict unless deletes are stopped for this reason, as they must be since the nodes were
+    asked."""
+    if reason not in reasons(sql):
         raise Conflict("deletes were allowed while the metadata was rebuilt: rebuild it again")
     rivals = list[Rivals]()
     for each in found:

@@ -257,9 +257,19 @@ class Metadata(Inspecting):
 
     # Rebuilding
 
-    async def restore_segments(self, found: Sequence[restoring.Found]) -> list[restoring.Rivals]:
-        """Those of which only a look can tell whether they are to replace what is known."""
-        restore = partial(restoring.restore_segments, layouts=self._layouts, found=found)
+    async def begin_rebuild(self) -> str:
+        """Stop deletes: the reason, which is to be taken away when it is over. Raises Conflict
+        while another process is at it."""
+        return await self._write(partial(restoring.begin_rebuild, run=self.new_generation()))
+
+    async def restore_segments(
+        self, found: Sequence[restoring.Found], reason: str
+    ) -> list[restoring.Rivals]:
+        """Those of which only a look can tell whether they are to replace what is known. Raises
+        Conflict unless deletes are stopped for that reason still."""
+        restore = partial(
+            restoring.restore_segments, layouts=self._layouts, found=found, reason=reason
+        )
         return await self._write(restore)
 
     async def restore_content(self, listed: SegmentList, list_id: SegmentId) -> bool:
