@@ -137,7 +137,7 @@ async def test_no_reason_hides_another(metadata: Metadata) -> None:
 
 
 async def test_an_alarm_outlasts_a_rebuild_that_ran_when_it_was_raised(metadata: Metadata) -> None:
-    reason = await metadata.begin_rebuild()
+    reason = (await metadata.begin_rebuild()).reason
     assert (await report(metadata, 1, 1000)).restored
     await metadata.resume_deletes(reason)
     stopped = await metadata.deletes_stopped()

@@ -18,6 +18,7 @@ from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     NO_NODE,
     UNKNOWN_CHECKSUM,
+    DeleteReason,
     Places,
     StoredSegment,
 )
@@ -72,10 +73,20 @@ class Rivals(NamedTuple):
     known: StoredSegment
 
 
-def begin_rebuild(sql: Sql, run: int) -> str:
+class Begun(NamedTuple):
+    """A rebuild: why deletes are stopped meanwhile, and the last session of which this database,
+    a backup or a new one, may not know what it did. 0 if it is the one that the nodes knew, or was
+    filled from all of them since: what it takes for orphans are some."""
+
+    reason: str
+    unknown_until: int
+
+
+def begin_rebuild(sql: Sql, run: int) -> Begun:
     """Stop deletes, for a reason of which there is no other: while it stands, they were not allowed
     for a moment since. `run` is a number like a generation. What runs that were cut short have left
-    goes.
+    goes. So do orders to quarantine what may be no orphan: the run looks at that, and what a late
+    order takes from under a layout, the sweep takes back.
 
     Raises Conflict while a session lives that is at it."""
     session, number = run >> GENERATION_COUNTER_BITS, run % (1 << GENERATION_COUNTER_BITS)
@@ -88,7 +99,18 @@ def begin_rebuild(sql: Sql, run: int) -> str:
         resume_deletes(sql, left_over)
     reason = f"{REBUILDING} by session {session}, run {number}; run it again if that was cut short"
     stop_deletes(sql, reason)
-    return reason
+    doubted, rebuilt = sql.only("SELECT doubted_epoch, rebuilt_epoch FROM cluster")
+    unknown_until = int(doubted) if doubted > rebuilt else 0
+    sql.run(
+        f"DELETE FROM outbox_delete WHERE why = ? AND generation >> {GENERATION_COUNTER_BITS} <= ?",
+        int(DeleteReason.ORPHAN), unknown_until,
+    )  # fmt: skip
+    return Begun(reason, unknown_until)
+
+
+def end_rebuild(sql: Sql, begun: Begun) -> None:
+    """It has found all nodes: from now on orphans are what this database takes for such."""
+    sql.run("UPDATE cluster SET rebuilt_epoch = max(rebuilt_epoch, ?)", begun.unknown_until)
 
 
 def restore_segments(

@@ -257,10 +257,14 @@ class Metadata(Inspecting):
 
     # Rebuilding
 
-    async def begin_rebuild(self) -> str:
-        """Stop deletes: the reason, which is to be taken away when it is over. Raises Conflict
+    async def begin_rebuild(self) -> restoring.Begun:
+        """Stop deletes, for a reason that is to be taken away when it is over. Raises Conflict
         while another process is at it."""
         return await self._write(partial(restoring.begin_rebuild, run=self.new_generation()))
+
+    async def end_rebuild(self, begun: restoring.Begun) -> None:
+        """It has found all nodes."""
+        await self._write(partial(restoring.end_rebuild, begun=begun))
 
     async def restore_segments(
         self, found: Sequence[restoring.Found], reason: str
