@@ -180,7 +180,25 @@ class Rebuild:
             log.error("segment list %s: %s", segment.id, error)
             self.report.broken_lists += 1
             return
-        self.report.contents += await self._metadata.restore_content(listed, segment.id)
+        lost = await self._is_another_cut_lost(listed)
+        restored = await self._metadata.restore_content(listed, segment.id, lost)
+        self.report.contents += restored
+
+    async def _is_another_cut_lost(self, listed: SegmentList) -> bool:
+        """Whether the content is known to be cut otherwise, and cannot be read so, but as listed:
+        a backup names a cut that was replaced since. If both can, the one that is known stands."""
+        known, ids = await self._metadata.find_content(listed.content), listed.ids()
+        if known is None or [segment.id for segment in known.segments] == ids:
+            return False
+        return await self._is_lost(listed.content) and await self._have_all(ids)
+
+    async def _have_all(self, ids: Iterable[SegmentId]) -> bool:
+        """Whether all these segments can be read."""
+        for id_ in dict.fromkeys(ids):
+            known = await self._metadata.find_segment(id_)
+            if known is None or not await self._reads.has(known.stored):
+                return False
+        return True
 
     async def _restore_bundle(self, segment: StoredSegment) -> None:
         """Its contents, unless the database knows which of them are needed."""
@@ -206,9 +224,10 @@ class Rebuild:
         self.report.contents += await rebundling.restore_parts(segment, parts, lost)
 
     async def _take_alone(self) -> None:
-        """A backup may name the bundle that a content was in before it was stored alone."""
-        for id_ in await self._metadata.rebundling.bundled_and_alone():
-            if await self._is_lost(id_):
+        """A backup may name the bundle that a content was in, or the segments that it was cut into,
+        before it was stored alone."""
+        for id_ in await self._metadata.rebundling.cut_and_alone():
+            if await self._is_lost(id_) and await self._have_all([SegmentId(id_)]):
                 await self._metadata.rebundling.take_alone(id_)
 
     async def _is_lost(self, id_: ContentId) -> bool:

@@ -1,7 +1,7 @@
 """The transactions of a rebuild: what was found on nodes goes back into the tables."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from common.errors import Conflict
 from common.ids import SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
-from coordinator.metadata.cuts import offer_to_collector
+from coordinator.metadata.cuts import forget_places, offer_to_collector
 from coordinator.metadata.mending import pending_deletes
 from coordinator.metadata.notices import survivors_of
 from coordinator.metadata.outbox import is_in_outbox
@@ -31,6 +31,7 @@ from coordinator.metadata.sessions import (
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
+    UNREADABLE,
     Layouts,
     insert_segment,
     pin,
@@ -177,27 +178,46 @@ def _joined(known: StoredSegment, found: StoredSegment, forbidden: Places) -> St
     return replace(known, layout=tuple(layout), checksums=b"".join(checksums))
 
 
-def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> bool:
-    """A content of several segments. False if it is there already; then nothing may need the list.
-    Or if it is there in one, and of the several some are gone: then they are an older cut that is
-    being collected."""
-    ids = [id_ for id_, _ in listed.segments]
-    there = {id_ for (id_,) in sql.rows_in("SELECT id FROM segment WHERE id IN ({keys})", ids)}
-    in_one = sql.row("SELECT 1 FROM segment WHERE id = ?", listed.content) is not None
-    if in_one and not there.issuperset(ids):
-        return False
-    added = sql.run(
-        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
-        "VALUES (?, ?, ?, ?, {wall}) ON CONFLICT DO NOTHING",
-        listed.content, listed.size_bytes, len(listed.segments), list_id,
-    )  # fmt: skip
-    if not added:
+def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId, lost: bool) -> bool:
+    """A content of several segments. False if it is there already, unless what is there is `lost`
+    and this is not; or if it was deleted. Then nothing may need the list."""
+    if lost:
+        forget_places(sql, listed.content)
+    elif _is_known(sql, listed):
         offer_to_collector(sql, UNUSED_LIST, list_id)
         return False
+    sql.run(
+        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
+        "VALUES (?, ?, ?, ?, {wall})",
+        listed.content, listed.size_bytes, len(listed.segments), list_id,
+    )  # fmt: skip
     for position, (segment, _) in enumerate(listed.segments):
         sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", listed.content, position, segment)
     pin(sql, listed.content)
     return True
+
+
+def _is_known(sql: Sql, listed: SegmentList) -> bool:
+    """Whether it is known how the content is cut, or that it was deleted. If it is there in one
+    segment too, the list is that of an older or a younger cut: it counts if it is all there, unless
+    the content is visible as the one. A mark always does: the one is what it lists."""
+    id_, ids = listed.content, set(listed.ids())
+    if sql.exists("SELECT 1 FROM content WHERE id = ?", id_):
+        return True
+    if ids == {SegmentId(id_)}:
+        return False
+    in_one = _readable(sql, [id_]) > 0
+    if sql.exists("SELECT 1 FROM pin WHERE content = ?", id_):
+        return in_one
+    if sql.exists("SELECT 1 FROM collect_queue WHERE content = ?", id_):
+        return True
+    return in_one and _readable(sql, ids) < len(ids)
+
+
+def _readable(sql: Sql, ids: Iterable[bytes]) -> int:
+    """How many of these segments are there, and not known to be lost."""
+    readable = f"SELECT 1 FROM segment s WHERE id IN ({{keys}}) AND NOT EXISTS ({UNREADABLE})"
+    return len(sql.rows_in(readable, ids))
 
 
 def restore_single_contents(sql: Sql) -> int:

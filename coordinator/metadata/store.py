@@ -276,9 +276,13 @@ class Metadata(Inspecting):
         )
         return await self._write(restore)
 
-    async def restore_content(self, listed: SegmentList, list_id: SegmentId) -> bool:
-        """Whether it was not there, and is now."""
-        return await self._write(partial(restoring.restore_content, listed=listed, list_id=list_id))
+    async def restore_content(
+        self, listed: SegmentList, list_id: SegmentId, lost: bool = False
+    ) -> bool:
+        """Whether it was not there, and is now. `lost` says that it could not be read where it is
+        known to be, and can be as the list says."""
+        restore = partial(restoring.restore_content, listed=listed, list_id=list_id, lost=lost)
+        return await self._write(restore)
 
     async def restore_single_contents(self) -> int:
         """How many contents of one segment there were; the last step of a rebuild."""
