@@ -254,7 +254,8 @@ class Upload:
         was_new = await self._done.publish(self.services.metadata.commit_content(new))
         stands = was_new or not self._done.written
         durability = await self._durability(id_, segments, stands)
-        for piece in await self.services.metadata.marks.lacking(segments):
+        behind = segments if segment_list is None else [*segments, segment_list]
+        for piece in await self.services.metadata.marks.lacking(behind):
             await self._mark(piece)
         return Stored(id_, self._size_bytes, durability, was_new)
 
