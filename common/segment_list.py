@@ -34,6 +34,10 @@ class SegmentList:
         head = _HEAD.pack(MAGIC, FORMAT_VERSION, self.content, self.size_bytes, len(self.segments))
         return head + b"".join(_ENTRY.pack(*entry) for entry in self.segments)
 
+    def ids(self) -> list[SegmentId]:
+        """Of its segments, in their order."""
+        return [id_ for id_, _ in self.segments]
+
     @staticmethod
     def may_have(size_bytes: int) -> bool:
         """Whether there are lists of that size."""

@@ -6,8 +6,12 @@ mentions becomes a content: deleted contents of one segment whose space was not 
 come back too.
 
 Nothing is deleted meanwhile, so that what nodes have listed is still there when the database comes
-to name it. The checksums of shards are taken from the nodes that hold them: in the end a scrub is
-asked for, which holds all segments against their ids.
+to name it. If this database is not the one that the nodes knew, the sweep may have taken for
+orphans what only the other one knew: of the sessions of then, what is in quarantine is back in
+service before the nodes are asked. What nothing needs, the sweep puts there again.
+
+The checksums of shards are taken from the nodes that hold them: in the end a scrub is asked for,
+which holds all segments against their ids.
 """
 
 import asyncio
@@ -20,14 +24,14 @@ from itertools import filterfalse
 from common.bundle import parts_of
 from common.errors import Corrupt, NotFound, SixfoldError
 from common.hashing import blake3_digest
-from common.ids import ContentId
+from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding, ShardInfo
 from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS
 from coordinator.lookalikes import restore_if_true
 from coordinator.metadata import Bundled, Metadata, StoredSegment
-from coordinator.metadata.restoring import Found
+from coordinator.metadata.restoring import Begun, Found
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     MAX_SESSION,
@@ -35,13 +39,13 @@ from coordinator.metadata.rows import (
     UNKNOWN_CHECKSUM,
 )
 from coordinator.node import NodeState
+from coordinator.orphans import take_back
 from coordinator.read_path import ReadPath
 from coordinator.wanted import SCRUB, want_pass
 
 log = logging.getLogger(__name__)
 
 BATCH = 500
-REBUILDING = "the metadata is being rebuilt; run it again if that was cut short"
 
 
 @dataclass(slots=True)
@@ -70,15 +74,18 @@ class Rebuild:
         self._lists: list[StoredSegment] = []
         self._bundles: list[StoredSegment] = []
         self._batch: list[Found] = []
+        self._begun = Begun("", 0)
+        self._orphans = set[tuple[SegmentId, int]]()  # acts of writing that were in quarantine
         self.report = RebuildReport()
 
     async def run(self) -> RebuildReport:
-        """Raises NodeUnreachable if a node fails while it lists: half of it would be a lie."""
-        await self._metadata.stop_deletes(REBUILDING)
+        """Raises NodeUnreachable if a node fails while it lists: half of it would be a lie.
+        Conflict if deletes were allowed meanwhile, or another process is at it."""
+        self._begun = await self._metadata.begin_rebuild()
         try:
             return await self._run()
         finally:
-            await self._metadata.resume_deletes(REBUILDING)
+            await self._metadata.resume_deletes(self._begun.reason)
 
     async def _run(self) -> RebuildReport:
         members = self._cluster.membership
@@ -88,6 +95,7 @@ class Rebuild:
             not members.is_readable(number) and members.state(node) is not NodeState.REMOVED
             for number, node in members.nodes.items()
         )
+        self._orphans = await take_back(self._cluster, nodes, self._begun.unknown_until)
         group: list[tuple[ShardInfo, int]] = []
         doomed = await self._metadata.writes_in_outbox()
         async for info, node in self._all_shards(nodes):
@@ -115,6 +123,8 @@ class Rebuild:
         for segment in filterfalse(is_list, self._lists):
             restored = await restore_if_true(self._metadata, self._reads, segment)
             self.report.contents += restored
+        if not self.report.away:
+            await self._metadata.end_rebuild(self._begun)
         return self.report
 
     async def _all_shards(self, nodes: list[int]) -> AsyncIterator[tuple[ShardInfo, int]]:
@@ -132,8 +142,11 @@ class Rebuild:
                 heads[node] = following
 
     async def _segment_found(self, group: list[tuple[ShardInfo, int]]) -> None:
-        segment, *others = writes_from_shards(group)
-        survivors = segment.n - segment.layout.count(NO_NODE)
+        writes = [write for write in writes_from_shards(group) if not self._is_scrap(write)]
+        if not writes:
+            return
+        segment, *others = writes
+        survivors = survivors_of(segment)
         self.report.segments += 1
         if survivors < segment.k:
             log.error("segment %s: %d of its shards were found", segment.id, survivors)
@@ -147,12 +160,18 @@ class Rebuild:
         if len(self._batch) >= BATCH:
             await self._flush()
 
+    def _is_scrap(self, write: StoredSegment) -> bool:
+        """What was taken for orphans before and gives nothing now, as the shards of a node that
+        came back old: not worth a row that says that it is lost."""
+        is_orphan = (write.id, write.generation) in self._orphans
+        return is_orphan and survivors_of(write) < write.k
+
     async def _flush(self) -> None:
         batch, self._batch = self._batch, []
-        for found, known in await self._metadata.restore_segments(batch):
+        for found, known in await self._metadata.restore_segments(batch, self._begun.reason):
             if not await self._reads.has(known) and await self._reads.has(found.segment):
                 found = replace(found, unreadable=known.generation)
-                await self._metadata.restore_segments([found])
+                await self._metadata.restore_segments([found], self._begun.reason)
 
     async def _restore_list(self, segment: StoredSegment) -> None:
         try:
@@ -161,7 +180,25 @@ class Rebuild:
             log.error("segment list %s: %s", segment.id, error)
             self.report.broken_lists += 1
             return
-        self.report.contents += await self._metadata.restore_content(listed, segment.id)
+        lost = await self._is_another_cut_lost(listed)
+        restored = await self._metadata.restore_content(listed, segment.id, lost)
+        self.report.contents += restored
+
+    async def _is_another_cut_lost(self, listed: SegmentList) -> bool:
+        """Whether the content is known to be cut otherwise, and cannot be read so, but as listed:
+        a backup names a cut that was replaced since. If both can, the one that is known stands."""
+        known, ids = await self._metadata.find_content(listed.content), listed.ids()
+        if known is None or [segment.id for segment in known.segments] == ids:
+            return False
+        return await self._is_lost(listed.content) and await self._have_all(ids)
+
+    async def _have_all(self, ids: Iterable[SegmentId]) -> bool:
+        """Whether all these segments can be read."""
+        for id_ in dict.fromkeys(ids):
+            known = await self._metadata.find_segment(id_)
+            if known is None or not await self._reads.has(known.stored):
+                return False
+        return True
 
     async def _restore_bundle(self, segment: StoredSegment) -> None:
         """Its contents, unless the database knows which of them are needed."""
@@ -187,9 +224,10 @@ class Rebuild:
         self.report.contents += await rebundling.restore_parts(segment, parts, lost)
 
     async def _take_alone(self) -> None:
-        """A backup may name the bundle that a content was in before it was stored alone."""
-        for id_ in await self._metadata.rebundling.bundled_and_alone():
-            if await self._is_lost(id_):
+        """A backup may name the bundle that a content was in, or the segments that it was cut into,
+        before it was stored alone."""
+        for id_ in await self._metadata.rebundling.cut_and_alone():
+            if await self._is_lost(id_) and await self._have_all([SegmentId(id_)]):
                 await self._metadata.rebundling.take_alone(id_)
 
     async def _is_lost(self, id_: ContentId) -> bool:
@@ -213,6 +251,11 @@ def is_ours(info: ShardInfo) -> bool:
         and address.generation >> GENERATION_COUNTER_BITS < MAX_SESSION
         and info.encoding in (Encoding.PLAIN, Encoding.SEGMENT_LIST, Encoding.BUNDLE)
     )
+
+
+def survivors_of(segment: StoredSegment) -> int:
+    """How many of its shards were found."""
+    return segment.n - segment.layout.count(NO_NODE)
 
 
 def is_list(segment: StoredSegment) -> bool:

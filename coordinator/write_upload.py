@@ -244,7 +244,8 @@ class Upload:
         new = self._done.content(id_, self._size_bytes, segments, segment_list, start_bytes)
         committed = await self._done.publish(self.services.metadata.commit_content(new))
         durability = await self._durability(id_, segments, not committed.others)
-        for piece in await self.services.metadata.marks.lacking(segments):
+        behind = segments if segment_list is None else [*segments, segment_list]
+        for piece in await self.services.metadata.marks.lacking(behind):
             await self._mark(piece)
         return Stored(id_, self._size_bytes, durability, committed.new)
 

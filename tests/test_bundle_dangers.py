@@ -81,11 +81,11 @@ async def refused_while_rebuilding(
 
     real = metadata.restore_segments
 
-    async def later(found: Any) -> Any:
+    async def later(found: Any, reason: str) -> Any:
         refuse.set()
         await asyncio.gather(task, return_exceptions=True)
         await ends[0].settle()
-        return await real(found)
+        return await real(found, reason)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(metadata, "commit_bundle", refused)
@@ -130,10 +130,10 @@ async def test_a_bundle_of_which_a_rebuild_saw_a_part_is_whole_when_it_is_commit
         await go_on.wait()
         return await commit(new)
 
-    async def seen(found: Any) -> Any:
+    async def seen(found: Any, reason: str) -> Any:
         for number, records in hidden.items():
             nodes.stores[number].records.update(records)
-        return await segments(found)
+        return await segments(found, reason)
 
     async def commit_first() -> int:
         go_on.set()

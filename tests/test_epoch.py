@@ -14,7 +14,6 @@ from coordinator.metadata import Metadata, open_metadata, sessions
 from coordinator.metadata.rows import GENERATION_COUNTER_BITS
 from coordinator.metadata.sharing import TakenReport
 from coordinator.metadata.store import SESSION_LEASE_S
-from coordinator.rebuild import REBUILDING
 from tests.metadata_parts import GRACE_S, Clock, segment, single
 from tests.reports import incoming
 
@@ -138,12 +137,12 @@ async def test_no_reason_hides_another(metadata: Metadata) -> None:
 
 
 async def test_an_alarm_outlasts_a_rebuild_that_ran_when_it_was_raised(metadata: Metadata) -> None:
-    await metadata.stop_deletes(REBUILDING)
+    reason = (await metadata.begin_rebuild()).reason
     assert (await report(metadata, 1, 1000)).restored
-    await metadata.resume_deletes(REBUILDING)
+    await metadata.resume_deletes(reason)
     stopped = await metadata.deletes_stopped()
     assert stopped.startswith("node-1 has seen epoch 1000")
-    await metadata.resume_deletes(REBUILDING)
+    await metadata.resume_deletes(reason)
     assert await metadata.deletes_stopped() == stopped
 
 

@@ -82,7 +82,7 @@ async def test_what_was_written_again_since_the_backup_is_found(
         assert await get(reads, id_) == data
 
 
-class _Paused(Rebuild):
+class Paused(Rebuild):
     """Between its listings and its transaction, something else happens."""
 
     def __init__(
@@ -116,7 +116,7 @@ async def test_nothing_is_deleted_between_its_listings_and_its_transaction(
         await sweeper.outbox()
         assert await put(writes, data) == id_
 
-    await _Paused(metadata, nodes, reads, meanwhile).run()
+    await Paused(metadata, nodes, reads, meanwhile).run()
     await sweeper.later()
     assert await metadata.collect(10) == 1
     await sweeper.outbox()
@@ -139,7 +139,7 @@ async def test_a_delete_that_was_on_its_way_stays_in_the_outbox(
     async def meanwhile() -> None:
         assert not await metadata.finish_deletes(due)
 
-    await _Paused(metadata, nodes, reads, meanwhile).run()
+    await Paused(metadata, nodes, reads, meanwhile).run()
     assert (await metadata.counts())["segment"] == 0
     await sweeper.outbox()
     assert nodes.shards() == set()
@@ -154,7 +154,7 @@ async def test_one_that_an_operator_overtook_is_refused(
         await metadata.allow_deletes()
 
     with pytest.raises(Conflict, match="rebuild it again"):
-        await _Paused(metadata, nodes, ends[1], meanwhile).run()
+        await Paused(metadata, nodes, ends[1], meanwhile).run()
 
 
 async def test_deletes_that_somebody_else_has_stopped_stay_so(
@@ -173,7 +173,7 @@ async def test_a_younger_write_is_not_replaced_by_an_older_one(metadata: Metadat
     older = replace(older, id=younger.id)
     await metadata.commit_content(single(younger))
     await metadata.stop_deletes("as a rebuild does")
-    await metadata.restore_segments([Found(older, {older.generation: 9})])
+    await metadata.restore_segments([Found(older, {older.generation: 9})], "as a rebuild does")
     found = await metadata.find_segment(younger.id)
     assert found is not None and found.stored.generation == younger.generation
 

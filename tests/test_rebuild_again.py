@@ -10,9 +10,9 @@ from common.hashing import blake3_digest
 from common.ids import ContentId
 from common.shards import ShardRecord
 from coordinator.metadata import Metadata
-from coordinator.metadata.restoring import Found
+from coordinator.metadata.restoring import REBUILDING, Found
 from coordinator.metadata.rows import UNKNOWN_CHECKSUM, StoredSegment
-from coordinator.rebuild import REBUILDING, Rebuild
+from coordinator.rebuild import Rebuild
 from tests.metadata_parts import NINE, execute, segment
 from tests.torture.one_process import Front, Store
 
@@ -107,7 +107,7 @@ async def make_wrong(store: Store, stored: StoredSegment, index: int) -> None:
 async def restored(metadata: Metadata, *found: Found) -> StoredSegment:
     await metadata.stop_deletes(REBUILDING)
     for each in found:
-        await metadata.restore_segments([each])
+        await metadata.restore_segments([each], REBUILDING)
     (now,) = await metadata.segments_after(b"", 10)
     return now
 

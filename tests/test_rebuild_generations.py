@@ -13,9 +13,9 @@ from common.hashing import blake3_digest
 from common.ids import SegmentId
 from common.shards import ShardRecord
 from coordinator.metadata import DeleteReason, Metadata
-from coordinator.metadata.restoring import Found
+from coordinator.metadata.restoring import REBUILDING, Found
 from coordinator.metadata.writes import shards_of
-from coordinator.rebuild import REBUILDING, Rebuild
+from coordinator.rebuild import Rebuild
 from tests.bundles import Ends
 from tests.memory_cluster import MemoryCluster, Sweeper, get, paths, put
 from tests.metadata_parts import GRACE_S, Clock, execute
@@ -90,10 +90,10 @@ async def test_what_was_written_since_the_nodes_were_asked_stays(
             store.records = {orphan.address: orphan}
         restore_segments = both[0].restore_segments
 
-        async def later(found: Any) -> Any:
+        async def later(found: Any, reason: str) -> Any:
             for number, records in written.items():
                 nodes.stores[number].records.update(records)
-            return await restore_segments(found)
+            return await restore_segments(found, reason)
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(both[0], "restore_segments", later)
@@ -136,6 +136,6 @@ async def test_an_upload_that_is_refused_since_the_nodes_were_asked_hides_no_oth
             await execute(both[0], f"DELETE FROM {table}")
         await both[0].stop_deletes(REBUILDING)
         held = {old.generation: 9, young.generation: 9}
-        await both[0].restore_segments([Found(young, held, others=[old])])
+        await both[0].restore_segments([Found(young, held, others=[old])], REBUILDING)
         await both[0].restore_single_contents()
         assert await get(low[1], id_) == b"honest"

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from common.errors import NotFound
+from common.errors import NotFound, Unreadable
 from common.hashing import blake3_digest
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
 from coordinator.metadata import Metadata
 from coordinator.read_path import ReadPath
 from coordinator.write_path import WritePath
-from tests.memory_cluster import MemoryCluster, get, paths, put
+from tests.memory_cluster import MemoryCluster, Sweeper, get, paths, put
+from tests.metadata_parts import Clock
 from tests.test_rebuild import forget_everything, rebuild
 
 PART = 4096
@@ -41,6 +42,63 @@ async def test_a_list_that_somebody_has_stored_as_a_content_is_one_all_the_same(
         await rebuild(metadata, nodes, reads)
         assert await get(reads, id_) == data
         assert await get(reads, ContentId(blake3_digest(packed))) == packed
+
+
+@pytest.mark.parametrize("times", [0, 2])
+async def test_a_list_that_somebody_stores_as_a_content_afterwards_is_one_all_the_same(
+    metadata: Metadata, nodes: MemoryCluster, times: int
+) -> None:
+    """And so is the list that this gets then."""
+    data = os.urandom(10_000)
+    packed = [listing(blake3_digest(data), pieces_of(data))]
+    for _ in range(times):
+        packed.append(listing(blake3_digest(packed[-1]), [packed[-1]]))
+    with paths(metadata, nodes, segment_bytes=PART) as (writes, reads):
+        contents = {await put(writes, each): each for each in [data, *packed]}
+        for _ in range(2):
+            for id_, each in contents.items():
+                assert await get(reads, id_) == each
+            await forget_everything(metadata)
+            await rebuild(metadata, nodes, reads)
+        assert (await metadata.counts())["pin"] == len(contents)
+
+
+async def test_a_lost_content_that_is_healed_as_a_list_is_both(
+    metadata: Metadata, nodes: MemoryCluster
+) -> None:
+    """By the upload of the content that it lists."""
+    data = os.urandom(10_000)
+    packed = listing(blake3_digest(data), pieces_of(data))
+    with paths(metadata, nodes, segment_bytes=PART) as (writes, reads):
+        list_id = await put(writes, packed)
+        for number in range(1, 5):
+            nodes.stores[number].records.clear()
+        with pytest.raises(Unreadable):
+            await get(reads, list_id)
+        await reads.settle()
+        id_ = await put(writes, data)
+        await forget_everything(metadata)
+        await rebuild(metadata, nodes, reads)
+        assert await get(reads, list_id) == packed
+        assert await get(reads, id_) == data
+
+
+async def test_a_list_that_was_stored_as_a_content_is_collected_with_both(
+    metadata: Metadata, nodes: MemoryCluster, clock: Clock
+) -> None:
+    data, sweeper = os.urandom(10_000), Sweeper(metadata, nodes, clock)
+    packed = listing(blake3_digest(data), pieces_of(data))
+    with paths(metadata, nodes, segment_bytes=PART) as (writes, reads):
+        ids = [await put(writes, each) for each in (data, packed)]
+        for at, id_ in enumerate(ids):
+            await metadata.unpin(id_)
+            for _ in range(2):
+                await sweeper.later()
+                await metadata.collect(100)
+                await sweeper.outbox()
+            for other, each in list(zip(ids, (data, packed), strict=True))[at + 1 :]:
+                assert await get(reads, other) == each
+    assert nodes.shards() == set()
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -7,9 +7,9 @@ import pytest
 
 from common.errors import SessionLost
 from coordinator.metadata import DeleteReason, Metadata, ShardsOnNode
-from coordinator.metadata.restoring import Found
+from coordinator.metadata.restoring import REBUILDING, Found
 from coordinator.metadata.rows import UNKNOWN_CHECKSUM
-from coordinator.rebuild import REBUILDING, Rebuild
+from coordinator.rebuild import Rebuild
 from tests.metadata_parts import NINE, segment, several, single
 from tests.test_draining import THREE_SEGMENTS, slow_upload
 from tests.torture.one_process import Front, Store
@@ -80,7 +80,7 @@ async def test_an_upload_is_known_whole_though_a_rebuild_has_found_half_of_it(
     seen = written.checksums[:64] + 7 * UNKNOWN_CHECKSUM
     half = replace(written, layout=(1, 2, *7 * (0,)), checksums=seen)
     await metadata.stop_deletes(REBUILDING)
-    await metadata.restore_segments([Found(half, {half.generation: 2})])
+    await metadata.restore_segments([Found(half, {half.generation: 2})], REBUILDING)
     assert await metadata.find_segment(written.id) is None  # nobody may rely on it
     await metadata.commit_content(upload)
     found = await metadata.find_segment(written.id)

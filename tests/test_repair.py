@@ -188,7 +188,9 @@ async def test_a_shard_whose_checksum_is_not_known_is_proved_by_the_segment_itse
     ]
     await front.metadata._write(lambda sql: sql.run("DELETE FROM segment WHERE encoding = 0"))
     await front.metadata.stop_deletes("as a rebuild does")
-    await front.metadata.restore_segments([Found(s, {s.generation: 8}) for s in partly])
+    await front.metadata.restore_segments(
+        [Found(s, {s.generation: 8}) for s in partly], "as a rebuild does"
+    )
     await front.metadata.resume_deletes("as a rebuild does")
     await front.work("repair")
     found = [s for id_ in contents for s in (await front.reads.find(id_)).segments]

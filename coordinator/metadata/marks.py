@@ -1,7 +1,8 @@
-"""Marks: of contents of one segment that is a segment of another content too.
+"""Marks: of contents of one segment that is a segment of another content too, or its list.
 
-A rebuild of the metadata takes each segment that a list names for a piece of that list's content.
-So a content that is such a segment gets a list of its own, of one entry, and comes back by that.
+A rebuild of the metadata takes each segment that a list names for a piece of that list's content,
+and what was stored as a list for nothing else. So a content that is such a segment gets a list of
+its own, of one entry, and comes back by that.
 Every upload asks for it when it has committed, and before it is answered; so it does not matter
 which of the two contents came first. The rules for transactions are those of `writes`.
 """
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from common.ids import SegmentId
+from common.shards import Encoding
 from coordinator.metadata.mending import Read, Write
 from coordinator.metadata.reads import SEGMENT_COLUMNS, SEGMENT_TABLES, segment_of
 from coordinator.metadata.rows import DeleteReason, NewContent, StoredSegment
@@ -29,13 +31,19 @@ SURE_LIST = (
     f"AND NOT ({DOUBTFUL}) AND NOT EXISTS ({UNREADABLE})"
 )
 
+# Segment s seems to be there for another content.
+IN_ANOTHER = (
+    f"s.encoding = {int(Encoding.SEGMENT_LIST)} "
+    "OR EXISTS (SELECT 1 FROM content_segment cs WHERE cs.segment = s.id)"
+)
+
 
 def lacking(sql: Sql, ids: Iterable[SegmentId]) -> list[StoredSegment]:
-    """Those of these segments that are contents, and pieces of others, and have no mark; or one
-    that may not be there any more."""
+    """Those of these segments that are contents, and pieces or lists of others, and have no mark;
+    or one that may not be there any more."""
     rows = sql.rows_in(
         f"SELECT {SEGMENT_COLUMNS} FROM {SEGMENT_TABLES}WHERE s.id IN ({{keys}}) "
-        "AND EXISTS (SELECT 1 FROM content_segment cs WHERE cs.segment = s.id) "
+        f"AND ({IN_ANOTHER}) "
         "AND EXISTS (SELECT 1 FROM pin p WHERE p.content = s.id) "
         "AND NOT EXISTS (SELECT 1 FROM content c WHERE c.id = s.id AND "
         f"(c.segment_list IS NULL OR c.segment_list IN ({SURE_LIST})))",
@@ -64,7 +72,7 @@ class Marks:
         self._layouts, self._session = layouts, session
 
     async def lacking(self, segments: Sequence[StoredSegment]) -> list[StoredSegment]:
-        """Those that are contents, and pieces of others, and have no mark."""
+        """Those that are contents, and pieces or lists of others, and have no mark."""
         ids = {segment.id for segment in segments}
         return await self._read(partial(lacking, ids=ids))
 

@@ -152,6 +152,10 @@ def _bundle_small_contents(sql: Sql, cluster_id: str) -> None:
     sql.database.create_tables([RebundleQueue])
 
 
+def _remember_rebuilds(sql: Sql, cluster_id: str) -> None:
+    sql.run("ALTER TABLE cluster ADD COLUMN rebuilt_epoch BIGINT NOT NULL DEFAULT 0")
+
+
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.
 MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _create_everything,
@@ -167,6 +171,7 @@ MIGRATIONS: Sequence[Callable[[Sql, str], None]] = (
     _count_what_is_forgotten,
     _doubt_what_a_backup_says,
     _bundle_small_contents,
+    _remember_rebuilds,
 )
 
 

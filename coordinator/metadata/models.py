@@ -31,7 +31,8 @@ class Cluster(Table):
     when an operator last ended that; and with the database's clock (see `clock`): clock_s is where
     it last ticked, clock_offset_s what it is ahead of the monotonic clock of clock_boot. Since
     version 11 with layouts_forgotten: how often rows of `layout` were deleted. Since version 12
-    with doubted_epoch and doubted_until: see `sessions.doubt`."""
+    with doubted_epoch and doubted_until: see `sessions.doubt`. Since version 14 with rebuilt_epoch:
+    what doubted_epoch was when a rebuild found all nodes."""
 
     id = IntegerField(primary_key=True)
     cluster_id = TextField()

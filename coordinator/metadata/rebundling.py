@@ -66,10 +66,12 @@ def _is_new(sql: Sql, content: ContentId) -> bool:
     )  # fmt: skip
 
 
-def bundled_and_alone(sql: Sql) -> list[ContentId]:
-    """Contents in bundles that are there as segments of their own too."""
+def cut_and_alone(sql: Sql) -> list[ContentId]:
+    """Contents in bundles, or cut into several segments, that are there as segments of their own
+    too."""
     rows = sql.rows(
-        "SELECT c.id FROM content c JOIN segment s ON s.id = c.id WHERE c.start_bytes IS NOT NULL"
+        "SELECT c.id FROM content c JOIN segment s ON s.id = c.id WHERE NOT EXISTS "
+        "(SELECT 1 FROM content_segment cs WHERE cs.content = c.id AND cs.segment = c.id)"
     )
     return [ContentId(id_) for (id_,) in rows]
 
@@ -88,9 +90,10 @@ class Rebundling:
         """It cannot be read: others first."""
         await self._write(partial(not_now, bundle=bundle))
 
-    async def bundled_and_alone(self) -> list[ContentId]:
-        """Contents in bundles that are there as segments of their own too."""
-        return await self._read(bundled_and_alone)
+    async def cut_and_alone(self) -> list[ContentId]:
+        """Contents in bundles, or cut into several segments, that are there as segments of their
+        own too."""
+        return await self._read(cut_and_alone)
 
     async def take_alone(self, content: ContentId) -> None:
         """It is its own segment from now on."""

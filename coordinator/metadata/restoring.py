@@ -1,6 +1,7 @@
 """The transactions of a rebuild: what was found on nodes goes back into the tables."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from common.errors import Conflict
 from common.ids import SegmentId
 from common.segment_list import SegmentList
 from common.shards import Encoding
-from coordinator.metadata.cuts import offer_to_collector
+from coordinator.metadata.cuts import forget_places, offer_to_collector
 from coordinator.metadata.notices import survivors_of
 from coordinator.metadata.outbox import is_in_outbox, pending_deletes
 from coordinator.metadata.reads import SEGMENT_COLUMNS, SEGMENT_TABLES, segment_of
@@ -16,19 +17,29 @@ from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     NO_NODE,
     UNKNOWN_CHECKSUM,
+    DeleteReason,
     Places,
     StoredSegment,
 )
-from coordinator.metadata.sessions import deletes_stopped
+from coordinator.metadata.sessions import (
+    live_sessions,
+    reasons,
+    resume_deletes,
+    stop_deletes,
+)
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
+    UNREADABLE,
     Layouts,
     insert_segment,
     pin,
     put_anew,
     replace_segment,
 )
+
+REBUILDING = "the metadata is being rebuilt"
+_RUN = re.compile(rf"{REBUILDING} by session (\d+), ")
 
 UNUSED_LIST = (
     f"SELECT id FROM segment WHERE id = ? AND encoding = {int(Encoding.SEGMENT_LIST)} "
@@ -62,7 +73,49 @@ class Rivals(NamedTuple):
     known: StoredSegment
 
 
-def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> list[Rivals]:
+class Begun(NamedTuple):
+    """A rebuild: why deletes are stopped meanwhile, and the last session of which this database,
+    a backup or a new one, may not know what it did. 0 if it is the one that the nodes knew, or was
+    filled from all of them since: what it takes for orphans are some."""
+
+    reason: str
+    unknown_until: int
+
+
+def begin_rebuild(sql: Sql, run: int) -> Begun:
+    """Stop deletes, for a reason of which there is no other: while it stands, they were not allowed
+    for a moment since. `run` is a number like a generation. What runs that were cut short have left
+    goes. So do orders to quarantine what may be no orphan: the run looks at that, and what a late
+    order takes from under a layout, the sweep takes back.
+
+    Raises Conflict while a session lives that is at it."""
+    session, number = run >> GENERATION_COUNTER_BITS, run % (1 << GENERATION_COUNTER_BITS)
+    others = {reason: match[1] for reason in reasons(sql) if (match := _RUN.match(reason))}
+    if live_sessions(sql) & set(map(int, others.values())):
+        raise Conflict(
+            f"{REBUILDING} already; if that was cut short, it can be tried again a minute later"
+        )
+    for left_over in others:
+        resume_deletes(sql, left_over)
+    reason = f"{REBUILDING} by session {session}, run {number}; run it again if that was cut short"
+    stop_deletes(sql, reason)
+    doubted, rebuilt = sql.only("SELECT doubted_epoch, rebuilt_epoch FROM cluster")
+    unknown_until = int(doubted) if doubted > rebuilt else 0
+    sql.run(
+        f"DELETE FROM outbox_delete WHERE why = ? AND generation >> {GENERATION_COUNTER_BITS} <= ?",
+        int(DeleteReason.ORPHAN), unknown_until,
+    )  # fmt: skip
+    return Begun(reason, unknown_until)
+
+
+def end_rebuild(sql: Sql, begun: Begun) -> None:
+    """It has found all nodes: from now on orphans are what this database takes for such."""
+    sql.run("UPDATE cluster SET rebuilt_epoch = max(rebuilt_epoch, ?)", begun.unknown_until)
+
+
+def restore_segments(
+    sql: Sql, layouts: Layouts, found: Sequence[Found], reason: str
+) -> list[Rivals]:
     """Insert those that are not known. What is known and cannot be read any more is replaced: a
     backup names what was deleted since, and perhaps written again; and completed, if it is the
     same: it was found when nodes were away that are there now. Passed over are acts of writing of
@@ -73,8 +126,9 @@ def restore_segments(sql: Sql, layouts: Layouts, found: Sequence[Found]) -> list
     the database names, but it may lie on others, or have been written after they were asked. Which
     was written later, generations do not tell: a session has its number from when it began.
 
-    Raises Conflict unless deletes are stopped, as they must be since the nodes were asked."""
-    if not deletes_stopped(sql):
+    Raises Conflict unless deletes are stopped for this reason, as they must be since the nodes were
+    asked."""
+    if reason not in reasons(sql):
         raise Conflict("deletes were allowed while the metadata was rebuilt: rebuild it again")
     rivals = list[Rivals]()
     for each in found:
@@ -123,27 +177,46 @@ def _joined(known: StoredSegment, found: StoredSegment, forbidden: Places) -> St
     return replace(known, layout=tuple(layout), checksums=b"".join(checksums))
 
 
-def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId) -> bool:
-    """A content of several segments. False if it is there already; then nothing may need the list.
-    Or if it is there in one, and of the several some are gone: then they are an older cut that is
-    being collected."""
-    ids = [id_ for id_, _ in listed.segments]
-    there = {id_ for (id_,) in sql.rows_in("SELECT id FROM segment WHERE id IN ({keys})", ids)}
-    in_one = sql.row("SELECT 1 FROM segment WHERE id = ?", listed.content) is not None
-    if in_one and not there.issuperset(ids):
-        return False
-    added = sql.run(
-        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
-        "VALUES (?, ?, ?, ?, {wall}) ON CONFLICT DO NOTHING",
-        listed.content, listed.size_bytes, len(listed.segments), list_id,
-    )  # fmt: skip
-    if not added:
+def restore_content(sql: Sql, listed: SegmentList, list_id: SegmentId, lost: bool) -> bool:
+    """A content of several segments. False if it is there already, unless what is there is `lost`
+    and this is not; or if it was deleted. Then nothing may need the list."""
+    if lost:
+        forget_places(sql, listed.content)
+    elif _is_known(sql, listed):
         offer_to_collector(sql, UNUSED_LIST, list_id)
         return False
+    sql.run(
+        "INSERT INTO content (id, size_bytes, segment_count, segment_list, created_at) "
+        "VALUES (?, ?, ?, ?, {wall})",
+        listed.content, listed.size_bytes, len(listed.segments), list_id,
+    )  # fmt: skip
     for position, (segment, _) in enumerate(listed.segments):
         sql.run("INSERT INTO content_segment VALUES (?, ?, ?)", listed.content, position, segment)
     pin(sql, listed.content)
     return True
+
+
+def _is_known(sql: Sql, listed: SegmentList) -> bool:
+    """Whether it is known how the content is cut, or that it was deleted. If it is there in one
+    segment too, the list is that of an older or a younger cut: it counts if it is all there, unless
+    the content is visible as the one. A mark always does: the one is what it lists."""
+    id_, ids = listed.content, set(listed.ids())
+    if sql.exists("SELECT 1 FROM content WHERE id = ?", id_):
+        return True
+    if ids == {SegmentId(id_)}:
+        return False
+    in_one = _readable(sql, [id_]) > 0
+    if sql.exists("SELECT 1 FROM pin WHERE content = ?", id_):
+        return in_one
+    if sql.exists("SELECT 1 FROM collect_queue WHERE content = ?", id_):
+        return True
+    return in_one and _readable(sql, ids) < len(ids)
+
+
+def _readable(sql: Sql, ids: Iterable[bytes]) -> int:
+    """How many of these segments are there, and not known to be lost."""
+    readable = f"SELECT 1 FROM segment s WHERE id IN ({{keys}}) AND NOT EXISTS ({UNREADABLE})"
+    return len(sql.rows_in(readable, ids))
 
 
 def restore_single_contents(sql: Sql) -> int:

@@ -151,12 +151,13 @@ def stop_deletes(sql: Sql, reason: str) -> None:
     """From now on nothing is deleted on nodes, until someone allows it. It stands beside the
     reasons that there are, so that none goes with another; of those that end alike, as the alarms
     of many nodes do, the first stays."""
-    reasons = _reasons(sql)
-    if _gist(reason) not in map(_gist, reasons):
-        _set_reasons(sql, [*reasons, reason])
+    known = reasons(sql)
+    if _gist(reason) not in map(_gist, known):
+        _set_reasons(sql, [*known, reason])
 
 
-def _reasons(sql: Sql) -> list[str]:
+def reasons(sql: Sql) -> list[str]:
+    """Why nothing may be deleted, each reason by itself."""
     found = sql.only("SELECT deletes_stopped FROM cluster")
     return str(found[0]).splitlines()
 
@@ -180,9 +181,9 @@ def allow_deletes(sql: Sql) -> bool:
 
 def resume_deletes(sql: Sql, reason: str) -> None:
     """Go on, if that was why they were stopped, and nothing else is. Nothing is said of orphans."""
-    _set_reasons(sql, [each for each in _reasons(sql) if each != reason])
+    _set_reasons(sql, [each for each in reasons(sql) if each != reason])
 
 
 def deletes_stopped(sql: Sql) -> str:
     """Why nothing may be deleted; empty if it may."""
-    return "; ".join(_reasons(sql))
+    return "; ".join(reasons(sql))

@@ -258,14 +258,32 @@ class Metadata(Inspecting):
 
     # Rebuilding
 
-    async def restore_segments(self, found: Sequence[restoring.Found]) -> list[restoring.Rivals]:
-        """Those of which only a look can tell whether they are to replace what is known."""
-        restore = partial(restoring.restore_segments, layouts=self._layouts, found=found)
+    async def begin_rebuild(self) -> restoring.Begun:
+        """Stop deletes, for a reason that is to be taken away when it is over. Raises Conflict
+        while another process is at it."""
+        return await self._write(partial(restoring.begin_rebuild, run=self.new_generation()))
+
+    async def end_rebuild(self, begun: restoring.Begun) -> None:
+        """It has found all nodes."""
+        await self._write(partial(restoring.end_rebuild, begun=begun))
+
+    async def restore_segments(
+        self, found: Sequence[restoring.Found], reason: str
+    ) -> list[restoring.Rivals]:
+        """Those of which only a look can tell whether they are to replace what is known. Raises
+        Conflict unless deletes are stopped for that reason still."""
+        restore = partial(
+            restoring.restore_segments, layouts=self._layouts, found=found, reason=reason
+        )
         return await self._write(restore)
 
-    async def restore_content(self, listed: SegmentList, list_id: SegmentId) -> bool:
-        """Whether it was not there, and is now."""
-        return await self._write(partial(restoring.restore_content, listed=listed, list_id=list_id))
+    async def restore_content(
+        self, listed: SegmentList, list_id: SegmentId, lost: bool = False
+    ) -> bool:
+        """Whether it was not there, and is now. `lost` says that it could not be read where it is
+        known to be, and can be as the list says."""
+        restore = partial(restoring.restore_content, listed=listed, list_id=list_id, lost=lost)
+        return await self._write(restore)
 
     async def restore_single_contents(self) -> int:
         """How many contents of one segment there were; the last step of a rebuild."""
