@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from coordinator.metadata import Committed, DeleteReason, Metadata, ShardsOnNode, StoredSegment
-from coordinator.metadata.restoring import Found
+from coordinator.metadata.restoring import REBUILDING, Found
 from coordinator.metadata.rows import NO_NODE, UNKNOWN_CHECKSUM
-from coordinator.rebuild import REBUILDING
 from tests.metadata_parts import due_deletes, execute, segment, single
 from tests.reports import incoming
 
@@ -21,7 +20,7 @@ async def found_in_part(metadata: Metadata) -> StoredSegment:
     checksums = whole.checksums[:-32] + UNKNOWN_CHECKSUM
     seen = replace(whole, layout=(*whole.layout[:8], NO_NODE), checksums=checksums)
     await metadata.stop_deletes(REBUILDING)
-    assert await metadata.restore_segments([Found(seen, {whole.generation: 8})]) == []
+    assert await metadata.restore_segments([Found(seen, {whole.generation: 8})], REBUILDING) == []
     asked_at_s = (await metadata.mending.forbidden(seen)).asked_at_s
     assert await metadata.mending.switch_layout(seen, MOVED, asked_at_s)
     return whole
