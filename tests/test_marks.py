@@ -14,7 +14,7 @@ from coordinator.metadata.sessions import doubt
 from coordinator.read_path import ReadPath
 from coordinator.write_path import WritePath
 from tests.memory_cluster import SEGMENT_BYTES, MemoryCluster, Sweeper, get, put
-from tests.metadata_parts import Clock, execute, segment, several, single
+from tests.metadata_parts import Clock, execute, segment, seize_lease, several, single
 from tests.test_rebuild import forget_everything, rebuild
 
 Ends = tuple[WritePath, ReadPath]
@@ -144,3 +144,40 @@ async def test_a_mark_that_a_backup_names_and_that_was_deleted_since_is_written_
     await forget_everything(metadata)
     await rebuild(metadata, nodes, ends[1])
     assert await get(ends[1], id_) == FIRST
+
+
+@pytest.mark.parametrize("nodes_done", [0, 4, 8])
+async def test_a_piece_of_what_is_being_deleted(
+    metadata: Metadata, nodes: MemoryCluster, ends: Ends, clock: Clock, nodes_done: int
+) -> None:
+    """Its list is on some nodes still when the database is lost, and the outbox with it."""
+    (writes, reads), sweeper = ends, Sweeper(metadata, nodes, clock)
+    await metadata.unpin(await put(writes, LARGE))
+    await sweeper.later()
+    assert await metadata.collect(10) == 1
+    nodes.away.update(range(nodes_done + 1, 10))
+    await sweeper.outbox()
+    nodes.away.clear()
+    id_ = await put(writes, FIRST)
+    assert await get(reads, id_) == FIRST
+    await forget_everything(metadata)
+    for table in ("outbox_delete", "collect_queue", "repair_queue"):
+        await execute(metadata, f"DELETE FROM {table}")
+    await rebuild(metadata, nodes, reads)
+    assert await get(reads, id_) == FIRST
+
+
+async def test_lists_are_deleted_before_what_they_list(
+    metadata: Metadata, nodes: MemoryCluster, ends: Ends, clock: Clock
+) -> None:
+    """As long as a list is there, its segments are known for such."""
+    (writes, reads), sweeper = ends, Sweeper(metadata, nodes, clock)
+    id_ = await put(writes, LARGE)
+    pieces = {segment.id for segment in (await reads.find(id_)).segments}
+    await metadata.unpin(id_)
+    await sweeper.later()
+    assert await metadata.collect(10) == 1
+    await seize_lease(metadata)
+    due = [row.shards.addresses[0].segment for row in (await metadata.due_deletes(1, 10)).rows]
+    assert due[0] not in pieces
+    assert set(due[1:]) == pieces

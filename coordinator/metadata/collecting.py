@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
+from common.shards import Encoding
 from coordinator.metadata.bundles import note_waste
 from coordinator.metadata.packing import signed
 from coordinator.metadata.rows import DeleteReason, StoredSegment
@@ -72,10 +73,14 @@ def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace
         sql.run("DELETE FROM content WHERE id = ?", content)
     if bundle is not None:
         _one_less_in(sql, bundle)
-    for segment in segments.values():
+    for segment in sorted(segments.values(), key=_is_piece):  # lists first: see `marks`
         _remove_unreferenced(sql, segment)
     failpoint(Point.COLLECT_BEGUN)
     return True
+
+
+def _is_piece(segment: StoredSegment) -> bool:
+    return not segment.encoding & Encoding.SEGMENT_LIST
 
 
 def _bundle_of(sql: Sql, content: ContentId) -> SegmentId | None:

@@ -31,10 +31,13 @@ SURE_LIST = (
     f"AND NOT ({DOUBTFUL}) AND NOT EXISTS ({UNREADABLE})"
 )
 
-# Segment s seems to be there for another content.
+# Segment s seems to be there for another content, or for one that is being deleted: as long as its
+# list is on the nodes, a rebuild finds that. The collector dooms lists before their segments.
 IN_ANOTHER = (
     f"s.encoding = {int(Encoding.SEGMENT_LIST)} "
-    "OR EXISTS (SELECT 1 FROM content_segment cs WHERE cs.segment = s.id)"
+    "OR EXISTS (SELECT 1 FROM content_segment cs WHERE cs.segment = s.id) "
+    "OR EXISTS (SELECT 1 FROM outbox_delete o WHERE o.segment = s.id "
+    f"AND o.why = {int(DeleteReason.DOOMED)})"
 )
 
 
