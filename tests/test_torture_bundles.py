@@ -33,4 +33,4 @@ def test_a_rebuild_that_believes_what_a_backup_names_is_found_out() -> None:
 
 def test_a_rebuild_that_believes_where_a_backup_says_it_is_is_found_out() -> None:
     with patch.object(Rebuild, "_is_lost", never):
-        assert bundles.main(scale=ONE, seed=3355305989).violations
+        assert bundles.main(scale=ONE, seed=301).violations
