@@ -95,7 +95,7 @@ class Rebuild:
             not members.is_readable(number) and members.state(node) is not NodeState.REMOVED
             for number, node in members.nodes.items()
         )
-        self._orphans = await take_back(self._cluster, nodes, self._begun.unknown_until)
+        self._orphans = await take_back(self._metadata, self._cluster, nodes)
         group: list[tuple[ShardInfo, int]] = []
         doomed = await self._metadata.writes_in_outbox()
         async for info, node in self._all_shards(nodes):

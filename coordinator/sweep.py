@@ -22,11 +22,11 @@ from common.errors import SixfoldError
 from common.failpoints import Point, failpoint
 from common.ids import MAX_INDEX, ShardAddress
 from common.shards import ShardInfo, ShardMissing
+from common.upkeep import Why
 from coordinator.cluster import Cluster
 from coordinator.jobs import progress_in
 from coordinator.metadata import Metadata
 from coordinator.metadata.sweeping import Listing
-from coordinator.orphans import orphans_of
 from coordinator.remote_store import RemoteStore
 from coordinator.wanted import SWEEP, wanted_passes
 
@@ -120,7 +120,7 @@ class SweepWorker:
 
     async def _take_back(self, store: RemoteStore, node: int) -> None:
         """From quarantine what turns out to be referred to after all."""
-        orphans = await orphans_of(store)
+        orphans = [kept.address async for kept in store.quarantined() if kept.why is Why.ORPHAN]
         for at in range(0, len(orphans), PAGE):
             wanted = await self._metadata.sweeping.named(node, orphans[at : at + PAGE])
             if wanted:

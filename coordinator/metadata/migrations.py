@@ -11,6 +11,7 @@ from coordinator.metadata.models import (
     CollectQueue,
     DeletedPlace,
     RebundleQueue,
+    SetAside,
 )
 from coordinator.metadata.sql import Sql
 
@@ -154,6 +155,7 @@ def _bundle_small_contents(sql: Sql, cluster_id: str) -> None:
 
 def _remember_rebuilds(sql: Sql, cluster_id: str) -> None:
     sql.run("ALTER TABLE cluster ADD COLUMN rebuilt_epoch BIGINT NOT NULL DEFAULT 0")
+    sql.database.create_tables([SetAside])
 
 
 # Step i brings a database of schema version i to version i + 1. Steps are only ever added.

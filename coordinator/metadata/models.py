@@ -203,6 +203,17 @@ class Orphan(Table):
         without_rowid = True
 
 
+class SetAside(Table):
+    """Shards that were condemned as orphans by a database that may not have known them: a backup,
+    or a new one, before a rebuild has found all nodes. Columns as of `outbox_delete`."""
+
+    id = AutoField()
+    node = IntegerField(index=True)
+    segment = BlobField()
+    generation = BigIntegerField()
+    indexes = BlobField()
+
+
 class CollectQueue(Table):
     """Contents that may have no pin any more: the collector looks at them, and at no others."""
 

@@ -74,12 +74,10 @@ class Rivals(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A rebuild: why deletes are stopped meanwhile, and the last session of which this database,
-    a backup or a new one, may not know what it did. 0 if it is the one that the nodes knew, or was
-    filled from all of them since: what it takes for orphans are some."""
+    """A rebuild: why deletes are stopped meanwhile, and `cluster.doubted_epoch` as of then."""
 
     reason: str
-    unknown_until: int
+    doubted_epoch: int
 
 
 def begin_rebuild(sql: Sql, run: int) -> Begun:
@@ -99,18 +97,18 @@ def begin_rebuild(sql: Sql, run: int) -> Begun:
         resume_deletes(sql, left_over)
     reason = f"{REBUILDING} by session {session}, run {number}; run it again if that was cut short"
     stop_deletes(sql, reason)
-    doubted, rebuilt = sql.only("SELECT doubted_epoch, rebuilt_epoch FROM cluster")
-    unknown_until = int(doubted) if doubted > rebuilt else 0
     sql.run(
-        f"DELETE FROM outbox_delete WHERE why = ? AND generation >> {GENERATION_COUNTER_BITS} <= ?",
-        int(DeleteReason.ORPHAN), unknown_until,
-    )  # fmt: skip
-    return Begun(reason, unknown_until)
+        "DELETE FROM outbox_delete WHERE why = ? AND (node, segment, generation) IN "
+        "(SELECT node, segment, generation FROM set_aside)",
+        int(DeleteReason.ORPHAN),
+    )
+    return Begun(reason, int(sql.only("SELECT doubted_epoch FROM cluster")[0]))
 
 
 def end_rebuild(sql: Sql, begun: Begun) -> None:
     """It has found all nodes: from now on orphans are what this database takes for such."""
-    sql.run("UPDATE cluster SET rebuilt_epoch = max(rebuilt_epoch, ?)", begun.unknown_until)
+    sql.run("UPDATE cluster SET rebuilt_epoch = max(rebuilt_epoch, ?)", begun.doubted_epoch)
+    sql.run("DELETE FROM set_aside")
 
 
 def restore_segments(

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from common.ids import SegmentId, ShardAddress
 from coordinator.metadata.notices import queue_repair
-from coordinator.metadata.packing import unpack_layout
+from coordinator.metadata.packing import signed, unpack_layout
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
     DeleteReason,
@@ -230,7 +230,33 @@ def condemn(sql: Sql, node: int, grace_s: int, limit: int) -> int:
         by_write[address.segment, address.generation].append(address)
     shards = [ShardsOnNode(node, tuple(addresses)) for addresses in by_write.values()]
     add_deletes(sql, shards, DeleteReason.ORPHAN)
+    _note_set_aside(sql, shards)
     return len(old)
+
+
+def _note_set_aside(sql: Sql, condemned: Iterable[ShardsOnNode]) -> None:
+    """A rebuild takes back what this database may not have known, until one has found all nodes."""
+    (until,) = sql.only(
+        "SELECT CASE WHEN doubted_epoch > rebuilt_epoch THEN doubted_epoch ELSE 0 END FROM cluster"
+    )
+    for shards in condemned:
+        segment, generation, _ = shards.addresses[0]
+        if generation >> GENERATION_COUNTER_BITS <= until:
+            sql.run(
+                "INSERT INTO set_aside (node, segment, generation, indexes) VALUES (?, ?, ?, ?)",
+                shards.node, segment, signed(generation),
+                bytes(address.index for address in shards.addresses),
+            )  # fmt: skip
+
+
+def set_aside(sql: Sql, node: int) -> list[ShardAddress]:
+    """What this database has condemned on a node before a rebuild has found all nodes."""
+    rows = sql.rows("SELECT segment, generation, indexes FROM set_aside WHERE node = ?", node)
+    return [
+        ShardAddress(SegmentId(segment), generation, index)
+        for segment, generation, indexes in rows
+        for index in indexes
+    ]
 
 
 def named(sql: Sql, node: int, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
@@ -279,6 +305,9 @@ class Sweeping:
 
     async def condemn(self, node: int, limit: int) -> int:
         return await self._write(partial(condemn, node=node, grace_s=self._grace_s, limit=limit))
+
+    async def set_aside(self, node: int) -> list[ShardAddress]:
+        return await self._read(partial(set_aside, node=node))
 
     async def named(self, node: int, addresses: Sequence[ShardAddress]) -> list[ShardAddress]:
         return await self._read(partial(named, node=node, addresses=addresses))
