@@ -33,7 +33,7 @@ from coordinator.services import Services
 from coordinator.write_segment import SegmentWrites
 
 SMALL_BYTES = 16 * KIB  # what is larger has a segment of its own
-BUNDLE_BYTES = 128 * KIB  # a read of one content gets a shard or two: a sixth of that each
+BUNDLE_BYTES = 256 * KIB  # a read of one content gets a shard or two: a sixth of that each
 
 
 class Small(NamedTuple):

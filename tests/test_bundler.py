@@ -65,13 +65,13 @@ async def test_a_bundle_is_not_larger_than_it_may_be(ends: Ends) -> None:
 
 async def test_full_bundles_do_not_wait_for_each_other(ends: Ends) -> None:
     """Where nodes are far away, only so many contents could be stored in a second."""
-    writes, contents = ends[0], small(50, 4 * KIB)
+    writes, contents = ends[0], small(100, 4 * KIB)
     async with another_on_its_way(writes):
         puts = begun(writes, contents)
-        while sum(each.done() for each in puts) < 31:
+        while sum(each.done() for each in puts) < 63:
             await asyncio.sleep(0)
-        assert len(writes.bundler._waiting) == 50 - 31
-    assert [(await each).new for each in puts] == [True] * 50
+        assert len(writes.bundler._waiting) == 100 - 63
+    assert [(await each).new for each in puts] == [True] * 100
 
 
 async def test_any_six_nodes_suffice(ends: Ends, nodes: MemoryCluster) -> None:
