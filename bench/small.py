@@ -54,8 +54,8 @@ def puts(first_seed: int, size_bytes: int) -> NextRequest:
 
 
 def gets(contents: Sequence[tuple[str, int]], size_bytes: int) -> NextRequest:
-    """GETs of these contents, id and seed, round and round: of more than a cache holds, it never has
-    one that was read before."""
+    """GETs of these contents, id and seed, round and round: if they are more than a cache holds, it
+    never has one that was read before."""
     requests = [
         (f"GET /v1/blobs/{id_} HTTP/1.1\r\nHost: bench\r\n\r\n".encode(), stamp_of(seed))
         for id_, seed in contents
