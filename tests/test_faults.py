@@ -187,7 +187,8 @@ async def test_fill_stays_even_and_new_nodes_catch_up(tmp_path: Path) -> None:
             await client.put_many(150)
             second = await reported()
             old = {name: size for name, size in second.items() if name in first}
-            spread_within(old, 0.05)
+            # Right after the start, uploads went to those that were back first: shards of 1 MiB.
+            spread_within(old, 0.1)
             grown = {name: size - first.get(name, 0) for name, size in second.items()}
             new = [size for name, size in grown.items() if name not in first]
             assert min(new) > max(size for name, size in grown.items() if name in first)
