@@ -34,7 +34,7 @@ async def serve(config: Config, secret: ClusterSecret, as_worker: bool = False) 
     if as_worker:
         loop.add_reader(sys.stdin.fileno(), _let_go, loop, stop)
     async with Coordinator(config, secret, shares_port=as_worker) as coordinator:
-        print(f"{READY}{coordinator.url}", flush=True)
+        print(f"{READY}{coordinator.url}\n", end="", flush=True)  # one write: the log is shared
         await stop.wait()
 
 

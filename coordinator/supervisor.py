@@ -79,7 +79,7 @@ class Supervisor:
         first, *others = self._workers
         if not await first.start() or not all(await gather(*(w.start() for w in others))):
             return next(worker.exit_code for worker in self._workers if not worker.url)
-        print(f"{READY}{first.url}", flush=True)
+        print(f"{READY}{first.url}\n", end="", flush=True)  # one write: workers share the log
         await gather(*(worker.keep() for worker in self._workers))
         raise AssertionError("workers are kept for ever")
 

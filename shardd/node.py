@@ -131,5 +131,6 @@ async def serve(node: Node, stop: asyncio.Event) -> None:
 async def _join_and_beat(node: Node) -> None:
     await node.join()
     host, port = node.data_address
-    print(f"ready http={node.http_url} data={_bracketed(host)}:{port}", flush=True)
+    said = f"ready http={node.http_url} data={_bracketed(host)}:{port}\n"
+    print(said, end="", flush=True)  # one write: the log is shared
     await node.heartbeat.run()
