@@ -79,7 +79,7 @@ class Store:
     async def put(self, new: NewContent) -> None:
         """What a PUT asks of the database."""
         assert await self.metadata.find_segment(new.segments[0].id) is None
-        assert await self.metadata.commit_content(new)
+        assert (await self.metadata.commit_content(new)).new
 
     async def get(self, id_: ContentId) -> None:
         assert await self.metadata.find_content(id_) is not None

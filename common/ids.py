@@ -57,7 +57,7 @@ class ShardAddress(NamedTuple):
 
     segment: SegmentId
     generation: int
-    index: int  # type: ignore[assignment]  # a field may hide tuple.index: no one searches an address
+    index: int  # type: ignore[assignment]  # takes the place of the method tuple.index
 
     @property
     def key(self) -> bytes:

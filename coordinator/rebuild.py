@@ -31,6 +31,7 @@ from coordinator.cluster import Cluster
 from coordinator.config import ALL_SHARDS, DATA_SHARDS
 from coordinator.lookalikes import restore_if_true
 from coordinator.metadata import Bundled, Metadata, StoredSegment
+from coordinator.metadata.notices import survivors_of
 from coordinator.metadata.restoring import Begun, Found
 from coordinator.metadata.rows import (
     GENERATION_COUNTER_BITS,
@@ -146,7 +147,7 @@ class Rebuild:
         if not writes:
             return
         segment, *others = writes
-        survivors = survivors_of(segment)
+        survivors = survivors_of(segment.layout)
         self.report.segments += 1
         if survivors < segment.k:
             log.error("segment %s: %d of its shards were found", segment.id, survivors)
@@ -164,7 +165,7 @@ class Rebuild:
         """What was taken for orphans before and gives nothing now, as the shards of a node that
         came back old: not worth a row that says that it is lost."""
         is_orphan = (write.id, write.generation) in self._orphans
-        return is_orphan and survivors_of(write) < write.k
+        return is_orphan and survivors_of(write.layout) < write.k
 
     async def _flush(self) -> None:
         batch, self._batch = self._batch, []
@@ -251,11 +252,6 @@ def is_ours(info: ShardInfo) -> bool:
         and address.generation >> GENERATION_COUNTER_BITS < MAX_SESSION
         and info.encoding in (Encoding.PLAIN, Encoding.SEGMENT_LIST, Encoding.BUNDLE)
     )
-
-
-def survivors_of(segment: StoredSegment) -> int:
-    """How many of its shards were found."""
-    return segment.n - segment.layout.count(NO_NODE)
 
 
 def is_list(segment: StoredSegment) -> bool:

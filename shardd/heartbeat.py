@@ -137,7 +137,7 @@ class Heartbeat:
                     raise _refusal(url, response.status, answer)
                 return ReportAnswer.from_json(answer)
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise NodeUnreachable(f"{url} does not answer: {error or 'timed out'}") from None
+            raise NodeUnreachable(f"{url} does not answer: {str(error) or 'timed out'}") from None
 
     def _note(self, trouble: str | None) -> None:
         if trouble is not None and self._trouble is None:

@@ -9,6 +9,8 @@ import fcntl
 import os
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -53,9 +55,9 @@ class DataDirectory:
         self.path = path
         self._disk = disk or RealDisk()
         self._changing = threading.Lock()  # `identity`, in memory and on disk
-        self._lock_fd = -1
+        self._lock_fd = self._lock()
         try:
-            self._open()
+            self._hold_what_is_locked()
             self.identity = self._load_or_create(name)
             for folder in (self.volumes, self.quarantine):
                 make_folder(self._disk, folder)
@@ -64,11 +66,23 @@ class DataDirectory:
             self.close()
             raise
 
-    def _open(self) -> None:
-        try:
+    def _lock(self) -> int:
+        """Comes before `hold`: what is held, is held for the whole process, so that only who has
+        the lock may change it."""
+        with self._usable():
             make_folder(self._disk, self.path)
+            return _lock(self.path)
+
+    def _hold_what_is_locked(self) -> None:
+        with self._usable():
             self._disk.hold(self.path)
-            self._lock_fd = _lock(self.path)
+            if not _is_lock_in(self.path, self._lock_fd):
+                raise Conflict(f"{self.path} was exchanged while it was being opened")
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise BadSetting(f"data {self.path}: {error.strerror}") from None
 
@@ -162,12 +176,13 @@ class DataDirectory:
         return self.path, self.volumes, self.quarantine
 
     def close(self) -> None:
-        """Give up the lock."""
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        """Give up the lock. Twice is harmless."""
+        if self._lock_fd < 0:
+            return
         for folder in self._folders:
             self._disk.let_go(folder)
+        os.close(self._lock_fd)
+        self._lock_fd = -1
 
     def _read(self) -> Identity:
         """Raises FileNotFoundError, or BadSetting if it is not a node's identity."""
@@ -192,6 +207,18 @@ def _open_lock(path: Path) -> int:
         if error.errno != errno.EROFS:
             raise
         return RealDisk().open(path, os.O_RDONLY)  # what is there can be read
+
+
+def _is_lock_in(path: Path, lock_fd: int) -> bool:
+    """Whether it is the lock of the directory that is held now. Raises OSError."""
+    try:
+        fd = RealDisk().open(path / LOCK_NAME, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return os.path.sameopenfile(fd, lock_fd)
+    finally:
+        os.close(fd)
 
 
 def _lock(path: Path) -> int:

@@ -179,3 +179,10 @@ async def served_node(
         await runner.cleanup()
         await store.close()
         directory.close()
+
+
+def exchange(here: Path, there: Path) -> None:
+    """Two directories, as an operator who mounts disks at each other's place."""
+    here.rename(aside := here.with_name("aside"))
+    there.rename(here)
+    aside.rename(there)

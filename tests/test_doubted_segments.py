@@ -107,7 +107,7 @@ async def test_a_look_from_before_the_alarm_does_not_count(metadata: Metadata) -
     assert (await metadata.save_report(incoming(1, epoch=1000))).restored
     with pytest.raises(SegmentGone):
         await metadata.commit_content(relying)
-    assert not await metadata.commit_content(replace(relying, proven={stored.id}))
+    assert not (await metadata.commit_content(replace(relying, proven={stored.id}))).new
 
 
 async def test_an_upload_that_the_alarm_comes_upon_is_refused_and_written_when_tried_again(

@@ -98,7 +98,7 @@ async def test_every_process_begins_a_new_session_then(both: tuple[Metadata, Met
     with pytest.raises(SessionLost):
         await b.commit_content(single(stored))
     assert a.session > 1000
-    assert await a.commit_content(single(segment(a)))
+    assert (await a.commit_content(single(segment(a)))).new
 
 
 async def test_the_operator_allows_deletes_once_for_all_nodes_that_have_reported(

@@ -24,7 +24,7 @@ from tests.reports import incoming
 async def test_a_content_of_one_segment(metadata: Metadata, clock: Clock) -> None:
     stored = segment(metadata)
     assert await metadata.find_content(ContentId(stored.id)) is None
-    assert await metadata.commit_content(single(stored))
+    assert (await metadata.commit_content(single(stored))).new
     manifest = await metadata.find_content(ContentId(stored.id))
     assert manifest is not None
     assert manifest.segments == (stored,)
@@ -37,7 +37,7 @@ async def test_a_content_of_one_segment(metadata: Metadata, clock: Clock) -> Non
 async def test_a_content_of_several_segments_keeps_their_order(metadata: Metadata) -> None:
     one, two = segment(metadata), segment(metadata)
     new = several(metadata, [one, two, one, one, two])
-    assert await metadata.commit_content(new)
+    assert (await metadata.commit_content(new)).new
     manifest = await metadata.find_content(new.id)
     assert manifest is not None
     assert manifest.segments == (one, two, one, one, two)
@@ -45,8 +45,8 @@ async def test_a_content_of_several_segments_keeps_their_order(metadata: Metadat
 
 async def test_the_same_content_again_is_not_new(metadata: Metadata) -> None:
     stored = segment(metadata)
-    assert await metadata.commit_content(single(stored))
-    assert not await metadata.commit_content(replace(single(stored), written=[]))
+    assert (await metadata.commit_content(single(stored))).new
+    assert not (await metadata.commit_content(replace(single(stored), written=[]))).new
 
 
 async def test_whoever_commits_first_wins_and_the_other_is_deleted(metadata: Metadata) -> None:
@@ -151,7 +151,7 @@ async def test_a_lost_segment_is_healed_by_a_new_upload(metadata: Metadata) -> N
     await metadata.queue_repair(notice(lost, 1))
     assert await metadata.find_segment(lost.id) is None
     again = replace(lost, generation=metadata.new_generation(), layout=NINE[::-1])
-    assert not await metadata.commit_content(single(again))
+    assert not (await metadata.commit_content(single(again))).new
     manifest = await metadata.find_content(ContentId(lost.id))
     assert manifest is not None
     assert manifest.segments == (again,)

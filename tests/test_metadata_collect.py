@@ -70,7 +70,7 @@ async def test_a_content_put_again_is_not_collected(metadata: Metadata, clock: C
     await metadata.commit_content(single(stored))
     await metadata.unpin(ContentId(stored.id))
     clock.now_s += SESSION_LEASE_S - 1
-    assert await metadata.commit_content(replace(single(stored), written=[]))
+    assert (await metadata.commit_content(replace(single(stored), written=[]))).new
     clock.now_s += GRACE_S + 1
     assert await metadata.collect(10) == 0
     assert await metadata.find_content(ContentId(stored.id)) is not None
@@ -131,7 +131,7 @@ async def test_a_segment_list_that_is_used_again_is_kept(metadata: Metadata, clo
     await metadata.unpin(new.id)
     clock.now_s += GRACE_S
     await metadata._begin_session()
-    assert await metadata.commit_content(replace(new, written=[]))
+    assert (await metadata.commit_content(replace(new, written=[]))).new
     touched = await metadata._read(lambda sql: sql.rows("SELECT touched_at FROM segment"))
     assert touched == 3 * [(int(clock.now_s),)]
 
@@ -164,7 +164,7 @@ async def test_a_content_cut_otherwise_leaves_no_segments_behind(
     first = several(metadata, [segment(metadata), segment(metadata)])
     second = replace(several(metadata, [segment(metadata) for _ in range(3)]), id=first.id)
     await metadata.commit_content(first)
-    assert not await metadata.commit_content(second)
+    assert not (await metadata.commit_content(second)).new
     clock.now_s += GRACE_S
     for _ in range(2):
         await metadata.collect(10)
@@ -188,7 +188,7 @@ async def test_shards_of_a_session_that_has_ended_do_not_become_visible(
         with pytest.raises(SessionLost):
             await metadata.commit_content(new)
     assert (await metadata.counts())["segment"] == 0
-    assert await metadata.commit_content(single(segment(metadata)))
+    assert (await metadata.commit_content(single(segment(metadata)))).new
 
 
 async def test_what_was_collected_is_counted(metadata: Metadata, clock: Clock) -> None:

@@ -161,5 +161,5 @@ async def test_a_commit_that_never_had_its_turn_is_refused_and_leaves_nothing(
     assert [type(each) for each in found] == [NotOurTurn] * 2
     assert found[0] is not found[1]  # an error is raised in one place only
     assert (await metadata.counts())["segment"] == 0
-    assert await metadata.commit_content(new)
+    assert (await metadata.commit_content(new)).new
     await metadata.close()

@@ -168,7 +168,7 @@ async def test_a_commit_waits_for_another_process_that_writes(tmp_path: Path) ->
         done, _ = await asyncio.wait([commit], timeout=0.2)
         assert not done
         other.execute("COMMIT")
-    assert await commit
+    assert (await commit).new
     await metadata.close()
 
 

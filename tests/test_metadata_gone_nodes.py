@@ -61,7 +61,7 @@ async def test_one_shard_less_is_mended(
     parts = [segment(metadata) for _ in range(segments)]
     new = single(parts[0]) if segments == 1 else several(metadata, parts)
     await go(metadata, clock, 4)
-    assert await metadata.commit_content(new)
+    assert (await metadata.commit_content(new)).new
     manifest = await metadata.find_content(new.id)
     assert manifest is not None
     assert [s.layout for s in manifest.segments] == short_of(new, 4)
@@ -78,7 +78,7 @@ async def test_too_few_are_refused(metadata: Metadata, clock: Clock, go: Go) -> 
     for refused in (new, other):
         with pytest.raises(Undurable, match="7 of 9 shards"):
             await metadata.commit_content(refused)
-    assert await metadata.commit_content(untouched)
+    assert (await metadata.commit_content(untouched)).new
     assert (await metadata.counts())["segment"] == 1
 
 
@@ -87,7 +87,7 @@ async def test_what_an_upload_found_must_have_enough_left(metadata: Metadata, cl
     await metadata.commit_content(single(stored))
     again = replace(single(stored), written=[])
     await lose(metadata, clock, 1, 2, 3)
-    assert not await metadata.commit_content(again)
+    assert not (await metadata.commit_content(again)).new
     await lose(metadata, clock, 1, 2, 3, 4)
     with pytest.raises(SegmentGone):
         await metadata.commit_content(again)

@@ -20,7 +20,7 @@ ANOTHER, THIRD = NINE[::-1], (2, 1, *NINE[2:])
 
 async def stored(metadata: Metadata, layout: tuple[int, ...] = NINE) -> StoredSegment:
     made = segment(metadata, layout)
-    assert await metadata.commit_content(single(made))
+    assert (await metadata.commit_content(single(made))).new
     return made
 
 

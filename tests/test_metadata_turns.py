@@ -104,4 +104,4 @@ async def test_without_a_file_descriptor_it_is_not_our_turn(
             await metadata.commit_content(single(segment(metadata)))
         with pytest.raises(NotOurTurn):
             await metadata.take_lease("repair", 15)
-    assert await metadata.commit_content(single(segment(metadata)))
+    assert (await metadata.commit_content(single(segment(metadata)))).new

@@ -48,13 +48,13 @@ async def test_what_was_committed_all_the_same_stays(metadata: Metadata) -> None
         unpinned = asyncio.ensure_future(metadata.unpin(deleted.id))
         await asyncio.sleep(0)
         go_on.set()
-        assert await first
+        assert (await first).new
         for answer in (*asked, unpinned):
             with pytest.raises(FateUnknown):
                 await answer
     for content in contents:
         assert await metadata.find_content(content.id) is not None
-        assert not await metadata.commit_content(content)  # the client has tried again
+        assert not (await metadata.commit_content(content)).new  # the client has tried again
     assert await metadata.find_content(deleted.id) is None
     assert await due_deletes(metadata) == []
 
@@ -69,7 +69,7 @@ async def test_a_commit_that_the_database_fails_is_of_unknown_fate(metadata: Met
 
     with pytest.raises(FateUnknown, match="FOREIGN KEY"):
         await metadata._write(change)
-    assert await metadata.commit_content(single(segment(metadata)))  # it goes on
+    assert (await metadata.commit_content(single(segment(metadata)))).new  # it goes on
 
 
 async def test_a_session_is_begun_as_soon_as_the_database_lets_us(

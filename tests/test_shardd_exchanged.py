@@ -16,7 +16,7 @@ from common.units import KIB
 from shardd.disk import Disk, RealDisk
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
-from tests.stores import make_shard
+from tests.stores import exchange, make_shard
 from tests.upkeep import SMALL_VOLUMES, addresses_of, held
 
 SIZES = pytest.mark.parametrize("size_bytes", [100, LARGE_PAYLOAD_BYTES])
@@ -71,12 +71,6 @@ class LookedAtWhileSyncing(RealDisk):
             thread.start()
             thread.join(0.2)  # it may have to wait until we are done
         super().fsync_dir(path)
-
-
-def exchange(here: Path, there: Path) -> None:
-    here.rename(aside := here.with_name("aside"))
-    there.rename(here)
-    aside.rename(there)
 
 
 @asynccontextmanager

@@ -6,12 +6,24 @@ from pathlib import Path
 import pytest
 
 from common.errors import BadSetting, Conflict, StoreReadOnly, WrongCluster, WrongNode
+from shardd.disk import RealDisk
 from shardd.identity import FILE_NAME, DataDirectory
 from shardd.sealed_json import seal, unseal
 from shardd.store import VolumeStore
-from tests.stores import make_shard
+from tests.stores import exchange, make_shard
 
 CLUSTER, OTHER = "ab" * 16, "cd" * 16
+
+
+class ExchangedBeforeItIsHeld(RealDisk):
+    """For the directory `there`, in the instant after it was locked."""
+
+    def __init__(self, here: Path, there: Path) -> None:
+        self._here, self._there = here, there
+
+    def hold(self, folder: Path) -> None:
+        exchange(self._here, self._there)
+        super().hold(folder)
 
 
 def test_a_new_directory_becomes_a_node(tmp_path: Path) -> None:
@@ -41,8 +53,19 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     directory = DataDirectory(tmp_path)
     with pytest.raises(Conflict, match="in use"):
         DataDirectory(tmp_path)
+    directory.check()  # nor did the attempt take anything from who has it
     directory.close()
     DataDirectory(tmp_path).close()
+
+
+def test_a_directory_that_is_exchanged_while_it_is_opened_is_refused(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for one in (here, there):
+        DataDirectory(one).close()
+    with pytest.raises(Conflict, match="was exchanged"):
+        DataDirectory(here, disk=ExchangedBeforeItIsHeld(here, there))
+    for one in (here, there):
+        DataDirectory(one).close()  # neither is locked
 
 
 def test_another_nodes_directory_is_refused(tmp_path: Path) -> None:

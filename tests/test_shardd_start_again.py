@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from common.errors import Unavailable
@@ -22,11 +23,11 @@ async def test_an_error_of_fsync_is_final_though_the_index_is_made_anew_after_it
         await store.append([make_shard(500, 1)])
         snapshot(tmp_path / "node", crashed)
 
-    def fails_once(self: IndexFile, *arguments: object) -> None:
+    def fails_once(self: IndexFile, *arguments: Any) -> None:
         calls.append(1)
         if len(calls) == 1:
             raise Unavailable("planned")
-        write(self, *arguments)  # type: ignore[arg-type]
+        write(self, *arguments)
 
     with faulty() as disk, patch.object(IndexFile, "write", fails_once):
         disk.script("fdatasync", EIO, file_name=".vol")

@@ -50,7 +50,7 @@ def _still_there(places: Places, layout: tuple[int, ...]) -> int:
     return mask_of(index for index, node in places if layout[index : index + 1] == (node,))
 
 
-def survivors_of(layout: tuple[int, ...], lacking: int) -> int:
+def survivors_of(layout: tuple[int, ...], lacking: int = 0) -> int:
     """How many shards the layout names, without those of the mask."""
     absent = mask_of(index for index, node in enumerate(layout) if node == NO_NODE)
     return len(layout) - (absent | lacking).bit_count()

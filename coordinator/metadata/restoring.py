@@ -146,7 +146,7 @@ def _improve(sql: Sql, layouts: Layouts, found: Found) -> list[Rivals]:
         f"SELECT {SEGMENT_COLUMNS}, r.survivors FROM {SEGMENT_TABLES}WHERE s.id = ?", id_
     )
     known = segment_of(row[:-1])
-    survivors = row[-1] if row[-1] is not None else survivors_of(known.layout, 0)
+    survivors = row[-1] if row[-1] is not None else survivors_of(known.layout)
     is_lost = survivors < known.k or found.unreadable == known.generation
     if known.generation != ours:
         if not found.may_replace(known.generation):

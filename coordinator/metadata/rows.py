@@ -174,14 +174,11 @@ class NewContent:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What COMMIT made of it. `new` says that it was not visible before, and so does its truth. Of
-    the segments `others` that the upload wrote something else stands: somebody else was first."""
+    """What COMMIT made of it. `new` says that it was not visible before. Of the segments `others`
+    that the upload wrote something else stands: somebody else was first."""
 
     new: bool
     others: Set[SegmentId] = frozenset()
-
-    def __bool__(self) -> bool:
-        return self.new
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -31,5 +32,17 @@ def spread(work: Callable[[Share], T], cases: int) -> list[T]:
     if processes == 1:
         return [work(share) for share in shares]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(processes, spawn, _end_with_the_parent) as pool:
         return list(pool.map(work, shares))
+
+
+def _end_with_the_parent() -> None:
+    """A process of the pool would go on with its share after the parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
