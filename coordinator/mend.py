@@ -2,11 +2,10 @@
 
 The order of things: look at all shards; hold the bytes against the segment's id; compute what is
 missing from k good ones and hold it against the checksums; append it where it belongs; switch the
-layout by compare-and-set. A shard
-that is bad or missing on a node that works is rebuilt in its own place, which no layout needs to
-hear of: the node takes the latest record of an address. Whatever fails on the way leaves the
-segment as it was, and what was appended in vain goes to the outbox; after a crash the sweep finds
-it.
+layout by compare-and-set. A shard that is bad or missing on a node that works is rebuilt in its own
+place, which no layout needs to hear of: the node takes the latest record of an address. Whatever
+fails on the way leaves the segment as it was, and what was appended in vain goes to the outbox;
+after a crash the sweep finds it.
 
 What only cannot be reached is waited for: a node that restarts must not cost a rebuild. A lost node
 that can be read is treated like one that is drained: what it still has may be the last there is.

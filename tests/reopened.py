@@ -44,6 +44,10 @@ async def present(store: VolumeStore, shards: Sequence[ShardRecord]) -> list[boo
     return [isinstance(got, ShardRecord) for got in found]
 
 
+async def holds(store: VolumeStore, shard: ShardRecord) -> bool:
+    return await present(store, [shard]) == [True]
+
+
 def volume(path: Path, number: int = 1) -> Path:
     return path / "volumes" / volume_name(number)
 

@@ -30,11 +30,16 @@ def pieces_of(data: bytes) -> list[bytes]:
     return [data[at : at + PART] for at in range(0, len(data), PART)]
 
 
+def listed() -> tuple[bytes, bytes]:
+    """A content of several segments, and the list of them."""
+    data = os.urandom(10_000)
+    return data, listing(blake3_digest(data), pieces_of(data))
+
+
 async def test_a_list_that_somebody_has_stored_as_a_content_is_one_all_the_same(
     metadata: Metadata, nodes: MemoryCluster
 ) -> None:
-    data = os.urandom(10_000)
-    packed = listing(blake3_digest(data), pieces_of(data))
+    data, packed = listed()
     with paths(metadata, nodes, segment_bytes=PART) as (writes, reads):
         await put(writes, packed)
         id_ = await put(writes, data)
@@ -67,8 +72,7 @@ async def test_a_lost_content_that_is_healed_as_a_list_is_both(
     metadata: Metadata, nodes: MemoryCluster
 ) -> None:
     """By the upload of the content that it lists."""
-    data = os.urandom(10_000)
-    packed = listing(blake3_digest(data), pieces_of(data))
+    data, packed = listed()
     with paths(metadata, nodes, segment_bytes=PART) as (writes, reads):
         list_id = await put(writes, packed)
         for number in range(1, 5):
@@ -86,8 +90,8 @@ async def test_a_lost_content_that_is_healed_as_a_list_is_both(
 async def test_a_list_that_was_stored_as_a_content_is_collected_with_both(
     metadata: Metadata, nodes: MemoryCluster, clock: Clock
 ) -> None:
-    data, sweeper = os.urandom(10_000), Sweeper(metadata, nodes, clock)
-    packed = listing(blake3_digest(data), pieces_of(data))
+    sweeper = Sweeper(metadata, nodes, clock)
+    data, packed = listed()
     with paths(metadata, nodes, segment_bytes=PART) as (writes, reads):
         ids = [await put(writes, each) for each in (data, packed)]
         for at, id_ in enumerate(ids):

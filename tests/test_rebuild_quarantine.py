@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from common.errors import NotFound, StorageFull
+from common.ids import ContentId
 from coordinator.metadata import Metadata
 from coordinator.metadata.sessions import doubt
 from coordinator.read_path import ReadPath
@@ -33,6 +34,14 @@ async def condemn(sweeper: Sweeper) -> None:
         await sweeper.run()
 
 
+async def condemned(metadata: Metadata, ends: Ends, sweeper: Sweeper) -> ContentId:
+    """A content that the database has lost, and whose shards are in the outbox as orphans."""
+    id_ = await put(ends[0], DATA)
+    await lose(metadata)
+    await condemn(sweeper)
+    return id_
+
+
 def kept(nodes: MemoryCluster) -> int:
     """How many shards are in quarantine."""
     return sum(len(store.kept) for store in nodes.stores.values())
@@ -46,9 +55,7 @@ def sweeper(metadata: Metadata, nodes: MemoryCluster, clock: Clock) -> Sweeper:
 async def test_what_was_taken_for_orphans_comes_back(
     metadata: Metadata, nodes: MemoryCluster, ends: Ends, sweeper: Sweeper
 ) -> None:
-    id_ = await put(ends[0], DATA)
-    await lose(metadata)
-    await condemn(sweeper)
+    id_ = await condemned(metadata, ends, sweeper)
     await sweeper.outbox()
     assert kept(nodes) == 9
     await rebuild(metadata, nodes, ends[1])
@@ -63,9 +70,7 @@ async def test_what_is_about_to_go_there_comes_back_too(
     metadata: Metadata, nodes: MemoryCluster, ends: Ends, sweeper: Sweeper
 ) -> None:
     """A node was away when the others were told."""
-    id_ = await put(ends[0], DATA)
-    await lose(metadata)
-    await condemn(sweeper)
+    id_ = await condemned(metadata, ends, sweeper)
     nodes.away.add(3)
     await sweeper.outbox()
     assert kept(nodes) == 8
@@ -80,9 +85,7 @@ async def test_a_node_without_room_holds_up_nothing(
     metadata: Metadata, nodes: MemoryCluster, ends: Ends, sweeper: Sweeper,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    id_ = await put(ends[0], DATA)
-    await lose(metadata)
-    await condemn(sweeper)
+    id_ = await condemned(metadata, ends, sweeper)
     await sweeper.outbox()
 
     async def full(addresses: object) -> int:

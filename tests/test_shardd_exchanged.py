@@ -4,8 +4,8 @@ the other one's, nothing of it is told as ours, and what was acknowledged is the
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ import pytest
 from common.errors import SixfoldError, StoreReadOnly
 from common.framing import LARGE_PAYLOAD_BYTES
 from common.units import KIB
-from shardd.disk import Disk, RealDisk
+from shardd.disk import RealDisk
 from shardd.identity import DataDirectory
-from shardd.store import StoreLimits, VolumeStore
+from shardd.store import VolumeStore
+from tests.reopened import opened
 from tests.stores import exchange, make_shard
 from tests.upkeep import SMALL_VOLUMES, addresses_of, held
 
@@ -73,18 +74,6 @@ class LookedAtWhileSyncing(RealDisk):
         super().fsync_dir(path)
 
 
-@asynccontextmanager
-async def opened(
-    path: Path, disk: Disk | None = None, limits: StoreLimits | None = None
-) -> AsyncIterator[VolumeStore]:
-    with closing(DataDirectory(path)) as directory:
-        store = await VolumeStore.open(directory, limits, disk)
-        try:
-            yield store
-        finally:
-            await store.close()
-
-
 def files_in(path: Path) -> dict[str, bytes]:
     """All but the index, a cache."""
     files = [file for file in path.rglob("*") if file.is_file()]
@@ -137,7 +126,7 @@ async def test_a_volume_that_is_begun_in_that_instant_is_ones_own(
     before, late = files_in(there), make_shard(size_bytes, 2)
     disk = ExchangedBefore(here, there, "open", "00000001.vol")
     disk.armed = True
-    async with opened(here, disk) as store:
+    async with opened(here, disk=disk) as store:
         await store.append([late])
         assert not disk.armed
         assert (await store.stat()).detached
@@ -225,7 +214,7 @@ async def test_compaction_removes_nobody_elses_volume(here: Path, there: Path) -
     await node_with(there, 1)
     before, mine = files_in(there), make_shard(100, 2)
     disk = ExchangedBefore(here, there, "unlink", "00000001.vol")
-    async with opened(here, disk) as store:
+    async with opened(here, disk=disk) as store:
         await store.append([mine])
         await store.delete([mine.address])
         disk.armed = True
@@ -254,7 +243,7 @@ async def test_an_orphan_is_set_aside_in_ones_own_quarantine(here: Path, there: 
     DataDirectory(there).close()
     orphan = make_shard(100, 2)
     disk = ExchangedBefore(here, there, "open", str(orphan.address))
-    async with opened(here, disk) as store:
+    async with opened(here, disk=disk) as store:
         await store.append([orphan])
         disk.armed = True
         with suppress(SixfoldError):
@@ -272,7 +261,7 @@ async def test_recovery_reads_its_own_volumes(here: Path, there: Path, size_byte
     for name in ("index.db", "index.db-sum"):
         (here / name).unlink()
     with pytest.raises(SixfoldError, match="another node"):
-        async with opened(here, ExchangedWhileRecovering(here, there)):
+        async with opened(here, disk=ExchangedWhileRecovering(here, there)):
             pass
     exchange(here, there)
     async with opened(here) as store:

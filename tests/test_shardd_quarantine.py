@@ -1,13 +1,13 @@
-"""Quarantine: what is out of service is kept, can come back, and goes in the end."""
+"""Quarantine: orphans are kept, can come back, and go in the end."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from common.errors import StorageFull, StoreReadOnly
+from common.errors import StorageFull
 from common.failpoints import Point, armed
 from common.shards import ShardRecord
 from common.units import KIB, MIB
@@ -16,7 +16,6 @@ from shardd.group import Move, WriteJob
 from shardd.quarantine_files import QuarantineFolder
 from shardd.store import StoreLimits, VolumeStore
 from shardd.upkeep import UpkeepLimits
-from tests.disks.faulty import EIO, faulty
 from tests.flips import flip_one, live_entries
 from tests.stores import make_shard
 from tests.upkeep import (
@@ -26,7 +25,10 @@ from tests.upkeep import (
     append_all,
     check,
     compact_all,
+    crash_in,
+    files_in_quarantine,
     held,
+    kept,
     opened,
     shards_of,
     snapshot,
@@ -35,14 +37,6 @@ from tests.upkeep import (
 
 SHARDS = shards_of(range(12))
 ORPHANS, REST = SHARDS[:5], SHARDS[5:]
-
-
-def files(path: Path) -> list[Path]:
-    return sorted((path / "quarantine").iterdir())
-
-
-def kept(store: VolumeStore) -> list[str]:
-    return [str(each.address) for each in store.upkeep.quarantine.page(None, 1000)]
 
 
 async def set_aside(store: VolumeStore, shards: Sequence[ShardRecord] = ORPHANS) -> int:
@@ -78,7 +72,7 @@ async def test_orphans_come_back_intact(tmp_path: Path) -> None:
         quarantine = store.upkeep.quarantine
         assert await quarantine.restore(addresses_of([*ORPHANS[:3], REST[0]])) == 3
         await check(store, ORPHANS[:3] + REST, ORPHANS[3:])
-        assert len(files(tmp_path)) == 2
+        assert len(files_in_quarantine(tmp_path)) == 2
         await quarantine.drop(ORPHANS[3].address)
         await quarantine.drop(ORPHANS[3].address)
         assert kept(store) == [str(ORPHANS[4].address)]
@@ -99,7 +93,7 @@ async def test_what_is_deleted_meanwhile_does_not_come_back(
         assert await store.upkeep.quarantine.restore([orphan.address]) == 0
         await check(store, REST[1:], [orphan, REST[0]])
     async with opened(tmp_path) as store:
-        assert len(kept(store)) == len(files(tmp_path)) == len(ORPHANS) - 1
+        assert len(kept(store)) == len(files_in_quarantine(tmp_path)) == len(ORPHANS) - 1
 
 
 async def test_what_is_deleted_while_it_comes_back_is_deleted(
@@ -150,25 +144,13 @@ async def test_what_is_damaged_in_quarantine_does_not_come_back(tmp_path: Path) 
     async with opened(tmp_path) as store:
         await store.append(SHARDS)
         await set_aside(store)
-        for at, file in enumerate(files(tmp_path)):
+        for at, file in enumerate(files_in_quarantine(tmp_path)):
             data = bytearray(file.read_bytes())
             data[-1 - at] ^= 1
             file.write_bytes(data if at else b"")
         assert await store.upkeep.quarantine.restore(addresses_of(ORPHANS)) == 0
         await check(store, REST, ORPHANS)
         assert len(kept(store)) == len(ORPHANS)
-
-
-async def test_rot_is_not_restored(tmp_path: Path) -> None:
-    async with opened(tmp_path) as store:
-        await store.append(SHARDS)
-        entry = live_entries(store)[0]
-        flip_one(store, entry, 129)
-        while await store.scrub_once():
-            pass
-        assert kept(store) == [str(entry.info.address)]
-        assert await store.upkeep.quarantine.restore([entry.info.address]) == 0
-        assert store.upkeep.quarantine.bad_shards == 1
 
 
 async def test_orphans_go_by_themselves_and_rot_does_not(tmp_path: Path) -> None:
@@ -193,7 +175,7 @@ async def test_orphans_go_by_themselves_and_rot_does_not(tmp_path: Path) -> None
         store.upkeep.may_drop = lambda: True
         assert await store.upkeep._expire()
         assert kept(store) == [str(rotten.info.address)]
-        assert len(files(tmp_path)) == 1
+        assert len(files_in_quarantine(tmp_path)) == 1
 
 
 async def test_without_room_orphans_stay_in_service(tmp_path: Path) -> None:
@@ -204,7 +186,7 @@ async def test_without_room_orphans_stay_in_service(tmp_path: Path) -> None:
         with pytest.raises(StorageFull):
             await set_aside(store, shards[:2])  # the reserve is not for copies
         await check(store, shards, [])
-        assert files(tmp_path) == []
+        assert files_in_quarantine(tmp_path) == []
         assert await set_aside(store, shards[:1]) == 1
 
 
@@ -228,30 +210,6 @@ async def test_copies_leave_the_reserve_to_deletes_and_compaction(tmp_path: Path
         await store.delete(addresses_of(stored[5:]))
         assert await compact_all(store)
         await store.append(stored[5:10])
-
-
-async def test_rot_on_a_full_disk_is_taken_out_of_service_all_the_same(tmp_path: Path) -> None:
-    limits = StoreLimits(capacity_bytes=MIB, reserve_bytes=64 * KIB, volume_bytes=256 * KIB)
-    shards = [make_shard(120 * KIB, seed) for seed in range(7)]
-    async with opened(tmp_path, limits) as store:
-        await append_all(store, shards)
-        store._volumes._capacity_bytes = store._volumes.used_bytes + 4096
-        flip_one(store, live_entries(store)[2], 1000)
-        while await store.scrub_once():
-            pass
-        assert store.upkeep.quarantine.bad_shards == 1
-        assert [file.stat().st_size for file in files(tmp_path)] == [0]
-        assert sum(await held(store, shards)) == 6
-
-
-def crash_in(data: Path, to: Path) -> Callable[[], None]:
-    """The first time that it is called it keeps what a crash would leave."""
-
-    def crash() -> None:
-        if not to.exists():
-            snapshot(data, to)
-
-    return crash
 
 
 POINTS = [Point.QUARANTINE_WRITTEN, Point.QUARANTINE_BURIED, Point.QUARANTINE_RESTORED]
@@ -281,74 +239,9 @@ async def test_a_crash_at_each_step(tmp_path: Path, point: Point, keep_index: bo
         dead = [shard for shard in SHARDS if shard not in live]
         await check(store, live, dead)
         assert kept(store) == [str(address) for address in sorted(addresses_of(dead))]
-        assert len(files(crash)) == len(dead)
+        assert len(files_in_quarantine(crash)) == len(dead)
         assert await store.upkeep.quarantine.restore(addresses_of(dead)) == len(dead)
         await check(store, SHARDS, [])
-
-
-async def test_a_crash_while_rot_is_condemned_only_delays_it(tmp_path: Path) -> None:
-    data, crash = tmp_path / "data", tmp_path / "crash"
-    async with opened(data) as store:
-        await store.append(SHARDS)
-        rotten = live_entries(store)[0]
-        flip_one(store, rotten, 129)
-        with armed(Point.QUARANTINE_WRITTEN, crash_in(data, crash)):
-            while await store.scrub_once():
-                pass
-    async with opened(crash) as store:
-        assert files(crash) == []
-        store.upkeep.scrubber.start()
-        while await store.scrub_once():
-            pass
-        assert kept(store) == [str(rotten.info.address)]
-
-
-@pytest.mark.parametrize("later", ["nothing", "deleted", "appended"])
-async def test_rot_that_recovery_finds_is_on_the_list(tmp_path: Path, later: str) -> None:
-    async with opened(tmp_path) as store:
-        await store.append(SHARDS)
-        rotten = live_entries(store)[1]
-        flip_one(store, rotten, 129)
-        shard = next(s for s in SHARDS if s.address.key == rotten.key)
-        if later == "deleted":
-            await store.delete([shard.address])
-        elif later == "appended":
-            await store.append([shard])
-    without_index(tmp_path)
-    for _ in range(2):
-        async with opened(tmp_path) as store:
-            bad = [str(shard.address)] if later == "nothing" else []
-            assert kept(store) == bad
-            assert store.upkeep.quarantine.bad_shards == len(bad)
-            assert await held(store, [shard]) == [later == "appended"]
-            assert store.upkeep.scrub_report().running is bool(bad)
-
-
-@pytest.mark.parametrize("method", ["pwritev", "fsync", "fsync_dir"])
-async def test_rot_on_a_disk_that_takes_no_file_keeps_no_node_from_starting(
-    tmp_path: Path, method: str
-) -> None:
-    """All that is good can be read, and what is bad is told."""
-    async with opened(tmp_path) as store:
-        await store.append(SHARDS)
-        rotten = live_entries(store)[1]
-        flip_one(store, rotten, 129)
-    without_index(tmp_path)
-    with faulty() as disk:
-        disk.script(method, EIO, file_name="quarantine" if method == "fsync_dir" else "")
-        async with opened(tmp_path, disk=disk) as store:
-            assert kept(store) == [str(rotten.info.address)]
-            assert store.upkeep.quarantine.bad_shards == 1
-            assert sum(await held(store, SHARDS)) == len(SHARDS) - 1
-            assert "set aside" in (await store.stat()).failure
-            with pytest.raises(StoreReadOnly):
-                await store.append(SHARDS[:1])
-    without_index(tmp_path)
-    async with opened(tmp_path) as store:
-        assert kept(store) == [str(rotten.info.address)]
-        await store.append(SHARDS)
-        await check(store, SHARDS, [])
-        assert kept(store) == []
 
 
 async def test_a_move_leaves_alone_what_is_no_longer_there(tmp_path: Path) -> None:
@@ -373,7 +266,7 @@ async def test_strangers_in_the_folder_are_left_alone(tmp_path: Path) -> None:
         (tmp_path / "quarantine" / name).write_text("mine")
     async with opened(tmp_path) as store:
         assert kept(store) == []
-    assert len(files(tmp_path)) == 3
+    assert len(files_in_quarantine(tmp_path)) == 3
 
 
 async def test_a_node_restored_from_a_snapshot_has_only_orphans_more(tmp_path: Path) -> None:

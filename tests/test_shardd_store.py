@@ -1,62 +1,22 @@
-"""The volume store on disks that fail, fill up and lie."""
+"""The volume store on disks that fail and lie."""
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from common.errors import BadRequest, Corrupt, StorageFull, StoreReadOnly, Unavailable
+from common.errors import BadRequest, Corrupt, StoreReadOnly, Unavailable
 from common.framing import LARGE_PAYLOAD_BYTES
-from common.shards import ShardRecord
-from common.units import GIB, KIB, MIB
+from common.units import KIB, MIB
 from shardd.buffers import AlignedBuffer
-from shardd.disk import Disk, DiskSpace
 from shardd.identity import DataDirectory
 from shardd.store import StoreLimits, VolumeStore
 from shardd.volume import SUPERBLOCK_BYTES, volume_name
-from tests.disks.faulty import EIO, ENOSPC, Fails, FaultyDisk, Short, faulty
-from tests.disks.recording import RecordingDisk
+from tests.disks.crowded import Crowded, scripted
+from tests.disks.faulty import EIO, ENOSPC, Fails
+from tests.reopened import holds, opened
 from tests.stores import make_shard
-
-
-class Crowded(RecordingDisk):
-    """Says how much room it has."""
-
-    space_left = 10 * GIB
-
-    def space(self, path: Path) -> DiskSpace:
-        return DiskSpace(10 * GIB, self.space_left)
-
-
-@asynccontextmanager
-async def opened(
-    path: Path, disk: Disk | None = None, limits: StoreLimits | None = None
-) -> AsyncIterator[VolumeStore]:
-    directory = DataDirectory(path)
-    store = await VolumeStore.open(directory, limits, disk)
-    try:
-        yield store
-    finally:
-        await store.close()
-        directory.close()
-
-
-@asynccontextmanager
-async def scripted(
-    path: Path, recorded: Crowded, limits: StoreLimits | None = None
-) -> AsyncIterator[tuple[FaultyDisk, VolumeStore]]:
-    """On a disk whose calls are recorded unless they were to fail."""
-    with faulty(recorded) as disk:
-        async with opened(path, disk, limits) as store:
-            yield disk, store
-
-
-async def holds(store: VolumeStore, shard: ShardRecord) -> bool:
-    (found,) = await store.read([shard.address])
-    return isinstance(found, ShardRecord) and bytes(found.payload) == shard.payload
 
 
 @pytest.mark.parametrize("size", [30, 100 * KIB])
@@ -95,46 +55,6 @@ async def test_a_failed_sync_fails_the_whole_group(tmp_path: Path) -> None:
         assert (await store.stat()).shards == 1
 
 
-@pytest.mark.parametrize("size", [30, 100 * KIB])
-@pytest.mark.parametrize("how", ["short", "error"])
-async def test_a_full_disk_takes_back_what_was_half_written(
-    tmp_path: Path, size: int, how: str
-) -> None:
-    recorded, before, after = Crowded(), make_shard(size, 1), make_shard(size, 3)
-    async with scripted(tmp_path, recorded) as (disk, store):
-        await store.append([before])
-        path = tmp_path / "volumes" / volume_name(1)
-        length = path.stat().st_size
-        if how == "short":
-            disk.script("pwritev", Short(5))
-        else:
-            disk.script("pwritev", ENOSPC)
-        with pytest.raises(StorageFull):
-            await store.append([make_shard(size, 2)])
-        assert path.stat().st_size == length
-        assert not (await store.stat()).read_only
-        await store.append([after])
-        assert await holds(store, before)
-        assert await holds(store, after)
-    async with opened(tmp_path) as store:
-        assert [await holds(store, make_shard(size, seed)) for seed in (1, 2, 3)] == [
-            True,
-            False,
-            True,
-        ]
-
-
-async def test_a_volume_that_cannot_be_begun_leaves_nothing(tmp_path: Path) -> None:
-    recorded = Crowded()
-    async with scripted(tmp_path, recorded) as (disk, store):
-        disk.script("pwritev", ENOSPC)
-        with pytest.raises(StorageFull):
-            await store.append([make_shard(10)])
-        assert list((tmp_path / "volumes").iterdir()) == []
-        await store.append([make_shard(10)])
-        assert await holds(store, make_shard(10))
-
-
 async def test_a_cut_that_fails_is_final(tmp_path: Path) -> None:
     recorded = Crowded()
     async with scripted(tmp_path, recorded) as (disk, store):
@@ -146,52 +66,9 @@ async def test_a_cut_that_fails_is_final(tmp_path: Path) -> None:
         assert (await store.stat()).read_only
 
 
-async def test_the_reserve_is_for_deletes(tmp_path: Path) -> None:
-    recorded, shard = Crowded(), make_shard(30)
-    async with opened(tmp_path, recorded, StoreLimits(reserve_bytes=MIB)) as store:
-        await store.append([shard])
-        writes = recorded.count(["pwritev"])
-        recorded.space_left = MIB + 100
-        with pytest.raises(StorageFull):
-            await store.append([make_shard(31)])
-        assert recorded.count(["pwritev"]) == writes  # refused before anything was written
-        assert (await store.stat()).free_bytes == 100
-        await store.delete([shard.address])
-        assert not await holds(store, shard)
-        recorded.space_left = 100
-        assert (await store.stat()).free_bytes == 0
-        recorded.space_left = 10 * GIB
-        await store.append([shard])
-
-
-async def test_the_capacity_is_kept(tmp_path: Path) -> None:
-    limits = StoreLimits(capacity_bytes=MIB, reserve_bytes=64 * KIB)
-    async with opened(tmp_path, limits=limits) as store:
-        assert (await store.stat()).capacity_bytes == MIB
-        stored = 0
-        with pytest.raises(StorageFull):
-            for seed in range(100):
-                await store.append([make_shard(100 * KIB, seed)])
-                stored += 1
-        assert stored == 9
-        stat = await store.stat()
-        assert stat.used_bytes <= MIB - 64 * KIB
-        assert (stat.shards, stat.read_only) == (9, False)
-
-
-async def test_one_that_does_not_fit_does_not_keep_out_one_that_does(tmp_path: Path) -> None:
-    limits = StoreLimits(capacity_bytes=MIB, reserve_bytes=0)
-    async with opened(tmp_path, limits=limits) as store:
-        outcomes = await asyncio.gather(
-            store.append([make_shard(2 * MIB)]), store.append([make_shard(50)]),
-            return_exceptions=True,
-        )  # fmt: skip
-        assert [type(outcome) for outcome in outcomes] == [StorageFull, type(None)]
-
-
 async def test_who_waits_together_is_synced_together(tmp_path: Path) -> None:
     recorded = Crowded()
-    async with opened(tmp_path, recorded) as store:
+    async with opened(tmp_path, disk=recorded) as store:
         await store.append([make_shard(10, 0)])
         before = recorded.count(["fdatasync"])
         await asyncio.gather(*(store.append([make_shard(10, seed)]) for seed in range(1, 501)))
@@ -201,7 +78,7 @@ async def test_who_waits_together_is_synced_together(tmp_path: Path) -> None:
 
 async def test_a_repeated_delete_writes_nothing(tmp_path: Path) -> None:
     recorded, shard = Crowded(), make_shard(10)
-    async with opened(tmp_path, recorded) as store:
+    async with opened(tmp_path, disk=recorded) as store:
         await store.append([shard])
         await store.delete([shard.address])
         writes = recorded.count(["pwritev"])
@@ -350,11 +227,3 @@ async def test_a_call_for_which_memory_does_not_suffice_keeps_none(
         monkeypatch.undo()
         await store.append(shards)
         assert [await holds(store, shard) for shard in shards] == [True, True]
-
-
-async def test_a_disk_that_does_not_say_how_much_room_it_has_takes_nothing(tmp_path: Path) -> None:
-    recorded = Crowded()
-    async with scripted(tmp_path, recorded) as (disk, store):
-        disk.script("space", Fails(errno.ENOENT))
-        with pytest.raises(StoreReadOnly):
-            await store.append([make_shard(10)])

@@ -120,3 +120,22 @@ def with_index_of(older: Path) -> Callable[[Path], None]:
             shutil.copy(file, path / file.name)
 
     return replace
+
+
+def files_in_quarantine(path: Path) -> list[Path]:
+    return sorted((path / "quarantine").iterdir())
+
+
+def kept(store: VolumeStore) -> list[str]:
+    """The addresses in quarantine, sorted."""
+    return [str(each.address) for each in store.upkeep.quarantine.page(None, 1000)]
+
+
+def crash_in(data: Path, to: Path) -> Callable[[], None]:
+    """The first time that it is called it keeps what a crash would leave."""
+
+    def crash() -> None:
+        if not to.exists():
+            snapshot(data, to)
+
+    return crash

@@ -2,9 +2,9 @@
 
 A rebuild of the metadata takes each segment that a list names for a piece of that list's content,
 and what was stored as a list for nothing else. So a content that is such a segment gets a list of
-its own, of one entry, and comes back by that.
-Every upload asks for it when it has committed, and before it is answered; so it does not matter
-which of the two contents came first. The rules for transactions are those of `writes`.
+its own, of one entry, and comes back by that. Every upload asks for it when it has committed, and
+before it is answered; so it does not matter which of the two contents came first. The rules for
+transactions are those of `writes`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
