@@ -1,12 +1,14 @@
 """How values are written into columns that have no type for them."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 
 def pack_layout(layout: Sequence[int]) -> bytes:
     return b"".join(number.to_bytes(2, "big") for number in layout)
 
 
+@lru_cache(4096)  # a database has few layouts beside its segments
 def unpack_layout(packed: bytes) -> tuple[int, ...]:
     return tuple(int.from_bytes(packed[at : at + 2], "big") for at in range(0, len(packed), 2))
 

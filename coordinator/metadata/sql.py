@@ -92,6 +92,12 @@ class Sql:
         database: Any = self.database
         return int(database.connection().total_changes)
 
+    def version(self) -> int:
+        """Another one whenever another connection has changed anything, be it of another process.
+        Its source: https://sqlite.org/pragma.html#pragma_data_version"""
+        database: Any = self.database
+        return int(database.connection().execute("PRAGMA data_version").fetchone()[0])
+
     def rows_in(self, text: str, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
         """`text` contains ``{keys}`` where the list of keys goes."""
         wanted = list(keys)

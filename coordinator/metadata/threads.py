@@ -16,6 +16,7 @@ from coordinator.metadata.batching import BatchThread, own_copy
 from coordinator.metadata.bundles import commit_bundle
 from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.commits import Outcome, commit_contents
+from coordinator.metadata.remembered import Remembered
 from coordinator.metadata.rows import CopyOf, NewBundle, NewContent
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import Layouts
@@ -42,6 +43,7 @@ class Threads:
         self._sql, self._grace_s, self._lost_after_s = sql, grace_s, lost_after_s
         self._layouts, self._session = layouts, session
         self._checkpoints = Checkpointer(sql)
+        self._remembered = Remembered()
         self.writer = BatchThread[Change, Any]("metadata-writer", self.commit)
         self.reader = BatchThread[Query, Any]("metadata-reader", self.query)
 
@@ -56,7 +58,7 @@ class Threads:
         fresh_s = self._grace_s // 2
         lookups: dict[type, Callable[..., Any]] = {
             SegmentId: partial(reads.known_segments, fresh_s=fresh_s),
-            ContentId: reads.manifests,
+            ContentId: self._remembered.manifests,
             CopyOf: partial(reads.known_copies, fresh_s=fresh_s),
         }
         found = {}
