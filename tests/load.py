@@ -44,6 +44,18 @@ class Client:
             durability: str = said["durability"]
             return durability
 
+    async def put_until_taken(self, data: bytes) -> None:
+        """What an upload relies on may be found to be lost while it runs: then it is told to try
+        again, and known from then on."""
+        refused = []
+        for _ in range(10):
+            async with self.http.put("/v1/blobs", data=io.BytesIO(data)) as answer:
+                if answer.status in (200, 201):
+                    return
+                refused.append(await answer.json())
+            assert refused[-1]["code"] == "segment_gone", refused
+        raise AssertionError(refused)
+
     async def put_many(self, count: int, at_once: int = 8) -> None:
         each = asyncio.Semaphore(at_once)
 

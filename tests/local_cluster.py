@@ -57,7 +57,7 @@ class LocalCluster:
         """The nodes by name."""
         return {node["name"]: node for node in self.listing()["nodes"]}
 
-    def wait_for(self, state: str, *names: str, deadline_s: float = 30.0) -> None:
+    def wait_for(self, state: str, *names: str, deadline_s: float = 60.0) -> None:
         """Until the named nodes have that state."""
         until = time.monotonic() + deadline_s
         while True:
