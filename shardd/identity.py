@@ -53,6 +53,9 @@ class DataDirectory:
         """Opens or creates the directory. Raises WrongNode if it belongs to a node not called
         `name`, Conflict if another process has it open, BadSetting if it cannot be used."""
         self.path = path
+        self.volumes, self.quarantine = path / "volumes", path / "quarantine"
+        self.index = path / "index.db"
+        self._folders = (path, self.volumes, self.quarantine)
         self._disk = disk or RealDisk()
         self._changing = threading.Lock()  # `identity`, in memory and on disk
         self._lock_fd = self._lock()
@@ -85,18 +88,6 @@ class DataDirectory:
             yield
         except OSError as error:
             raise BadSetting(f"data {self.path}: {error.strerror}") from None
-
-    @property
-    def volumes(self) -> Path:
-        return self.path / "volumes"
-
-    @property
-    def quarantine(self) -> Path:
-        return self.path / "quarantine"
-
-    @property
-    def index(self) -> Path:
-        return self.path / "index.db"
 
     def _load_or_create(self, name: str | None) -> Identity:
         try:
@@ -170,10 +161,6 @@ class DataDirectory:
         except (OSError, ValueError, KeyError):
             return ", and no longer readable as this node"
         return "" if name == self.identity.name else f", but that of another node: {name!r}"
-
-    @property
-    def _folders(self) -> tuple[Path, ...]:
-        return self.path, self.volumes, self.quarantine
 
     def close(self) -> None:
         """Give up the lock. Twice is harmless."""
