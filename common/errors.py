@@ -146,6 +146,12 @@ class SegmentGone(Unavailable):
     code = "segment_gone"
 
 
+class MetadataDamaged(SixfoldError):
+    """Nothing that the metadata database says is believed any more, until somebody acts."""
+
+    code, http_status, exit_code = "metadata_damaged", 503, 8
+
+
 class NodeUnreachable(Unavailable):
     code = "node_unreachable"
 

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import peewee
 
 from common.errors import Unavailable
+from common.sqlite_errors import first_cause, is_damage
 from shardd.disk import RealDisk
 from shardd.entries import Entry, Location
-from shardd.index_errors import first_cause, is_damage
 from shardd.usage import Changes, Standing, VolumeUse, changes_of
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ async def test_each_waiter_gets_an_error_of_its_own() -> None:
     def fail(batch: list[int]) -> list[int]:
         raise SegmentGone("gone")
 
-    thread = BatchThread[int, int]("test", fail)
+    thread = BatchThread[int, int]("test", fail, lambda: None)
     found = await asyncio.gather(*map(thread.ask, range(20)), return_exceptions=True)
     await thread.close()
     assert {(type(error), str(error)) for error in found} == {(SegmentGone, "gone")}

@@ -19,11 +19,16 @@ class BatchThread(Generic[Q, A]):
     """Answers questions in batches, so that many share one transaction or one query.
 
     `work` gets what has gathered while the batch before was done, and returns an answer or an
-    exception for each; what it raises, all of the batch get.
+    exception for each; what it raises, all of the batch get. `ended` is called at last.
     """
 
-    def __init__(self, name: str, work: Callable[[list[Q]], Sequence[A | BaseException]]) -> None:
-        self._work = work
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[Q]], Sequence[A | BaseException]],
+        ended: Callable[[], object],
+    ) -> None:
+        self._work, self._ended = work, ended
         self._queue: queue.SimpleQueue[tuple[Q, asyncio.Future[A]] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -47,11 +52,14 @@ class BatchThread(Generic[Q, A]):
             await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch, last = self._gather(first)
-            self._answer(batch)
-            if last:
-                return
+        try:
+            while (first := self._queue.get()) is not None:
+                batch, last = self._gather(first)
+                self._answer(batch)
+                if last:
+                    return
+        finally:
+            self._ended()
 
     def _gather(
         self, first: tuple[Q, "asyncio.Future[A]"]

@@ -2,9 +2,12 @@
 
 import logging
 import threading
+from contextlib import suppress
 
 from peewee import PeeweeException
 
+from common.errors import MetadataDamaged
+from coordinator.metadata.damage import Damage
 from coordinator.metadata.sql import Sql
 
 log = logging.getLogger(__name__)
@@ -17,8 +20,8 @@ class Checkpointer:
     file. What it leaves behind in a long burst, a commit of SQLite's own accord completes
     (wal_autocheckpoint), which also lets the log begin anew."""
 
-    def __init__(self, sql: Sql) -> None:
-        self._sql = sql
+    def __init__(self, sql: Sql, damage: Damage) -> None:
+        self._sql, self._damage = sql, damage
         self._rows_seen = 0
         self._wanted = threading.Event()
         self._closed = False
@@ -46,4 +49,6 @@ class Checkpointer:
                 self._sql.rows("PRAGMA wal_checkpoint(PASSIVE)")
             except PeeweeException as error:
                 log.warning("checkpoint: %s", error)
+                with suppress(MetadataDamaged):  # is told to whoever asks the database next
+                    self._damage.look_at(error)
         self._sql.database.close()

@@ -1,11 +1,13 @@
 """Opens the metadata database: its settings, its schema brought forward, its clock."""
 
+from pathlib import Path
 from uuid import uuid4
 
 from peewee import SqliteDatabase
 
 from common.errors import BadSetting, WrongCluster
 from coordinator.metadata.clock import Clock, MachineClock
+from coordinator.metadata.damage import check_file
 from coordinator.metadata.migrations import migrate
 from coordinator.metadata.models import proxy
 from coordinator.metadata.sql import Sql
@@ -26,10 +28,12 @@ SQLITE_PRAGMAS = {
 
 def open_database(url: str, clock: Clock | None = None, cluster_id: str = "") -> Sql:
     """Connect to ``sqlite:///path`` and migrate. `cluster_id`, if given, is that of a new
-    database. Raises BadSetting for other URLs, WrongCluster for another cluster's database."""
+    database. Raises BadSetting for other URLs and for a damaged file, WrongCluster for another
+    cluster's database."""
     scheme, separator, path = url.partition(":///")
     if not separator or scheme != "sqlite" or not path:
         raise BadSetting(f"database: need sqlite:///path, not {url!r}")
+    check_file(Path(path))
     database = SqliteDatabase(path, pragmas=SQLITE_PRAGMAS, lock_type="IMMEDIATE")
     times = _Times(clock or MachineClock())
     database.register_function(times.now_s, "sixfold_now", 0)
@@ -37,12 +41,16 @@ def open_database(url: str, clock: Clock | None = None, cluster_id: str = "") ->
     database.register_function(int.bit_count, "sixfold_bits", 1)
     proxy.initialize(database)
     sql = Sql(database, "sixfold_now()", "sixfold_wall()")
-    with sql.transaction():
-        migrate(sql, cluster_id or uuid4().hex)
-        times.take_over(sql)
-    found = sql.row("SELECT cluster_id FROM cluster")
-    if found and cluster_id and found[0] != cluster_id:
-        raise WrongCluster(f"{url} belongs to cluster {found[0]}, not {cluster_id}")
+    try:
+        with sql.transaction():
+            migrate(sql, cluster_id or uuid4().hex)
+            times.take_over(sql)
+        found = sql.row("SELECT cluster_id FROM cluster")
+        if found and cluster_id and found[0] != cluster_id:
+            raise WrongCluster(f"{url} belongs to cluster {found[0]}, not {cluster_id}")
+    except BaseException:
+        database.close()
+        raise
     return sql
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
+from coordinator.metadata.damage import ImpossibleRow
 from coordinator.metadata.notices import LEFT_JOIN_QUEUE
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import (
@@ -28,6 +29,9 @@ SEGMENT_TABLES = f"segment s JOIN layout l ON l.id = s.layout {LEFT_JOIN_QUEUE}"
 
 
 def segment_of(row: Sequence[Any]) -> StoredSegment:
+    """Raises ImpossibleRow for one without a layout, or not there at all."""
+    if None in row[:8]:
+        raise ImpossibleRow("a content, or a layout, is without its segment")
     id_, size_bytes, encoding, k, n, generation, nodes, checksums, bad = row
     return StoredSegment(
         SegmentId(id_), size_bytes, Encoding(encoding), k, n, generation,

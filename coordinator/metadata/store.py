@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from common.errors import SessionLost, SixfoldError
+from common.errors import MetadataDamaged, SessionLost, SixfoldError
 from common.failpoints import Point, failpoint
 from common.ids import ContentId, SegmentId
 from common.segment_list import SegmentList
@@ -82,7 +82,8 @@ class Metadata(Inspecting):
     async def close(self) -> None:
         """Finish what waits, end the session, close the connections."""
         if self.session:
-            await self._write(partial(sessions.close_session, session=self.session))
+            with suppress(MetadataDamaged):
+                await self._write(partial(sessions.close_session, session=self.session))
         await self._threads.close()
         self._sql.database.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from peewee import PeeweeException
 
-from common.errors import FateUnknown, NotOurTurn, SixfoldError, Unavailable
+from common.errors import FateUnknown, MetadataDamaged, NotOurTurn, SixfoldError, Unavailable
 from common.failpoints import Point, failpoint
 from common.ids import Blake3Id, ContentId, SegmentId
 from coordinator.metadata import reads
@@ -16,6 +16,7 @@ from coordinator.metadata.batching import BatchThread, own_copy
 from coordinator.metadata.bundles import commit_bundle
 from coordinator.metadata.checkpoints import Checkpointer
 from coordinator.metadata.commits import Outcome, commit_contents
+from coordinator.metadata.damage import Damage
 from coordinator.metadata.remembered import Remembered
 from coordinator.metadata.rows import CopyOf, NewBundle, NewContent
 from coordinator.metadata.sql import Sql
@@ -42,10 +43,11 @@ class Threads:
     ) -> None:
         self._sql, self._grace_s, self._lost_after_s = sql, grace_s, lost_after_s
         self._layouts, self._session = layouts, session
-        self._checkpoints = Checkpointer(sql)
+        self.damage = Damage()
+        self._checkpoints = Checkpointer(sql, self.damage)
         self._remembered = Remembered()
-        self.writer = BatchThread[Change, Any]("metadata-writer", self.commit)
-        self.reader = BatchThread[Query, Any]("metadata-reader", self.query)
+        self.writer = BatchThread[Change, Any]("metadata-writer", self.commit, sql.database.close)
+        self.reader = BatchThread[Query, Any]("metadata-reader", self.query, sql.database.close)
 
     async def close(self) -> None:
         """Finish what waits, end the threads."""
@@ -78,26 +80,36 @@ class Threads:
         """The step's answer, or the error that it ended with: those that share the batch with it
         get theirs."""
         try:
+            self.damage.check()
             return step(self._sql)
-        except PeeweeException as error:
-            return _unavailable(error)
         except Exception as error:
-            return error
+            return self._told(error)
+
+    def _told(self, error: Exception) -> Exception:
+        """What whoever asked hears of it."""
+        try:
+            self.damage.look_at(error)
+        except MetadataDamaged as damaged:
+            return damaged
+        return _unavailable(error) if isinstance(error, PeeweeException) else error
 
     def commit(self, batch: list[Change]) -> list[Any]:
         """All in one transaction; if the database refuses that, each in its own."""
         try:
+            self.damage.check()
             return self._commit_together(batch)
         except NotOurTurn as error:  # it would not be for each alone either
             return [NotOurTurn(str(error)) for _ in batch]
         except FateUnknown as error:  # each alone might be done a second time
             log.error("metadata database: %s", error)
             self._layouts.forget()
+            self._told(error)
             return [FateUnknown(str(error)) for _ in batch]
         except Exception as error:
             self._layouts.forget()
-            if len(batch) == 1:
-                return [_unavailable(error) if isinstance(error, PeeweeException) else error]
+            told = self._told(error)
+            if len(batch) == 1 or isinstance(told, MetadataDamaged):
+                return [own_copy(told) for _ in batch]
             return [answer for change in batch for answer in self.commit([change])]
 
     def _commit_together(self, batch: list[Change]) -> list[Any]:

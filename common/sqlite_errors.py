@@ -1,4 +1,4 @@
-"""What SQLite says of the index when it fails, and which of that does not pass by itself."""
+"""What SQLite says when it fails, and which of that does not pass by itself."""
 
 import sqlite3
 

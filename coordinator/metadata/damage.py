@@ -1,0 +1,73 @@
+"""A metadata database that is damaged: found at the start, or by what it says later on.
+
+SQLite goes on with the pages that it still understands. What such a database says would be served,
+contents that it has lost would be called deleted, and what the sweep does not find in it would be
+taken for orphans. So from the first sign on nothing of it is believed, and nothing is written.
+"""
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from common.errors import BadSetting, MetadataDamaged
+from common.sqlite_errors import first_cause, is_damage
+
+log = logging.getLogger(__name__)
+
+WAY_OUT = (
+    "stop all coordinators; put a backup in its place, with no -wal or -shm beside it, or nothing "
+    "and start with --adopt-cluster; then run sixfold admin rebuild-metadata"
+)
+
+
+class ImpossibleRow(Exception):
+    """A row that no transaction of ours can have left."""
+
+
+class Damage:
+    """What was found, for all threads; the first finding stays."""
+
+    def __init__(self) -> None:
+        self.found = ""
+
+    def check(self) -> None:
+        """Raises MetadataDamaged once anything was found."""
+        if self.found:
+            raise MetadataDamaged(f"the metadata database is damaged: {self.found}; {WAY_OUT}")
+
+    def look_at(self, error: Exception) -> None:
+        """Raises MetadataDamaged if that is what this error shows."""
+        if isinstance(error, ImpossibleRow) or is_damage(first_cause(error)):
+            if not self.found:
+                self.found = str(error)
+                log.critical("the metadata database is damaged: %s; %s", error, WAY_OUT)
+            self.check()
+
+
+def check_file(path: Path) -> None:
+    """Raises BadSetting if there is a database which is not well-formed. Beside a log that was left
+    over, which may be that of another file, the indexes are held against the tables too. For a
+    million segments the one takes a second, the other four.
+
+    It only reads: who opens a database to write has merged such a log with it when he closes it.
+    """
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            kind = "integrity" if _has_log(path) else "quick"
+            (found,) = database.execute(f"PRAGMA {kind}_check(1)").fetchone()
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            return  # whoever opens it will say what is wrong
+        found = str(error)
+    if found != "ok":
+        found = " ".join(found.split())  # SQLite begins with a heading
+        raise BadSetting(f"the metadata database {path} is damaged: {found}; {WAY_OUT}")
+
+
+def _has_log(path: Path) -> bool:
+    """Whether a process that had the database open has not closed it, or not yet."""
+    log_path = path.with_name(f"{path.name}-wal")
+    return log_path.exists() and log_path.stat().st_size > 0
