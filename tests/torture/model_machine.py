@@ -79,14 +79,16 @@ class StoreMachine(StoreUnderTest):
 
     def acknowledged(self, which: int, stored: Stored) -> None:
         """From now on it can be read, whatever there was before, and as long as no more goes than
-        the answer said may go. Only of rot that nobody has seen yet it could not know."""
+        the answer said may go. Only of rot that nobody has seen yet it could not know: as much less
+        may go."""
         self.present.add(which)
         self.doubtful.discard(which)
         self.promised.pop(which, None)
         segments = self.run(self.store.fronts[0].reads.find(IDS[which])).segments
         assert all(self.shards_left(s) + self.unseen(s) >= s.k for s in segments)
         if all(self.shards_left(segment) >= segment.k for segment in segments):
-            self.promised[which] = Promise(len(self.faults), stored.durability.survives)
+            survives = stored.durability.survives - max(map(self.unseen, segments))
+            self.promised[which] = Promise(len(self.faults), survives)
             self.read(which, 0, 0, None)
 
     @rule(which=which, front=fronts, committed=st.booleans())
