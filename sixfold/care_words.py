@@ -36,9 +36,19 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
 def _short_kind(kind: dict[str, Any]) -> tuple[str, str]:
     where = f"{kind['segments']} segments on {kind['nodes']} nodes"
     if kind["may_fail"] < 0:
-        return "  unreadable now", f"{where}; what is on nodes that are away comes back with them"
+        return "  unreadable now", f"{where}; {_unreadable(kind['gone'], kind['segments'])}"
     chance = f"lost before repair with probability {kind['loss_before_repair']:.2g}"
     return f"  may lose {kind['may_fail']}", f"{where}, {chance}"
+
+
+def _unreadable(gone: int, segments: int) -> str:
+    """What is to be done depends on whether nodes can bring it back."""
+    come_back = "what is on nodes that are away comes back with them"
+    if not gone:
+        return come_back
+    lost = "too many of their shards" if gone == segments else f"too many shards of {gone}"
+    heal = "who still has the bytes heals them by an upload; sixfold unreadable lists them"
+    return f"{lost} are gone: {heal}" + ("" if gone == segments else f"; else {come_back}")
 
 
 def _may(count: int | None, what: str) -> str:
