@@ -6,7 +6,7 @@ from typing import Any
 from common.units import format_bytes
 from sixfold.console import aligned
 
-MAX_STATE = 24  # characters
+AT_S, TIMES = "_at_s", {"verified_at_s": "all looked at since"}
 PLACES = ("nodes", "layout", "node", "after", "served")  # where jobs stand
 
 
@@ -90,17 +90,18 @@ def job_lines(said: dict[str, Any]) -> list[str]:
 def _state_words(state: dict[str, Any]) -> str:
     """What a job says of itself, but for where it stands and what is nothing; --json has all."""
     return ", ".join(
-        key if value is True else f"{key} {_short(key, value)}"
+        key if value is True else _state_word(key, value)
         for key, value in state.items()
         if key not in PLACES and value
     )
 
 
-def _short(key: str, value: object) -> str:
+def _state_word(key: str, value: Any) -> str:
     if key in ("bytes", "bytes_per_s") and isinstance(value, int | float):
-        return format_bytes(round(value))
-    text = str(value)
-    return text if len(text) <= MAX_STATE else f"{text[:MAX_STATE]}…"
+        return f"{key} {format_bytes(round(value))}"
+    if key.endswith(AT_S) and isinstance(value, int):
+        return f"{TIMES.get(key, key.removesuffix(AT_S))} {_moment(value)}"
+    return f"{key} {value}"
 
 
 SHARD_COLUMNS = ("SHARD", "NODE", "ZONE", "NODE IS", "SHARD IS", "VERIFIED")

@@ -221,7 +221,8 @@ async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     assert epoch
     state = {
         "nodes": "1:active", "running": True, "queued": 3, "hopeless": 0, "left_s": None,
-        "words": "x" * 100, "bytes": 5 * MIB,
+        "words": "x" * 100, "bytes": 5 * MIB, "began_at_s": 1_700_000_000,
+        "verified_at_s": 1_700_000_000,
     }  # fmt: skip
     await metadata.save_job_state("repair", state)
     async with Client(bed.url) as client:
@@ -234,7 +235,9 @@ async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     assert 0 <= jobs["repair"]["age_s"] < 60
     (line,) = [line for line in job_lines(said) if line.startswith("repair ")]
     assert f"session {metadata.session}" in line
-    assert line.endswith(f"  running, queued 3, words {'x' * 24}…, bytes 5.0 MiB")
+    moment = "2023-11-14T22:13:20Z"
+    times = f"began {moment}, all looked at since {moment}"
+    assert line.endswith(f"  running, queued 3, words {'x' * 100}, bytes 5.0 MiB, {times}")
     await metadata.give_back_lease("repair")
     async with Client(bed.url) as client:
         jobs = {job["name"]: job for job in (await client.jobs())["jobs"]}
