@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.ids import ContentId
-from sixfold.care_errors import not_looked_at, not_whole
+from sixfold.care_errors import not_found, not_looked_at, not_whole
 from sixfold.care_words import (
+    LIVE,
     durability_lines,
     explain_lines,
     job_lines,
@@ -62,6 +63,8 @@ def verify(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = Fa
         async def verify_one(id_: str) -> None:
             said = await client.verify(ContentId.parse(id_))
             console.result(said, *verify_lines(said))
+            if said["state"] != LIVE:
+                raise not_found(said)
             if not said["whole"]:
                 raise not_whole(said)
 

@@ -104,6 +104,7 @@ def _state_word(key: str, value: Any) -> str:
     return f"{key} {value}"
 
 
+LIVE = "live"  # of the states of a content
 SHARD_COLUMNS = ("SHARD", "NODE", "ZONE", "NODE IS", "SHARD IS", "VERIFIED")
 
 
@@ -169,10 +170,11 @@ def _left(may_fail: dict[str, Any]) -> str:
 def verify_lines(said: dict[str, Any]) -> list[str]:
     """The answer of `/-/admin/verify/{id}` in words."""
     looked = f"{said['shards']} shards of {said['segments']} segments"
+    name = f"{said['id']}: {'' if said['state'] == LIVE else said['state'] + '; '}"
     if said["whole"]:
-        return [f"{said['id']}: whole, {looked} are good"]
+        return [f"{name}whole, {looked} are good"]
     right = {True: "its bytes are right", False: "its bytes are WRONG", None: "it cannot be read"}
-    lines = [f"{said['id']}: not whole, {looked} looked at; {right[said['id_is_right']]}"]
+    lines = [f"{name}not whole, {looked} looked at; {right[said['id_is_right']]}"]
     for bad in said["bad"]:
         position = bad["position"]
         name = "list of segments" if position is None else f"segment {position}"
@@ -197,10 +199,10 @@ def scrub_lines(said: dict[str, Any]) -> list[str]:
         ("whole", str(stripes["whole"])),
         ("to repair", str(stripes["to_repair"])),
         ("not reached", str(stripes["unchecked"])),
-        ("all verified", _moment(stripes["verified_at_s"], "not yet")),
+        ("all looked at", _moment(stripes["verified_at_s"], "not yet")),
     ]
     nodes = [
-        ("NODE", "PASS", "READ", "BAD NOW", "BAD EVER", "ALL VERIFIED"),
+        ("NODE", "PASS", "READ", "BAD NOW", "BAD EVER", "ALL LOOKED AT"),
         *map(_node_row, said["nodes"]),
     ]
     return [*aligned(rows), "", *aligned(nodes)]
