@@ -10,10 +10,12 @@ from common.ids import ContentId
 from sixfold.care_errors import not_found, not_looked_at, not_whole
 from sixfold.care_words import (
     LIVE,
+    NOTHING_UNREADABLE,
     durability_lines,
     explain_lines,
     job_lines,
     scrub_lines,
+    unreadable_lines,
     verify_lines,
 )
 from sixfold.options import Json, Url, globals_of, with_client
@@ -39,6 +41,23 @@ def durability(
 ) -> int:
     """Tell what may fail now, and how likely the store is to lose something in a year."""
     return _show(context, url, as_json, lambda client: client.durability(afr), durability_lines)
+
+
+@care_app.command()
+def unreadable(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
+    """List the contents that need a segment of which too few shards are left."""
+    console = globals_of(context).console(as_json)
+
+    async def list_them(client: "Client") -> int:
+        nothing = True
+        async for row in client.unreadable():
+            console.result(row, *unreadable_lines(row, with_title=nothing))
+            nothing = False
+        if nothing and not console.as_json:
+            console.result({}, NOTHING_UNREADABLE)
+        return 0
+
+    return with_client(context, url, list_them)
 
 
 @care_app.command()

@@ -70,6 +70,17 @@ def _chance(loss: dict[str, float]) -> str:
     return f"{loss['serial']:.2g} a year ({loss['parallel']:.2g} if rebuilt all at once)"
 
 
+NOTHING_UNREADABLE = "repair knows of nothing that it cannot mend"
+
+
+def unreadable_lines(row: dict[str, Any], with_title: bool) -> list[str]:
+    """A row of `/-/admin/unreadable` as one line: columns, and last what repair says."""
+    cells = [row["content"] or "-", row["state"] or "not needed", row["segment"]]
+    cells += [f"{row['survivors']} of {row['k']}", row["reason"]]
+    rows = [UNREADABLE_COLUMNS, cells] if with_title else [cells]
+    return [f"{a:64}  {b:10}  {c:64}  {d:6}  {e}" for a, b, c, d, e in rows]
+
+
 def job_lines(said: dict[str, Any]) -> list[str]:
     """The list of `/-/admin/jobs` in words."""
     rows = [("JOB", "DONE BY", "EPOCH", "SAID", "STATE")]
@@ -104,6 +115,7 @@ def _state_word(key: str, value: Any) -> str:
     return f"{key} {value}"
 
 
+UNREADABLE_COLUMNS = ("CONTENT", "STATE", "SEGMENT", "SHARDS", "REASON")
 LIVE = "live"  # of the states of a content
 SHARD_COLUMNS = ("SHARD", "NODE", "ZONE", "NODE IS", "SHARD IS", "VERIFIED")
 
