@@ -148,7 +148,8 @@ def _may_fail(standing: Standing) -> dict[str, int | None]:
 
 
 def _short(standing: Standing, queued: Mapping[int, int], assumed: Assumed) -> dict[str, Any]:
-    """Of what cannot be read now no loss is told: nodes that are away may come back."""
+    """Of what cannot be read now no loss is told: nodes that are away may come back, which helps
+    all but those that are `gone`."""
     kinds = sorted(standing.short.items(), key=lambda item: item[0].spare)
     return {
         "on_absent_nodes": standing.on_absent,
@@ -158,6 +159,7 @@ def _short(standing: Standing, queued: Mapping[int, int], assumed: Assumed) -> d
                 "nodes": kind.holders,
                 "may_fail": kind.spare,
                 "segments": segments,
+                "gone": standing.gone[kind],
                 "loss_before_repair": loss_before_repair(assumed, kind.holders, kind.spare)
                 if kind.spare >= 0
                 else None,

@@ -1,7 +1,7 @@
 """How the segments of the whole store stand now: what each layout can still lose, added up."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from coordinator.durability import without
@@ -20,13 +20,19 @@ Layout = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The nodes that are there now, and each one's zone as a number from 1 on."""
+    """The nodes that are there now, and each one's zone as a number from 1 on; and those that will
+    never come back."""
 
     zone_of: Mapping[int, int]
+    removed: Set[int] = frozenset()
 
     def present(self, layout: Layout) -> Layout:
         """With NO_NODE for what is on no node that is there."""
         return tuple(node if node in self.zone_of else NO_NODE for node in layout)
+
+    def hoped_for(self, layout: Layout) -> Layout:
+        """With NO_NODE for what is on no node that is there or may come back."""
+        return tuple(NO_NODE if node in self.removed else node for node in layout)
 
     def zones(self, layout: Layout) -> Layout:
         """The layout as if each zone were one node."""
@@ -37,7 +43,11 @@ def surroundings(membership: Membership) -> Surroundings:
     """As this process sees the nodes now."""
     there = [n for n in membership.nodes.values() if membership.state(n) not in ABSENT]
     numbers = {zone: at for at, zone in enumerate({n.row.zone for n in there}, 1)}
-    return Surroundings({node.number: numbers[node.row.zone] for node in there})
+    gone = [n for n in membership.nodes.values() if membership.state(n) is NodeState.REMOVED]
+    return Surroundings(
+        {node.number: numbers[node.row.zone] for node in there},
+        frozenset(node.number for node in gone),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,8 @@ class Kind:
 class Standing:
     """Counts of segments. `complete` are those whose n shards all have a node, as if these were
     all there and good; `short` those of which a shard is bad or on no node that is there now, by
-    what is left; `spare_zones` all, by how many zones may still go. `on_absent` segments have a
+    what is left, and `gone` those of them that no node which comes back makes readable again;
+    `spare_zones` all, by how many zones may still go. `on_absent` segments have a
     shard on no node that is there, `with_bad` one that is known to be bad."""
 
     k: int
@@ -63,6 +74,7 @@ class Standing:
     with_bad: int = 0
     complete: Counter[Kind] = field(default_factory=Counter)
     short: Counter[Kind] = field(default_factory=Counter)
+    gone: Counter[Kind] = field(default_factory=Counter)
     spare_nodes: Counter[int] = field(default_factory=Counter)
     spare_zones: Counter[int] = field(default_factory=Counter)
     _node_sets: set[frozenset[int]] = field(default_factory=set)
@@ -100,6 +112,8 @@ class Standing:
             self.complete[_kind(layout, self.k)] += segments
         if NO_NODE in present:
             self.short[left] += segments
+            hoped_for = without(around.hoped_for(layout), bad)
+            self.gone[left] += segments if survives(hoped_for, self.k) < 0 else 0
 
 
 def _kind(layout: Layout, k: int) -> Kind:

@@ -1,6 +1,5 @@
 """Verifies one content whole: every shard of every segment, and that its bytes hash to its id."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from blake3 import blake3
@@ -8,7 +7,7 @@ from blake3 import blake3
 from common.errors import NotFound
 from common.ids import ContentId
 from coordinator.check import Finding, StripeCheck
-from coordinator.metadata.explaining import CaredSegment
+from coordinator.metadata.explaining import CaredSegment, ContentState, Explained
 from coordinator.services import Services
 
 SEGMENTS_AT_ONCE = 64  # looked up
@@ -21,12 +20,14 @@ class Verify:
         self._services, self._check = services, StripeCheck(services)
 
     async def run(self, content: ContentId) -> dict[str, Any]:
-        """As JSON: what is bad. That is in the repair queue afterwards, and what is whole has a new
-        time of verification. Raises NotFound, Overloaded."""
-        content_hash, readable = blake3(), True
+        """As JSON: what is bad, also of a content that is deleted while its segments are there.
+        That is in the repair queue afterwards, and what is whole has a new time of verification.
+        Raises NotFound, Overloaded."""
+        content_hash, readable, state = blake3(), True, ContentState.LIVE
         troubles, segments, shards = list[dict[str, Any]](), 0, 0
         while part := await self._segments(content, segments):
-            for cared in part:
+            state = part.state
+            for cared in part.segments:
                 in_content = cared.position is not None
                 found = await self._check.check(
                     cared.stored, content_hash if in_content and readable else None, cared.part
@@ -38,6 +39,7 @@ class Verify:
         id_is_right = content_hash.digest() == content if readable else None
         return {
             "id": str(content),
+            "state": state.value,
             "whole": not troubles and id_is_right is True,
             "id_is_right": id_is_right,
             "segments": segments,
@@ -45,11 +47,12 @@ class Verify:
             "bad": troubles,
         }
 
-    async def _segments(self, content: ContentId, first: int) -> Sequence[CaredSegment]:
+    async def _segments(self, content: ContentId, first: int) -> Explained | None:
+        """The next of them, None behind the last."""
         found = await self._services.metadata.explained(content, first, SEGMENTS_AT_ONCE)
         if found is None or not found.segment_count:
             raise NotFound(f"no such content: {content}")
-        return found.segments
+        return found if found.segments else None
 
     def _described(self, cared: CaredSegment, found: Finding) -> dict[str, Any]:
         segment, cluster = found.segment, self._services.cluster

@@ -1,7 +1,7 @@
 """The part of the client that asks a coordinator what operators want to know."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 from urllib.parse import quote
@@ -34,6 +34,15 @@ class AdminClient(ABC):
         """What may fail now, and how likely loss is if `afr` of the nodes fail in a year."""
         query = "" if afr is None else f"?afr={afr!r}"
         return await self._asked("GET", f"/-/admin/durability{query}")
+
+    async def unreadable(self) -> AsyncIterator[dict[str, Any]]:
+        """The segments that repair cannot mend, once for each content that needs them."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._asked("GET", f"/-/admin/unreadable?after={after}")
+            for row in page["unreadable"]:
+                yield row
+            after = page["next"]
 
     async def jobs(self) -> dict[str, Any]:
         """The background jobs: who does each, and what it says of itself."""

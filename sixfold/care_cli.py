@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common.ids import ContentId
-from sixfold.care_errors import not_looked_at, not_whole
+from sixfold.care_errors import not_found, not_looked_at, not_whole
 from sixfold.care_words import (
+    LIVE,
+    NOTHING_UNREADABLE,
     durability_lines,
     explain_lines,
     job_lines,
     scrub_lines,
+    unreadable_lines,
     verify_lines,
 )
 from sixfold.options import Json, Url, globals_of, with_client
@@ -41,6 +44,23 @@ def durability(
 
 
 @care_app.command()
+def unreadable(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
+    """List the contents that need a segment of which too few shards are left."""
+    console = globals_of(context).console(as_json)
+
+    async def list_them(client: "Client") -> int:
+        nothing = True
+        async for row in client.unreadable():
+            console.result(row, *unreadable_lines(row, with_title=nothing))
+            nothing = False
+        if nothing and not console.as_json:
+            console.result({}, NOTHING_UNREADABLE)
+        return 0
+
+    return with_client(context, url, list_them)
+
+
+@care_app.command()
 def jobs(context: typer.Context, url: Url = None, as_json: Json = False) -> int:
     """List the background jobs: who does each, and what it says of itself."""
     return _show(context, url, as_json, lambda client: client.jobs(), job_lines)
@@ -62,6 +82,8 @@ def verify(context: typer.Context, ids: Ids, url: Url = None, as_json: Json = Fa
         async def verify_one(id_: str) -> None:
             said = await client.verify(ContentId.parse(id_))
             console.result(said, *verify_lines(said))
+            if said["state"] != LIVE:
+                raise not_found(said)
             if not said["whole"]:
                 raise not_whole(said)
 

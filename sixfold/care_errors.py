@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from common.errors import Corrupt, SixfoldError, Unavailable
+from common.errors import Corrupt, NotFound, SixfoldError, Unavailable
 
 
 def not_whole(said: dict[str, Any]) -> SixfoldError:
@@ -15,6 +15,11 @@ def not_whole(said: dict[str, Any]) -> SixfoldError:
     if "bad" in states:
         return Corrupt(f"{where}: there are bad shards")
     return Unavailable(f"{where}: there are shards that cannot be had")
+
+
+def not_found(said: dict[str, Any]) -> SixfoldError:
+    """What a reader is told of it, whatever is there still."""
+    return NotFound(f"no such content: {said['id']}: it is {said['state']}")
 
 
 def not_looked_at(said: dict[str, Any], asked: dict[str, Any]) -> SixfoldError | None:

@@ -6,7 +6,7 @@ from typing import Any
 from common.units import format_bytes
 from sixfold.console import aligned
 
-MAX_STATE = 24  # characters
+AT_S, TIMES = "_at_s", {"verified_at_s": "all looked at since"}
 PLACES = ("nodes", "layout", "node", "after", "served")  # where jobs stand
 
 
@@ -36,9 +36,19 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
 def _short_kind(kind: dict[str, Any]) -> tuple[str, str]:
     where = f"{kind['segments']} segments on {kind['nodes']} nodes"
     if kind["may_fail"] < 0:
-        return "  unreadable now", f"{where}; what is on nodes that are away comes back with them"
+        return "  unreadable now", f"{where}; {_unreadable(kind['gone'], kind['segments'])}"
     chance = f"lost before repair with probability {kind['loss_before_repair']:.2g}"
     return f"  may lose {kind['may_fail']}", f"{where}, {chance}"
+
+
+def _unreadable(gone: int, segments: int) -> str:
+    """What is to be done depends on whether nodes can bring it back."""
+    come_back = "what is on nodes that are away comes back with them"
+    if not gone:
+        return come_back
+    lost = "too many of their shards" if gone == segments else f"too many shards of {gone}"
+    heal = "who still has the bytes heals them by an upload; sixfold unreadable lists them"
+    return f"{lost} are gone: {heal}" + ("" if gone == segments else f"; else {come_back}")
 
 
 def _may(count: int | None, what: str) -> str:
@@ -58,6 +68,17 @@ def _queue(short: dict[str, Any]) -> str:
 def _chance(loss: dict[str, float]) -> str:
     """Rebuilt one after another is the worse case, and what a single repair job does."""
     return f"{loss['serial']:.2g} a year ({loss['parallel']:.2g} if rebuilt all at once)"
+
+
+NOTHING_UNREADABLE = "repair knows of nothing that it cannot mend"
+
+
+def unreadable_lines(row: dict[str, Any], with_title: bool) -> list[str]:
+    """A row of `/-/admin/unreadable` as one line: columns, and last what repair says."""
+    cells = [row["content"] or "-", row["state"] or "not needed", row["segment"]]
+    cells += [f"{row['survivors']} of {row['k']}", row["reason"]]
+    rows = [UNREADABLE_COLUMNS, cells] if with_title else [cells]
+    return [f"{a:64}  {b:10}  {c:64}  {d:6}  {e}" for a, b, c, d, e in rows]
 
 
 def job_lines(said: dict[str, Any]) -> list[str]:
@@ -80,19 +101,22 @@ def job_lines(said: dict[str, Any]) -> list[str]:
 def _state_words(state: dict[str, Any]) -> str:
     """What a job says of itself, but for where it stands and what is nothing; --json has all."""
     return ", ".join(
-        key if value is True else f"{key} {_short(key, value)}"
+        key if value is True else _state_word(key, value)
         for key, value in state.items()
         if key not in PLACES and value
     )
 
 
-def _short(key: str, value: object) -> str:
+def _state_word(key: str, value: Any) -> str:
     if key in ("bytes", "bytes_per_s") and isinstance(value, int | float):
-        return format_bytes(round(value))
-    text = str(value)
-    return text if len(text) <= MAX_STATE else f"{text[:MAX_STATE]}…"
+        return f"{key} {format_bytes(round(value))}"
+    if key.endswith(AT_S) and isinstance(value, int):
+        return f"{TIMES.get(key, key.removesuffix(AT_S))} {_moment(value)}"
+    return f"{key} {value}"
 
 
+UNREADABLE_COLUMNS = ("CONTENT", "STATE", "SEGMENT", "SHARDS", "REASON")
+LIVE = "live"  # of the states of a content
 SHARD_COLUMNS = ("SHARD", "NODE", "ZONE", "NODE IS", "SHARD IS", "VERIFIED")
 
 
@@ -158,10 +182,11 @@ def _left(may_fail: dict[str, Any]) -> str:
 def verify_lines(said: dict[str, Any]) -> list[str]:
     """The answer of `/-/admin/verify/{id}` in words."""
     looked = f"{said['shards']} shards of {said['segments']} segments"
+    name = f"{said['id']}: {'' if said['state'] == LIVE else said['state'] + '; '}"
     if said["whole"]:
-        return [f"{said['id']}: whole, {looked} are good"]
+        return [f"{name}whole, {looked} are good"]
     right = {True: "its bytes are right", False: "its bytes are WRONG", None: "it cannot be read"}
-    lines = [f"{said['id']}: not whole, {looked} looked at; {right[said['id_is_right']]}"]
+    lines = [f"{name}not whole, {looked} looked at; {right[said['id_is_right']]}"]
     for bad in said["bad"]:
         position = bad["position"]
         name = "list of segments" if position is None else f"segment {position}"
@@ -186,10 +211,10 @@ def scrub_lines(said: dict[str, Any]) -> list[str]:
         ("whole", str(stripes["whole"])),
         ("to repair", str(stripes["to_repair"])),
         ("not reached", str(stripes["unchecked"])),
-        ("all verified", _moment(stripes["verified_at_s"], "not yet")),
+        ("all looked at", _moment(stripes["verified_at_s"], "not yet")),
     ]
     nodes = [
-        ("NODE", "PASS", "READ", "BAD NOW", "BAD EVER", "ALL VERIFIED"),
+        ("NODE", "PASS", "READ", "BAD NOW", "BAD EVER", "ALL LOOKED AT"),
         *map(_node_row, said["nodes"]),
     ]
     return [*aligned(rows), "", *aligned(nodes)]

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from common.errors import BadSetting, Conflict, Corrupt, NotFound
+from common.errors import BadSetting, Conflict, NotFound
 
 SECRET_BYTES = 32
 PRIVATE_FILE, PRIVATE_DIR = 0o600, 0o700
@@ -110,7 +110,7 @@ class LocalDirectory:
             return ""
 
     def read(self) -> LocalCluster:
-        """Raises NotFound if no cluster runs or was left here."""
+        """Raises NotFound if no cluster runs or was left here, BadSetting if nobody can tell."""
         try:
             said = json.loads(self.cluster_json.read_text())
             return LocalCluster(
@@ -120,7 +120,7 @@ class LocalDirectory:
             hint = f"start it with sixfold up --dir {self.path}"
             raise NotFound(f"no local cluster runs in {self.path}: {hint}") from None
         except (ValueError, LookupError, TypeError):
-            raise Corrupt(f"{self.cluster_json} is not what sixfold up writes") from None
+            raise BadSetting(f"{self.cluster_json} is not what sixfold up writes") from None
 
     def write(self, cluster: LocalCluster) -> None:
         write_atomically(self.cluster_json, json.dumps(asdict(cluster), indent=2) + "\n")

@@ -1,6 +1,7 @@
 """What an operator is told of durability and of jobs: over HTTP, and as words."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from common.units import MIB
 from coordinator.metadata import COLLECT, OUTBOX, DeleteReason, ShardsOnNode
-from coordinator.metadata.rows import NO_NODE
+from coordinator.metadata.rows import NO_NODE, Wish
 from coordinator.risk import Assumed, yearly_loss
 from coordinator.risk_report import FRESH_S
 from coordinator.standing import Kind, Standing, Surroundings
@@ -144,6 +145,37 @@ async def test_what_waits_for_repair_counts(bed: Bed) -> None:
     assert (kind["nodes"], kind["may_fail"], kind["segments"]) == (5, -1, 1)
 
 
+async def test_what_is_gone_for_good_is_not_said_to_come_back_with_nodes(bed: Bed) -> None:
+    ids = [await put(bed.http, content(1000, f"gone {number}")) for number in range(2)]
+    first, second = [(await bed.segments(id_))[0] for id_ in ids]
+    await bed.coordinator.metadata.queue_repair(notice(first, *range(9)))
+    said = await report(bed)
+    (kind,) = said["short"]["kinds"]
+    assert (kind["nodes"], kind["segments"], kind["gone"]) == (0, 1, 1)
+    (row,) = [line for line in durability_lines(said) if "unreadable now" in line]
+    assert "1 segments on 0 nodes; too many of their shards are gone" in row
+    assert "upload" in row
+    assert "sixfold unreadable" in row
+    assert "comes back" not in row
+    await bed.coordinator.metadata.queue_repair(notice(second, 0, 1))
+    bed.away(*NINE)  # the second may come back with them, the first may not
+    (kind,) = (said := await report(bed))["short"]["kinds"]
+    assert (kind["nodes"], kind["segments"], kind["gone"]) == (0, 2, 1)
+    (row,) = [line for line in durability_lines(said) if "unreadable now" in line]
+    assert "too many shards of 1 are gone" in row
+    assert "comes back" in row
+
+
+async def test_what_a_removed_node_had_does_not_come_back_with_it(bed: Bed) -> None:
+    id_ = await put(bed.http, content(1000, "removed"))
+    (segment,) = await bed.segments(id_)
+    await bed.coordinator.metadata.queue_repair(notice(segment, 0, 1, 2))
+    node = bed.cluster.membership.nodes[segment.layout[3]]
+    node.row = replace(node.row, wish=Wish.REMOVED)
+    (kind,) = (await report(bed))["short"]["kinds"]
+    assert (kind["may_fail"], kind["gone"]) == (-1, 1)
+
+
 async def test_the_scan_is_kept_for_some_seconds(bed: Bed) -> None:
     await put(bed.http, content(1000, "kept"))
     assert (await report(bed))["segments"] == 1
@@ -189,7 +221,8 @@ async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     assert epoch
     state = {
         "nodes": "1:active", "running": True, "queued": 3, "hopeless": 0, "left_s": None,
-        "words": "x" * 100, "bytes": 5 * MIB,
+        "words": "x" * 100, "bytes": 5 * MIB, "began_at_s": 1_700_000_000,
+        "verified_at_s": 1_700_000_000,
     }  # fmt: skip
     await metadata.save_job_state("repair", state)
     async with Client(bed.url) as client:
@@ -202,7 +235,9 @@ async def test_jobs_tell_who_does_them_and_what_they_say(bed: Bed) -> None:
     assert 0 <= jobs["repair"]["age_s"] < 60
     (line,) = [line for line in job_lines(said) if line.startswith("repair ")]
     assert f"session {metadata.session}" in line
-    assert line.endswith(f"  running, queued 3, words {'x' * 24}…, bytes 5.0 MiB")
+    moment = "2023-11-14T22:13:20Z"
+    times = f"began {moment}, all looked at since {moment}"
+    assert line.endswith(f"  running, queued 3, words {'x' * 100}, bytes 5.0 MiB, {times}")
     await metadata.give_back_lease("repair")
     async with Client(bed.url) as client:
         jobs = {job["name"]: job for job in (await client.jobs())["jobs"]}

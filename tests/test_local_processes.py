@@ -11,8 +11,8 @@ import pytest
 
 from common.errors import (
     BadRequest,
+    BadSetting,
     Conflict,
-    Corrupt,
     NotFound,
     SixfoldError,
     Unauthorized,
@@ -172,7 +172,7 @@ def test_one_owner_at_a_time(directory: LocalDirectory) -> None:
 def test_cluster_json_that_is_something_else(directory: LocalDirectory) -> None:
     for text in ("", "{}", '{"processes": [{}]}', json.dumps([1])):
         directory.cluster_json.write_text(text)
-        with pytest.raises(Corrupt, match="not what sixfold up writes"):
+        with pytest.raises(BadSetting, match="not what sixfold up writes"):
             directory.read()
 
 

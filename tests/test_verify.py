@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.errors import Corrupt, Unavailable
+from common.errors import Corrupt, NotFound, Unavailable
 from common.hashing import blake3_digest
 from common.ids import ContentId
 from common.shards import ShardRecord
@@ -16,7 +16,7 @@ from coordinator.repair import RepairWorker
 from coordinator.scrub import ScrubWorker, progress_of
 from coordinator.throttle import Throttle
 from coordinator.wanted import want_pass
-from sixfold.care_errors import not_looked_at, not_whole
+from sixfold.care_errors import not_found, not_looked_at, not_whole
 from sixfold.care_words import scrub_lines, verify_lines
 from sixfold.client import Client
 from tests.blobs import UNKNOWN, content, get, put
@@ -57,7 +57,7 @@ async def test_a_whole_content(bed: Bed, size: int) -> None:
     said = await verified(bed, id_)
     segments = 1 if size <= SEGMENT else 5
     assert said == {
-        "id": id_, "whole": True, "id_is_right": True,
+        "id": id_, "state": "live", "whole": True, "id_is_right": True,
         "segments": segments, "shards": 9 * segments, "bad": [],
     }  # fmt: skip
     assert min(await verified_at(bed, id_)) > 0
@@ -142,6 +142,19 @@ async def test_shards_that_match_their_checksums_but_not_each_other_are_found(be
     assert await get(bed.http, id_) == content(4096, "disagree")
 
 
+async def test_of_what_is_deleted_it_is_told_that_it_is(bed: Bed) -> None:
+    id_ = await put(bed.http, content(4096, "deleted"))
+    bed.lose((await bed.segments(id_))[0], 2)
+    async with bed.http.delete(f"/v1/blobs/{id_}") as answer:
+        assert answer.status == 204
+    said = await verified(bed, id_)
+    assert (said["state"], said["whole"], said["id_is_right"]) == ("deleted", False, True)
+    lines = verify_lines(said)
+    assert lines[0].startswith(f"{id_}: deleted; not whole, 9 shards")
+    assert "shard 2 on node-" in lines[1]
+    assert not_found(said).exit_code == NotFound.exit_code
+
+
 async def test_what_was_never_there_is_not_found(bed: Bed) -> None:
     async with bed.http.post(f"/-/admin/verify/{UNKNOWN}") as answer:
         assert answer.status == 404
@@ -220,6 +233,19 @@ async def test_what_else_is_wrong_does_not_hide_that_not_everything_was_reached(
     await run_pass(scrubber(bed))
     progress = progress_of(await bed.coordinator.metadata.job_states())
     assert (progress.to_repair, progress.unchecked, progress.verified_at_s) == (1, 1, 0)
+
+
+async def test_a_pass_that_found_what_is_not_whole_does_not_call_it_verified(bed: Bed) -> None:
+    id_ = await put(bed.http, content(5000, "not whole"))
+    for index in range(4):
+        bed.lose((await bed.segments(id_))[0], index)
+    await run_pass(scrubber(bed))
+    async with Client(bed.url) as client:
+        said = await client.scrub_status()
+    assert said["stripes"]["verified_at_s"] > 0
+    text = "\n".join(scrub_lines(said))
+    assert "all looked at  20" in text
+    assert "verified" not in text.lower()
 
 
 async def test_a_pass_can_be_asked_for(bed: Bed) -> None:
@@ -304,7 +330,19 @@ def test_the_commands(cluster: LocalCluster, tmp_path: Path) -> None:
     lines = run_sixfold("scrub", "--wait", "--url", cluster.url).splitlines()
     assert "no pass runs" in lines[0]
     assert [line.split()[2] for line in lines[-9:]] == ["done"] * 9
-    assert "all verified" in run_sixfold("scrub", "--status", "--url", cluster.url)
+    assert "all looked at" in run_sixfold("scrub", "--status", "--url", cluster.url)
+
+
+def test_the_command_on_what_is_deleted(cluster: LocalCluster, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content(20_000, "verify deleted"))
+    id_ = run_sixfold("put", str(path), "--url", cluster.url).split()[0]
+    run_sixfold("rm", id_, "--url", cluster.url)
+    done = sixfold("verify", id_, "--url", cluster.url)
+    assert done.stdout == f"{id_}: deleted; whole, 9 shards of 1 segments are good\n"
+    assert (done.returncode, done.stderr) == (
+        3, f"sixfold: no such content: {id_}: it is deleted\n",
+    )  # fmt: skip
 
 
 def test_the_commands_tell_what_they_did_not_get_at(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`/-/admin/`: what operators ask of the store, and the checks that they start."""
 
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,7 @@ from common.errors import BadRequest
 from common.ids import ContentId
 from coordinator.explain import SEGMENTS_AT_ONCE, Explain
 from coordinator.metadata import JobState, Lease
+from coordinator.metadata.hopeless import Hopeless
 from coordinator.node_scrubs import NodeScrubs
 from coordinator.risk_report import AFR, ROT_PER_SHARD_YEAR, RiskReport
 from coordinator.scrub import progress_of
@@ -17,6 +19,8 @@ from coordinator.verify import Verify
 from coordinator.wanted import SCRUB, is_job, want_pass, wanted_passes
 
 MAX_DIGITS = 12
+ROWS_AT_ONCE = 256
+AFTER = re.compile("([0-9a-f]{64}){0,2}")
 
 
 class CareHandlers:
@@ -30,6 +34,7 @@ class CareHandlers:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/-/admin/durability", self.durability),
+            web.get("/-/admin/unreadable", self.unreadable),
             web.get("/-/admin/jobs", self.jobs),
             web.get("/v1/blobs/{id}/explain", self.explain),
             web.post("/-/admin/verify/{id}", self.verify),
@@ -41,6 +46,14 @@ class CareHandlers:
         """What may fail now, and how likely loss is: `?afr=0.02&rot=1e-6`."""
         afr, rot = _rate(request, "afr", AFR), _rate(request, "rot", ROT_PER_SHARD_YEAR)
         return web.json_response(await self._risks.make(afr, rot))
+
+    async def unreadable(self, request: web.Request) -> web.Response:
+        """What repair cannot mend, with what needs it: `?after=&limit=256`. Pages may be empty;
+        behind the last, `next` is null."""
+        limit = _count(request, "limit", ROWS_AT_ONCE)
+        page = await self._metadata.hopeless(_after(request), max(1, min(limit, ROWS_AT_ONCE)))
+        rows = [_unreadable(row) for row in page.rows]
+        return web.json_response({"unreadable": rows, "next": page.after and page.after.hex()})
 
     async def jobs(self, request: web.Request) -> web.Response:
         """Every background job: who does it, and what it says of itself."""
@@ -94,6 +107,27 @@ def _job(
         "age_s": state and state.age_s,
         "state": said,
     }
+
+
+def _unreadable(row: Hopeless) -> dict[str, Any]:
+    """Without a content if nothing needs the segment any more."""
+    return {
+        "content": str(row.content) if row.content else None,
+        "state": row.state and row.state.value,
+        "segment": str(row.segment),
+        "survivors": row.survivors,
+        "k": row.k,
+        "n": row.n,
+        "reason": row.reason,
+    }
+
+
+def _after(request: web.Request) -> bytes:
+    """What the page before gave as `next`."""
+    text = request.query.get("after", "")
+    if not AFTER.fullmatch(text):
+        raise BadRequest(f"after: not what a page gave: {text[:20]!r}")
+    return bytes.fromhex(text)
 
 
 def _count(request: web.Request, name: str, default: int) -> int:

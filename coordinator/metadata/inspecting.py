@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from common.ids import ContentId
 from coordinator.metadata import jobs, reads, sessions
 from coordinator.metadata.explaining import Explained, explained
+from coordinator.metadata.hopeless import HopelessPage, hopeless
 from coordinator.metadata.packing import unpack_layout
 from coordinator.metadata.rows import COLLECT, OUTBOX, JobState, NodeRow, StoredSegment, Wish
 from coordinator.metadata.sql import Sql
@@ -111,6 +112,10 @@ class Inspecting(ABC):
     async def queued_by_survivors(self) -> Mapping[int, int]:
         """How many segments wait for repair, by the shards that they still have."""
         return await self._read(queued_by_survivors)
+
+    async def hopeless(self, after: bytes, limit: int) -> HopelessPage:
+        """Segments of which too few shards are left, with the contents that need them."""
+        return await self._read(partial(hopeless, after=after, limit=limit))
 
     async def nodes(self) -> list[NodeRow]:
         return await self._read(reads.nodes)
