@@ -2,9 +2,6 @@
 
 import asyncio
 import shutil
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,9 +10,8 @@ from common.errors import BadSetting, MetadataDamaged
 from common.ids import ContentId
 from coordinator.metadata import Metadata, StoredSegment, open_metadata
 from coordinator.metadata.damage import WAY_OUT
+from tests.database_files import backup, checkpoint, overwrite, root_page
 from tests.metadata_parts import GRACE_S, execute, segment, single
-
-PAGE_BYTES = 4096
 
 
 async def filled(metadata: Metadata, count: int = 300) -> list[StoredSegment]:
@@ -32,35 +28,10 @@ async def closed_database(path: Path) -> Path:
     return path / "metadata.db"
 
 
-def overwrite(file: Path, pages: Sequence[int]) -> None:
-    with file.open("r+b") as opened:
-        for page in pages:
-            opened.seek((page - 1) * PAGE_BYTES)
-            opened.write(b"\x55" * PAGE_BYTES)
-
-
-def pages_of(file: Path, table: str) -> list[int]:
-    with closing(sqlite3.connect(file)) as database:
-        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
-        return [page for (page,) in database.execute(query, (table,))]
-
-
-def checkpoint(file: Path) -> None:
-    """What the store's own thread does at the same time is an error at once, and soon done."""
-    with closing(sqlite3.connect(file)) as database:
-        while database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-            pass
-
-
-def backup(file: Path, to: Path) -> None:
-    with closing(sqlite3.connect(file)) as database, closing(sqlite3.connect(to)) as copy:
-        database.backup(copy)
-
-
 @pytest.mark.parametrize("table", ["segment", "pin", "sqlite_autoindex_segment_1"])
 async def test_a_file_that_is_not_well_formed_is_not_opened(tmp_path: Path, table: str) -> None:
     file = await closed_database(tmp_path)
-    overwrite(file, pages_of(file, table))
+    overwrite(file, root_page(file, table))
     with pytest.raises(BadSetting, match="damaged") as refused:
         open_metadata(tmp_path, "", GRACE_S)
     assert WAY_OUT in str(refused.value)
@@ -101,7 +72,7 @@ async def test_a_backup_beside_the_log_of_another_file_is_not_opened(tmp_path: P
 async def test_after_the_first_sign_nothing_is_believed(metadata: Metadata, tmp_path: Path) -> None:
     stored, file = await filled(metadata), tmp_path / "metadata.db"
     checkpoint(file)
-    overwrite(file, pages_of(file, "sqlite_autoindex_segment_1"))
+    overwrite(file, root_page(file, "sqlite_autoindex_segment_1"))
     kept = single(segment(metadata))
     with pytest.raises(MetadataDamaged, match="malformed") as refused:
         for one in stored:
@@ -122,7 +93,7 @@ async def test_damage_that_a_commit_meets_is_final_too(metadata: Metadata, tmp_p
     await filled(metadata)
     file = tmp_path / "metadata.db"
     checkpoint(file)
-    overwrite(file, pages_of(file, "pin"))
+    overwrite(file, root_page(file, "pin"))
     new = [single(segment(metadata)) for _ in range(3)]
     outcomes = await asyncio.gather(*map(metadata.commit_content, new), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [MetadataDamaged] * 3
