@@ -27,6 +27,7 @@
     │   ├── SegmentGone             a segment that an upload relied on was deleted meanwhile
     │   ├── NodeUnreachable
     │   └── NodeTimeout
+    ├── MetadataDamaged             nothing that the metadata database says is believed any more
     ├── StorageFull
     ├── StoreReadOnly
     ├── Corrupt                     bytes that do not hash to what they should
@@ -146,18 +147,18 @@ class SegmentGone(Unavailable):
     code = "segment_gone"
 
 
-class MetadataDamaged(SixfoldError):
-    """Nothing that the metadata database says is believed any more, until somebody acts."""
-
-    code, http_status, exit_code = "metadata_damaged", 503, 8
-
-
 class NodeUnreachable(Unavailable):
     code = "node_unreachable"
 
 
 class NodeTimeout(Unavailable):
     code = "node_timeout"
+
+
+class MetadataDamaged(SixfoldError):
+    """Nothing that the metadata database says is believed any more, until somebody acts."""
+
+    code, http_status, exit_code = "metadata_damaged", 503, 8
 
 
 class StorageFull(SixfoldError):

@@ -64,7 +64,7 @@ def check_file(path: Path) -> None:
         found = str(error)
     if found != "ok":
         found = " ".join(found.split())  # SQLite begins with a heading
-        raise BadSetting(f"the metadata database {path} is damaged: {found}; {WAY_OUT}")
+        raise BadSetting(f"database sqlite:///{path}: {found}; it is damaged: {WAY_OUT}")
 
 
 def _has_log(path: Path) -> bool:
