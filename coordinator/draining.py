@@ -6,109 +6,35 @@ rebuilt on others. What an upload that ends after that has stored there does not
 metadata/gone.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from common.errors import Conflict
 from common.units import format_bytes
 from coordinator.config import LEAST_NODES
+from coordinator.drain_plan import DrainPlan, Planner
 from coordinator.metadata import Wish
-from coordinator.metadata.rows import NO_NODE
-from coordinator.moves import destinations
 from coordinator.node import Node, NodeState
-from coordinator.placement import Target, survives
 from coordinator.services import Services
 
 _MAY_BE_LOST_SOON = (NodeState.SUSPECT, NodeState.DETACHED)
-
-
-@dataclass(frozen=True, slots=True)
-class DrainPlan:
-    """What draining a node means. `shards` is what the node said last that it has; it keeps them if
-    there is a `failure` of its own, and while `deletes_stopped` says why. `others` nodes can take
-    its shards, and have `free_bytes`; a segment spread over them survives the loss of any
-    `survives` of them, or of any `survives_zones` zones. `left_s` is an estimate. `objection` is
-    why it is refused, if it is."""
-
-    node: str
-    node_id: str
-    state: str
-    wish: str
-    shards: int | None
-    failure: str
-    deletes_stopped: str
-    segments: int
-    bytes: int
-    left_s: float
-    others: int
-    free_bytes: int
-    survives: int
-    survives_zones: int
-    objection: str = ""
 
 
 class Draining:
     """Answers for one coordinator process."""
 
     def __init__(self, services: Services) -> None:
-        self._services, self._metadata = services, services.metadata
-        self._members = services.cluster.membership
+        self._metadata = services.metadata
+        self._members, self._planner = services.cluster.membership, Planner(services)
 
     async def plan(self, node: Node) -> DrainPlan:
-        """What is still to be moved from a node. The room for what others have to give away is
-        not free."""
-        segments, moved_bytes, promised_bytes = await self._loads(node.number)
-        others = [t for t in self._members.targets(0).values() if t.number != node.number]
-        free_bytes = sum(self._members.free_bytes(target.number) for target in others)
-        nodes, zones = self._spread(others)
-        k, rate = self._services.codec.k, self._services.config.repair_bytes_per_s
-        wishes = await self._metadata.wishes()  # that of another process counts at once, too
-        return DrainPlan(
-            node=node.row.name,
-            node_id=node.row.node_id,
-            state=self._members.state(node).value,
-            wish=wishes.get(node.number, Wish.ACTIVE).value,
-            shards=node.report.shards if node.report else None,
-            failure=node.report.failure if node.report else "",
-            deletes_stopped=await self._metadata.deletes_stopped(),
-            segments=segments,
-            bytes=moved_bytes,
-            left_s=round(moved_bytes * k / rate, 1),
-            others=len(others),
-            free_bytes=max(0, free_bytes - promised_bytes),
-            survives=survives(nodes, k),
-            survives_zones=survives(zones, k),
-        )
-
-    async def _loads(self, number: int) -> tuple[int, int, int]:
-        """How many segments have shards on that node, the bytes of these shards, and those of the
-        shards on other nodes that are to be left."""
-        segments = moved_bytes = promised_bytes = 0
-        leaving = set(filter(self._members.is_leaving, self._members.nodes)) - {number}
-        async for load in self._metadata.mending.all_layout_loads():
-            promised_bytes += load.shard_bytes * sum(map(leaving.__contains__, load.layout))
-            if count := load.layout.count(number):
-                segments += load.segments
-                moved_bytes += count * load.shard_bytes
-        return segments, moved_bytes, promised_bytes
-
-    def _spread(self, others: Sequence[Target]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """How repair would place a segment on these nodes: the layout, and the same with each
-        node's zone as a number."""
-        codec = self._services.codec
-        zone_of = {target.number: target.zone for target in others}
-        numbers = {zone: at for at, zone in enumerate(sorted(set(zone_of.values())), 1)}
-        nowhere = [NO_NODE] * codec.n
-        found = destinations(
-            nowhere, range(codec.n), zone_of.__getitem__, others, codec.n - codec.k
-        )
-        return tuple(found.values()), tuple(numbers[zone_of[node]] for node in found.values())
+        """What is still to be moved from a node, and what follows from that."""
+        return await self._planner.plan(node)
 
     async def drain(self, name: str, force: bool, dry_run: bool) -> dict[str, Any]:
         """Begin. Raises Conflict if too few nodes would be left: for any PUT, for what lies on
-        this one, or, unless `force`, for each shard to have a node of its own; or if the node was
-        removed."""
+        this one, or, unless `force`, for each shard to have a node of its own and for as many zones
+        to be lost as now; or if the node was removed."""
         node = self._members.find(name)
         plan = await self.plan(node)
         self._refuse_removed(node, Wish(plan.wish))
@@ -119,17 +45,15 @@ class Draining:
             await self._wish(node, Wish.DRAINING)
         return asdict(plan)
 
-    def _objection(self, plan: DrainPlan, force: bool) -> str:
+    @staticmethod
+    def _objection(plan: DrainPlan, force: bool) -> str:
         if plan.others < LEAST_NODES:
             return f"{plan.others} other nodes can take shards, {LEAST_NODES} are needed"
         if plan.bytes > plan.free_bytes:
             need, have = format_bytes(plan.bytes), format_bytes(plan.free_bytes)
             return f"no room for {need} on the other nodes: {have} are free"
-        if plan.others < self._services.codec.n and not force:
-            return (
-                f"on {plan.others} other nodes, segments would survive the loss of "
-                f"{plan.survives} only; drain it all the same with --force"
-            )
+        if plan.warning and not force:
+            return f"{plan.warning}; drain it all the same with --force"
         return ""
 
     async def undrain(self, name: str) -> dict[str, Any]:

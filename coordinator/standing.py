@@ -92,10 +92,11 @@ class Standing:
         known to be bad."""
         self.layouts += 1
         for mask, count in bad.items():
-            self._add(layout, count, mask, around)
-        self._add(layout, segments - sum(bad.values()), 0, around)
+            self.add(layout, count, mask, around)
+        self.add(layout, segments - sum(bad.values()), 0, around)
 
-    def _add(self, layout: Layout, segments: int, bad: int, around: Surroundings) -> None:
+    def add(self, layout: Layout, segments: int, bad: int, around: Surroundings) -> None:
+        """`segments` more of that layout, whose shards of the mask `bad` are known to be bad."""
         if segments <= 0:
             return  # some went between two looks at the database
         there = around.present(layout)
@@ -123,7 +124,7 @@ def _kind(layout: Layout, k: int) -> Kind:
 async def standing_of(metadata: Metadata, around: Surroundings, k: int) -> Standing:
     """Looks at every layout in use, some at a time, so that requests come in between."""
     standing, after = Standing(k), 0
-    bad = await _known_bad(metadata)
+    bad = await known_bad(metadata)
     while uses := await metadata.layout_uses(after, LAYOUTS_AT_ONCE):
         after = uses[-1].id
         for use in uses:
@@ -132,7 +133,7 @@ async def standing_of(metadata: Metadata, around: Surroundings, k: int) -> Stand
     return standing
 
 
-async def _known_bad(metadata: Metadata) -> Mapping[int, Counter[int]]:
+async def known_bad(metadata: Metadata) -> Mapping[int, Counter[int]]:
     """Of each layout that has such, how many segments have which shards that are known to be bad,
     as masks."""
     found: defaultdict[int, Counter[int]] = defaultdict(Counter)

@@ -143,6 +143,8 @@ def _end(plan: dict[str, Any]) -> str:
 def _left(plan: dict[str, Any]) -> str:
     """What is waited for."""
     parts = [f"{plan['segments']} segments left, {format_bytes(plan['bytes'])}"]
+    if plan["unmovable"]:
+        parts.append(f"{plan['unmovable']} of them cannot be moved now")
     if plan["state"] not in ("draining", "drained"):
         parts.append(f"the node is {plan['state']}")
     elif not plan["segments"] and plan["shards"]:
@@ -153,20 +155,40 @@ def _left(plan: dict[str, Any]) -> str:
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[str]:
+    warning, objection = plan["warning"], plan["objection"]
     return aligned(
         [
             ("node", f"{plan['node']} ({plan['state']})"),
-            ("to move", f"{plan['segments']} segments, {format_bytes(plan['bytes'])}"),
-            ("takes about", f"{plan['left_s']:.0f} s"),
+            ("to move", _to_move(plan)),
+            ("takes about", _takes(plan)),
             ("other nodes", f"{plan['others']}, {format_bytes(plan['free_bytes'])} free"),
-            ("survives then", _survives(plan)),
-            *([("refused", plan["objection"])] if plan["objection"] else []),
+            ("survives now", _survives(plan, plan["survives_now"], plan["survives_zones_now"])),
+            ("survives then", _survives(plan, plan["survives"], plan["survives_zones"])),
+            *([("mind that", warning)] if warning and not objection else []),
+            *([("refused", objection)] if objection else []),
         ]
     )
 
 
-def _survives(plan: dict[str, Any]) -> str:
-    return f"the loss of any {plan['survives']} nodes, of any {plan['survives_zones']} zones"
+def _to_move(plan: dict[str, Any]) -> str:
+    all_ = f"{plan['segments']} segments, {format_bytes(plan['bytes'])}"
+    if not plan["unmovable"]:
+        return all_
+    return f"{all_}; {plan['unmovable']} of them not now: too few of their shards can be read"
+
+
+def _takes(plan: dict[str, Any]) -> str:
+    if plan["unmovable"] and plan["unmovable"] == plan["segments"]:
+        return "nobody knows: nothing can be moved now"
+    others = " for the others" if plan["unmovable"] else ""
+    return f"{plan['left_s']:.0f} s{others}, at {plan['rate_is']}"
+
+
+def _survives(plan: dict[str, Any], nodes: int, zones: int) -> str:
+    if nodes < 0:
+        unreadable = plan["unreadable"]
+        return f"nothing: {unreadable} segments cannot be read now" if unreadable else "nothing"
+    return f"the loss of any {nodes} nodes, of any {zones} zones"
 
 
 @nodes_app.command()
