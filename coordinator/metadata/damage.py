@@ -56,7 +56,7 @@ def check_file(path: Path) -> None:
         return
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            kind = "integrity" if _has_log(path) else "quick"
+            kind = "integrity" if has_log(path) else "quick"
             (found,) = database.execute(f"PRAGMA {kind}_check(1)").fetchone()
     except sqlite3.Error as error:
         if not is_damage(error):
@@ -67,7 +67,7 @@ def check_file(path: Path) -> None:
         raise BadSetting(f"database sqlite:///{path}: {found}; it is damaged: {WAY_OUT}")
 
 
-def _has_log(path: Path) -> bool:
+def has_log(path: Path) -> bool:
     """Whether a process that had the database open has not closed it, or not yet."""
     log_path = path.with_name(f"{path.name}-wal")
     return log_path.exists() and log_path.stat().st_size > 0
