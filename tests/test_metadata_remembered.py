@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ class Queries:
         self.counts: list[int] = []
         look_up = reads.manifests
 
-        def counted(*arguments: object, **named: object) -> object:
-            found = look_up(*arguments, **named)  # type: ignore[arg-type]  # passed through
+        def counted(*arguments: Any, **named: Any) -> Any:
+            found = look_up(*arguments, **named)
             self.counts.append(len(found))
             return found
 
