@@ -1,4 +1,9 @@
-"""The node's side of opening a lane: HELLO, CHALLENGE, PROOF. Pure but for the identity check."""
+"""The node's side of opening a lane: HELLO, CHALLENGE, PROOF. Pure.
+
+Whether the directory is still in its place is not asked here: a node whose disk was taken away
+still serves the files that it holds open, to whoever knows it by its ids, and its store lets
+nobody write.
+"""
 
 import hmac
 import secrets
@@ -16,7 +21,7 @@ from common.wire import (
     LaneKind,
     pack_frame,
 )
-from shardd.identity import DataDirectory
+from shardd.identity import Identity
 
 _LANE_KINDS = frozenset(LaneKind)
 
@@ -24,9 +29,9 @@ _LANE_KINDS = frozenset(LaneKind)
 class Handshake:
     """Takes the peer's frames in turn. `lane_kind` is known after HELLO."""
 
-    def __init__(self, directory: DataDirectory, secret: ClusterSecret) -> None:
+    def __init__(self, identity: Identity, secret: ClusterSecret) -> None:
         self.lane_kind = LaneKind.READ
-        self._directory, self._secret = directory, secret
+        self._identity, self._secret = identity, secret
         self._hello = b""
         self._nonce = secrets.token_bytes(NONCE_BYTES)
 
@@ -56,11 +61,10 @@ class Handshake:
         return pack_frame(FrameKind.CHALLENGE, 0, CHALLENGE.pack(self._nonce, proof))
 
     def _check_ids(self, cluster: bytes, node: bytes) -> None:
-        identity = self._directory.identity
+        identity = self._identity
         if node != identity.node_bytes:
             raise WrongNode(f"this is node {identity.node_id}, not {node.hex()}")
         if not identity.cluster_id:
             raise Unavailable("this node has not joined a cluster yet")
         if cluster != identity.cluster_bytes:
             raise WrongCluster(f"this is a node of cluster {identity.cluster_id}")
-        self._directory.check()

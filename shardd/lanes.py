@@ -34,7 +34,7 @@ class Lane(FrameReceiver):
     def __init__(self, server: "LaneServer") -> None:
         super().__init__()
         self._server, self._loop = server, asyncio.get_running_loop()
-        self._handshake: Handshake | None = Handshake(server.directory, server.secret)
+        self._handshake: Handshake | None = Handshake(server.directory.identity, server.secret)
         self._service: Service | None = None
         self._ending = False
         self._holds: set[object] = set()
