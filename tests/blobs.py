@@ -7,10 +7,10 @@ import io
 import aiohttp
 from blake3 import blake3
 
-from common.units import MIB
+from coordinator.config import SEGMENT_BYTES
 from tests.local_cluster import LocalCluster
 
-SEGMENT = 6 * MIB
+SEGMENT = SEGMENT_BYTES
 UNKNOWN = "0" * 64
 
 

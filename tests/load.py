@@ -16,7 +16,7 @@ from tests.local_cluster import LocalCluster
 
 ANSWER_S = 30.0  # no request may take longer, whatever happens: a hang is a failure
 CACHED_BYTES = 256 * KIB  # the coordinator's default
-SIZES = (1 * KIB, 20 * KIB, 300 * KIB, 2 * MIB, 9 * MIB)
+SIZES = (1 * KIB, 20 * KIB, 300 * KIB, 2 * MIB, 14 * MIB)
 
 
 @dataclass

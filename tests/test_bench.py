@@ -11,9 +11,10 @@ from bench.bed import Bed, compare
 from bench.cluster import Servers, floor_server
 from bench.rows import Row
 from common.units import KIB, MIB
+from coordinator.config import SEGMENT_BYTES
 from tests.local_cluster import LocalCluster
 
-SIZE_BYTES = 13 * MIB + 5  # two segments and a bit of a third
+SIZE_BYTES = 2 * SEGMENT_BYTES + MIB + 5  # two segments and a bit of a third
 
 
 @pytest.fixture(scope="module")

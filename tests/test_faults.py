@@ -16,10 +16,9 @@ from blake3 import blake3
 
 from common.errors import Unauthorized, WrongCluster, WrongNode
 from common.units import GIB, KIB, MIB
+from coordinator.config import SEGMENT_BYTES
 from tests.load import client_of, in_thread, names
 from tests.local_cluster import local_cluster, run_sixfold
-
-SEGMENT_BYTES = 6 * MIB  # likewise
 
 
 async def test_nodes_killed_one_after_another_under_load(tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def corrupt_volumes(directory: Path, seed: int) -> None:
 async def test_three_rotten_nodes_never_give_a_wrong_byte(tmp_path: Path) -> None:
     with local_cluster(tmp_path) as cluster:
         async with client_of(cluster) as client:
-            for size in (10 * KIB, 100 * KIB, 700 * KIB, 7 * MIB) * 3:
+            for size in (10 * KIB, 100 * KIB, 700 * KIB, 13 * MIB) * 3:
                 await client.put_one(size)
             for number in (3, 5, 7):
                 corrupt_volumes(tmp_path / f"node-{number}", number)

@@ -12,17 +12,14 @@ from common.codec import Codec
 from common.errors import Unreadable
 from common.ids import ContentId, SegmentId
 from common.shards import Encoding
-from common.units import MIB
 from coordinator.buffers import StripeBuffers
-from coordinator.config import Config
+from coordinator.config import SEGMENT_BYTES, Config
 from coordinator.metadata import Manifest, StoredSegment
 from coordinator.read_path import ReadPath
 from coordinator.read_segment import R, SegmentReads, Slice
 from coordinator.services import Services
 from tests.bundles import Ends
 from tests.memory_cluster import MemoryCluster, get, put
-
-SEGMENT_BYTES = 6 * MIB
 
 
 class NoShards(SegmentReads):
