@@ -27,10 +27,10 @@ from common.codec import Codec
 from common.units import KIB, MIB
 
 K, N = 6, 9
-SHARD_BYTES = MIB
+SHARD_BYTES = 2 * MIB
 SEGMENT_BYTES = K * SHARD_BYTES
 STRIPE_BYTES = N * SHARD_BYTES
-SEGMENTS_IN_FLIGHT = 5
+SEGMENTS_IN_FLIGHT = 4
 SMALL_BYTES = 64 * KIB
 
 

@@ -12,10 +12,10 @@ from common.units import KIB, MIB
 from coordinator.config import ALL_SHARDS, DATA_SHARDS
 
 BACKENDS = ("isal", "zfec")
-SEGMENTS = {"6 MiB": 6 * MIB, "4 KiB": 4 * KIB}
+SEGMENTS = {"12 MiB": 12 * MIB, "4 KiB": 4 * KIB}
 LOST: Sequence[Sequence[int]] = ((0,), (0, 2, 4))  # data shards
 # Segments, and the shards of these.
-HASHED = {"6 MiB": 6 * MIB, "1 MiB": MIB, "4 KiB": 4 * KIB, "683 B": 683}
+HASHED = {"12 MiB": 12 * MIB, "2 MiB": 2 * MIB, "4 KiB": 4 * KIB, "683 B": 683}
 THREADS = 2
 
 

@@ -6,7 +6,8 @@ import mmap
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.micro.harness import Work, repeated
@@ -35,6 +36,16 @@ def synced_appends(path: Path, buffers: Sequence[Buffer], direct: bool = False) 
     with _opened(path, os.O_WRONLY | os.O_CREAT, direct) as fd:
         yield _synced_writes(fd, buffers, itertools.count(0, sum(map(len, buffers))))
     path.unlink()
+
+
+@contextmanager
+def synced_appends_at_once(directory: Path, buffer: Buffer, count: int) -> Iterator[Work]:
+    """Append `buffer` to each of `count` files and sync them all, by a thread for each."""
+    with ExitStack() as opened:
+        pool = opened.enter_context(ThreadPoolExecutor(count))
+        paths = [directory / f"at-once-{number}" for number in range(count)]
+        each = [opened.enter_context(synced_appends(path, [buffer])) for path in paths]
+        yield repeated(lambda: list(pool.map(lambda append: append(1), each)))
 
 
 @contextmanager

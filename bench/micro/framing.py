@@ -15,7 +15,7 @@ from coordinator.config import ALL_SHARDS, DATA_SHARDS
 
 SMALL_BYTES = 700  # a shard of 4 KiB, about
 FRAMES_AT_ONCE = 64
-LARGE_BYTES = MIB
+LARGE_BYTES = 2 * MIB
 ARRIVAL_BYTES = RECEIVE_BUFFER_BYTES  # of a large payload, what one read of the socket brings
 
 
@@ -90,7 +90,7 @@ def _large_piece(receiver: Receiver, header: bytes) -> Piece:
     stream = memoryview(frame)
     receive = repeated(partial(arrive, receiver, stream))
     floor = repeated(partial(copy, receiver.place, stream))
-    return Piece("frame receive RECORD 1 MiB", "GB/s", receive, LARGE_BYTES, floor)
+    return Piece("frame receive RECORD 2 MiB", "GB/s", receive, LARGE_BYTES, floor)
 
 
 def record_pieces(stage: Stage) -> Pieces:

@@ -21,6 +21,7 @@ from coordinator.ring import Ring, RingNode
 NODES = (9, 1000)
 ZONES = 10
 GRACE_S = 3600
+SHARD_BYTES = 2 * MIB
 CANDIDATES = CANDIDATES_PER_SHARD * ALL_SHARDS
 SEGMENTS = 256  # so that no cache knows all the answers
 FOREVER_S = float("inf")
@@ -80,7 +81,8 @@ def _pieces_of(members: Membership, count: int) -> Pieces:
             pass
 
     def place_one() -> None:
-        target, zones = partial(members.target, MIB), partial(members.zone_sizes, MIB)
+        target = partial(members.target, SHARD_BYTES)
+        zones = partial(members.zone_sizes, SHARD_BYTES)
         found = candidates(members.ring, target, zones, segment(), DATA_SHARDS, ALL_SHARDS)
         place(found, DATA_SHARDS, ALL_SHARDS)
 

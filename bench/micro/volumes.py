@@ -4,20 +4,24 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
-from bench.micro.files import aligned, reads, synced_appends
+from bench.micro.files import aligned, reads, synced_appends, synced_appends_at_once
 from bench.micro.framing import info_of
 from bench.micro.harness import Piece, Pieces, Stage, awaited
 from common.ids import SegmentId
 from common.shards import ShardRecord
 from common.units import MIB
+from coordinator.config import ALL_SHARDS
 from shardd.identity import DataDirectory
 from shardd.store import VolumeStore
 from shardd.volume import VolumeClass
 
-SIZES = {"700 B": 700, "1 MiB": MIB}
+SMALL, SMALL_BYTES = "700 B", 700
+SIZES = {SMALL: SMALL_BYTES, "2 MiB": 2 * MIB}
 AT_ONCE = 64
 RECORDS = 128  # of each size there are before anything is read
 
@@ -25,17 +29,34 @@ RECORDS = 128  # of each size there are before anything is read
 def volume_pieces(stage: Stage) -> Pieces:
     """Appends are durable; the least that they take is the same bytes, written and synced. These
     go in by the five verbs, which copy a large payload; a lane receives it where it goes."""
-    directory = DataDirectory(stage.directory / "node")
-    try:
-        store = stage.runner.run(VolumeStore.open(directory))
-        try:
-            for size, size_bytes in SIZES.items():
-                yield from _append_pieces(stage, store, size, size_bytes)
-            yield from _read_pieces(stage, store)
-        finally:
-            stage.runner.run(store.close())
-    finally:
-        directory.close()
+    with ExitStack() as opened:
+        store = _opened(opened, stage, stage.directory / "node")
+        for size, size_bytes in SIZES.items():
+            yield from _append_pieces(stage, store, size, size_bytes)
+        yield from _read_pieces(stage, store)
+    yield from _stripe_pieces(stage)
+
+
+def _stripe_pieces(stage: Stage) -> Pieces:
+    """A shard on each node of a stripe, whose disks are one and the same here."""
+    with ExitStack() as opened:
+        stores = [_opened(opened, stage, stage.directory / str(n)) for n in range(ALL_SHARDS)]
+        new = _new_records(os.urandom(SMALL_BYTES))
+
+        async def append() -> None:
+            await asyncio.gather(*(store.append([next(new)]) for store in stores))
+
+        buffer = aligned(VolumeClass.of(SMALL_BYTES).span(SMALL_BYTES))
+        floor = opened.enter_context(synced_appends_at_once(stage.directory, buffer, len(stores)))
+        name = f"volume append {SMALL}, on {len(stores)} nodes at once"
+        yield Piece(name, "µs", awaited(stage, append), floor=floor)
+
+
+def _opened(opened: ExitStack, stage: Stage, path: Path) -> VolumeStore:
+    directory = opened.enter_context(closing(DataDirectory(path)))
+    store = stage.runner.run(VolumeStore.open(directory))
+    opened.callback(lambda: stage.runner.run(store.close()))
+    return store
 
 
 def _append_pieces(stage: Stage, store: VolumeStore, size: str, size_bytes: int) -> Pieces:
