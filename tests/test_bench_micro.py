@@ -11,7 +11,7 @@ from bench.micro.files import aligned, reads, synced_appends, synced_overwrites
 from bench.micro.framing import LARGE_BYTES, Receiver, arrive
 from bench.micro.harness import Harness, Piece, Stage, awaited
 from bench.rows import Row, read_rows
-from common.units import KIB, MIB
+from common.units import KIB
 from common.wire import FrameKind, pack_frame
 
 QUICK = Harness(rounds=1, round_s=0.001)
