@@ -1,5 +1,6 @@
 """What tests of the metadata database are made of."""
 
+import asyncio
 import os
 from dataclasses import replace
 
@@ -48,6 +49,13 @@ def notice(stored: StoredSegment, *bad: int) -> RepairNotice:
 
 def single(stored: StoredSegment) -> NewContent:
     return NewContent(ContentId(stored.id), stored.size_bytes, [stored], None, [stored])
+
+
+async def filled(metadata: Metadata, count: int = 300) -> list[StoredSegment]:
+    """So many contents of one segment each."""
+    stored = [segment(metadata) for _ in range(count)]
+    await asyncio.gather(*(metadata.commit_content(single(one)) for one in stored))
+    return stored
 
 
 def several(metadata: Metadata, segments: list[StoredSegment]) -> NewContent:

@@ -1,23 +1,16 @@
 """A damaged metadata database: nothing of it is believed, and whoever asks is told the way out."""
 
 import asyncio
-import shutil
 from pathlib import Path
 
 import pytest
 
 from common.errors import BadSetting, MetadataDamaged
 from common.ids import ContentId
-from coordinator.metadata import Metadata, StoredSegment, open_metadata
+from coordinator.metadata import Metadata, open_metadata
 from coordinator.metadata.damage import WAY_OUT
-from tests.database_files import backup, checkpoint, overwrite, root_page
-from tests.metadata_parts import GRACE_S, execute, segment, single
-
-
-async def filled(metadata: Metadata, count: int = 300) -> list[StoredSegment]:
-    stored = [segment(metadata) for _ in range(count)]
-    await asyncio.gather(*(metadata.commit_content(single(one)) for one in stored))
-    return stored
+from tests.database_files import checkpoint, overwrite, root_page
+from tests.metadata_parts import GRACE_S, execute, filled, segment, single
 
 
 async def closed_database(path: Path) -> Path:
@@ -42,31 +35,6 @@ async def test_what_is_no_database_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="not a database") as refused:
         open_metadata(tmp_path, "", GRACE_S)
     assert WAY_OUT in str(refused.value)
-
-
-async def test_a_backup_beside_the_log_of_another_file_is_not_opened(tmp_path: Path) -> None:
-    """As cp leaves it when the coordinator was killed: SQLite would take the log for the file's."""
-    live, crashed = tmp_path / "live", tmp_path / "crashed"
-    metadata = open_metadata(live, "", GRACE_S)
-    await metadata.start()
-    await filled(metadata)
-    backup(live / "metadata.db", tmp_path / "backup.db")
-    await filled(metadata)
-    checkpoint(live / "metadata.db")
-    await filled(metadata)
-    crashed.mkdir()
-    shutil.copy(tmp_path / "backup.db", crashed / "metadata.db")
-    shutil.copy(live / "metadata.db-wal", crashed / "metadata.db-wal")
-    await metadata.close()
-    with pytest.raises(BadSetting, match="damaged") as refused:
-        open_metadata(crashed, "", GRACE_S)
-    assert WAY_OUT in str(refused.value)
-    (crashed / "metadata.db-wal").unlink()
-    (crashed / "metadata.db-shm").unlink(missing_ok=True)
-    restored = open_metadata(crashed, "", GRACE_S)
-    await restored.start()
-    assert (await restored.counts())["segment"] == 300
-    await restored.close()
 
 
 async def test_after_the_first_sign_nothing_is_believed(metadata: Metadata, tmp_path: Path) -> None:
@@ -110,53 +78,3 @@ async def test_so_is_a_row_that_cannot_be(metadata: Metadata, lost: str) -> None
         await metadata.find_content(ContentId(stored.id))
     with pytest.raises(MetadataDamaged):
         await metadata.commit_content(single(segment(metadata)))
-
-
-@pytest.mark.parametrize("count", [1, 5, 20])
-async def test_one_of_before_the_last_start_is_not_opened_however_little_has_changed(
-    tmp_path: Path, count: int
-) -> None:
-    """What has changed may be so little that the mixture of both is well-formed."""
-    live, crashed = tmp_path / "live", tmp_path / "crashed"
-    for _ in range(2):
-        metadata = open_metadata(live, "", GRACE_S)
-        await metadata.start()
-        backup(live / "metadata.db", tmp_path / "backup.db")
-        await filled(metadata, count)
-        await metadata.close()
-    metadata = open_metadata(live, "", GRACE_S)
-    await metadata.start()
-    (late,) = await filled(metadata, 1)
-    shutil.copytree(live, crashed)
-    await metadata.close()
-    again = open_metadata(shutil.copytree(crashed, tmp_path / "again"), "", GRACE_S)
-    await again.start()  # nothing was restored: the log is the file's own
-    assert await again.find_content(ContentId(late.id)) is not None
-    await again.close()
-    shutil.copy(tmp_path / "backup.db", crashed / "metadata.db")
-    for _ in range(2):
-        with pytest.raises(BadSetting, match="older than the log"):
-            open_metadata(crashed, "", GRACE_S)
-    for name in ("metadata.db-wal", "metadata.db-shm"):
-        (crashed / name).unlink()
-    for _ in range(2):
-        restored = open_metadata(crashed, "", GRACE_S)
-        await restored.start()
-        assert (await restored.counts())["segment"] == count
-        await filled(restored, 1)
-        shutil.copytree(crashed, tmp_path / "killed", dirs_exist_ok=True)
-        await restored.close()
-        count += 1
-    killed = open_metadata(tmp_path / "killed", "", GRACE_S)  # with a log that is its own
-    await killed.start()
-    assert (await killed.counts())["segment"] == count
-    await killed.close()
-
-
-async def test_an_era_that_cannot_be_read_is_none(tmp_path: Path) -> None:
-    file = await closed_database(tmp_path)
-    file.with_name("metadata.db-era").write_text("what?")
-    opened = open_metadata(tmp_path, "", GRACE_S)
-    await opened.start()
-    assert int(file.with_name("metadata.db-era").read_text()) > 0
-    await opened.close()

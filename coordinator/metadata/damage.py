@@ -8,10 +8,12 @@ taken for orphans. So from the first sign on nothing of it is believed, and noth
 import logging
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from common.errors import BadSetting, MetadataDamaged
 from common.sqlite_errors import first_cause, is_damage
+from coordinator.metadata.own_log import has_own_log
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +48,19 @@ class Damage:
 
 
 def check_file(path: Path) -> None:
-    """Raises BadSetting if there is a database which is not well-formed. Beside a log that was left
-    over, which may be that of another file, the indexes are held against the tables too. For a
-    million segments the one takes a second, the other four.
+    """Raises BadSetting if there is a database which is not well-formed, or beside the log of
+    another one. Beside a log of which that is not certain, the indexes are held against the tables
+    too. For a million segments the one takes a second, the other four.
 
     It only reads: who opens a database to write has merged such a log with it when he closes it.
     """
     if not path.exists():
         return
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    connect = partial(sqlite3.connect, address, uri=True)
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            kind = "integrity" if has_log(path) else "quick"
+        kind = "quick" if has_own_log(path, connect) else "integrity"
+        with closing(connect()) as database:
             (found,) = database.execute(f"PRAGMA {kind}_check(1)").fetchone()
     except sqlite3.Error as error:
         if not is_damage(error):
@@ -65,9 +69,3 @@ def check_file(path: Path) -> None:
     if found != "ok":
         found = " ".join(found.split())  # SQLite begins with a heading
         raise BadSetting(f"database sqlite:///{path}: {found}; it is damaged: {WAY_OUT}")
-
-
-def has_log(path: Path) -> bool:
-    """Whether a process that had the database open has not closed it, or not yet."""
-    log_path = path.with_name(f"{path.name}-wal")
-    return log_path.exists() and log_path.stat().st_size > 0

@@ -7,8 +7,7 @@ from peewee import SqliteDatabase
 
 from common.errors import BadSetting, WrongCluster
 from coordinator.metadata.clock import Clock, MachineClock
-from coordinator.metadata.damage import check_file, has_log
-from coordinator.metadata.eras import check_era, next_era
+from coordinator.metadata.damage import check_file
 from coordinator.metadata.migrations import migrate
 from coordinator.metadata.models import proxy
 from coordinator.metadata.sql import Sql
@@ -34,9 +33,7 @@ def open_database(url: str, clock: Clock | None = None, cluster_id: str = "") ->
     scheme, separator, path = url.partition(":///")
     if not separator or scheme != "sqlite" or not path:
         raise BadSetting(f"database: need sqlite:///path, not {url!r}")
-    file = Path(path)
-    check_era(file, has_log(file))
-    check_file(file)
+    check_file(Path(path))
     database = SqliteDatabase(path, pragmas=SQLITE_PRAGMAS, lock_type="IMMEDIATE")
     times = _Times(clock or MachineClock())
     database.register_function(times.now_s, "sixfold_now", 0)
@@ -48,7 +45,6 @@ def open_database(url: str, clock: Clock | None = None, cluster_id: str = "") ->
         with sql.transaction():
             migrate(sql, cluster_id or uuid4().hex)
             times.take_over(sql)
-        next_era(sql, file)
         found = sql.row("SELECT cluster_id FROM cluster")
         if found and cluster_id and found[0] != cluster_id:
             raise WrongCluster(f"{url} belongs to cluster {found[0]}, not {cluster_id}")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from peewee import Database, PeeweeException
 
 from common.errors import FateUnknown
+from coordinator.metadata.own_log import next_number
 from coordinator.metadata.turns import turn
 
 T = TypeVar("T")
@@ -36,12 +37,20 @@ class Sql:
         done = False
         try:
             with turn(str(self.database.database)), self.database.atomic():
+                before = self.rows_changed
                 yield
+                if self.rows_changed != before:
+                    self._number()
                 done = True
         except PeeweeException as error:
             if done:
                 raise FateUnknown(f"COMMIT failed, its fate is unknown: {error}") from error
             raise
+
+    def _number(self) -> None:
+        """The transaction that is about to be committed (see own_log)."""
+        number = next_number(int(self.only("PRAGMA user_version")[0]))
+        self.run(f"PRAGMA user_version = {number}")
 
     def run(self, text: str, *values: Any) -> int:
         """Execute; the number of rows that changed."""
