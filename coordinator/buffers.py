@@ -11,7 +11,7 @@ import gc
 import mmap
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +22,7 @@ from common.units import KIB, MIB
 # for a while, must not keep small requests out.
 SMALL_RESERVE_BYTES = 16 * MIB
 GIVE_WAY_S, LOOK_S = 10.0, 0.1
-COLLECT_AFTER_S = 0.2  # of waiting: it takes some hundredths of a second
+LOOK_AGAIN_S = 0.2  # while somebody waits: collecting garbage takes some hundredths of a second
 # From here on a buffer is pooled, in sizes a sixteenth of a power of two apart.
 POOLED_BYTES = 256 * KIB
 
@@ -80,7 +80,10 @@ class StripeBuffers:
         self._idle_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._abandoned_bytes = 0
-        self._collection: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        # Of whoever may hold more than he needs: each call gives some of it back, or begins to, and
+        # says how many bytes, or None if there is no more.
+        self.givers: dict[object, Callable[[], int | None]] = {}
 
     @property
     def held_bytes(self) -> int:
@@ -109,7 +112,8 @@ class StripeBuffers:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (size_bytes, place)
         self._waiting.append(entry)
-        self._collect_soon()
+        self._ask_back()
+        self._look_soon()
         try:
             async with asyncio.timeout(wait_s):
                 await place  # whoever calls us on has counted it
@@ -137,6 +141,28 @@ class StripeBuffers:
         self.used_bytes += size_bytes
         return self._make(size_bytes)
 
+    def exchange(self, large: StripeBuffer, data: memoryview) -> StripeBuffer:
+        """A buffer that begins with a copy of `data`, which may lie in `large`; that goes back."""
+        size_bytes = self._rounded(len(data))
+        self.used_bytes += size_bytes
+        try:
+            small = self._make(size_bytes)
+            small.memory[: len(data)] = data
+        finally:
+            large.release()
+        return small
+
+    def _ask_back(self) -> None:
+        """Somebody waits: who holds more than he needs gives of it, until that will do."""
+        short_bytes = sum(size_bytes for size_bytes, _ in self._waiting)
+        short_bytes -= self.budget_bytes - self.used_bytes
+        asked = deque(self.givers.values())
+        while asked and short_bytes > 0:
+            give_back = asked.popleft()
+            if (given_bytes := give_back()) is not None:
+                short_bytes -= given_bytes
+                asked.append(give_back)
+
     def watch(self, size_bytes: int, memory: object) -> None:
         """For StripeBuffer: `memory` is abandoned and counts until it is gone."""
         self._abandoned_bytes += size_bytes
@@ -152,18 +178,21 @@ class StripeBuffers:
         self._abandoned_bytes -= size_bytes
         self.take_back(size_bytes, None)
 
-    def _collect_soon(self) -> None:
+    def _look_soon(self) -> None:
         """Somebody waits. A transfer that was cancelled may hold its views in a cycle, of an
-        exception, the frames that it went through and the future that they waited for."""
-        if self._abandoned_bytes and self._waiting and self._collection is None:
+        exception, the frames that it went through and the future that they waited for; and who was
+        fast may have become slow."""
+        if self._waiting and self._look is None:
             loop = asyncio.get_running_loop()
-            self._collection = loop.call_later(COLLECT_AFTER_S, self._collect)
+            self._look = loop.call_later(LOOK_AGAIN_S, self._look_for_more)
 
-    def _collect(self) -> None:
-        self._collection = None
-        if self._abandoned_bytes and self._waiting:
-            gc.collect()
-            self._collect_soon()
+    def _look_for_more(self) -> None:
+        self._look = None
+        if self._waiting:
+            if self._abandoned_bytes:
+                gc.collect()
+            self._ask_back()
+            self._look_soon()
 
     def take_back(self, size_bytes: int, memory: memoryview | None) -> None:
         """For StripeBuffer: the other half of `_make`. `None` is not pooled."""

@@ -4,10 +4,9 @@ What cannot be verified is never handed out. The first segment is fetched before
 answered, so that an unreadable content is an error and not a broken answer.
 """
 
-import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from common.errors import NotFound, Unreadable
@@ -20,36 +19,14 @@ from coordinator.cache import Cache
 from coordinator.durability import Durability, durability_of
 from coordinator.letting_go import let_go
 from coordinator.metadata import Manifest, StoredSegment
+from coordinator.read_ahead import LATER_SEGMENT_WAIT_S, Piece, ReadAhead
 from coordinator.read_segment import SegmentReads, Slice
 from coordinator.services import Services
 from coordinator.stripe_rows import WholeStripe
 
-LATER_SEGMENT_WAIT_S = 30.0
-
-
 # What is kept in memory: the bytes of one act of writing a segment, or of a content in a bundle.
 Kept = tuple[bytes, int]
 IN_A_BUNDLE = 0  # no generation
-
-
-class Piece:
-    """Verified bytes. `release` when the socket has taken them."""
-
-    __slots__ = ("_buffer", "data")
-
-    def __init__(self, data: memoryview | bytes, buffer: StripeBuffer | None) -> None:
-        self.data, self._buffer = data, buffer
-
-    def release(self) -> None:
-        """The memory may be used again."""
-        if self._buffer is not None:
-            self._buffer.release()
-
-    def abandon(self) -> None:
-        """As release, while the socket may still hold the memory."""
-        self.data = b""
-        if self._buffer is not None:
-            self._buffer.abandon()
 
 
 class ReadPath:
@@ -82,19 +59,18 @@ class ReadPath:
     ) -> AsyncIterator[AsyncIterator[Piece]]:
         """Iterates over the bytes [start, end) in pieces. Raises Unreadable or Overloaded
         on entry if the first piece cannot be had, while iterating if a later one cannot."""
-        slices = slices_of(manifest, start, end)
-        ahead: deque[asyncio.Task[Piece]] = deque()
-        first = await self._fetch(slices[0], self._config.admission_wait_s) if slices else None
+        ahead = ReadAhead(
+            slices_of(manifest, start, end),
+            self._fetch,
+            self._buffers,
+            self._config.segments_in_flight,
+            time.monotonic,
+        )
         try:
-            yield self._pieces(first, slices[1:], ahead)
+            await ahead.start(self._config.admission_wait_s)
+            yield ahead.pieces()
         finally:
-            if first is not None:
-                first.abandon()  # in case nobody came to take it
-            for task in ahead:
-                task.cancel()
-            for outcome in await asyncio.gather(*ahead, return_exceptions=True):
-                if isinstance(outcome, Piece):
-                    outcome.release()
+            await ahead.close()
 
     async def read_small(self, manifest: Manifest, start: int, end: int) -> bytes:
         """The bytes [start, end), few enough to leave in one write. Raises as `open`."""
@@ -158,29 +134,6 @@ class ReadPath:
         """Wait until what reads found out is in the repair queue."""
         await self._segments.settle()
 
-    async def _pieces(
-        self, first: Piece | None, rest: Sequence[Slice], ahead: deque[asyncio.Task[Piece]]
-    ) -> AsyncIterator[Piece]:
-        waiting = deque(rest)
-        self._run_ahead(waiting, ahead)
-        if first is not None:
-            yield first
-        while ahead or waiting:
-            self._run_ahead(waiting, ahead)
-            yield await ahead[0]
-            ahead.popleft()
-
-    def _run_ahead(self, waiting: deque[Slice], ahead: deque[asyncio.Task[Piece]]) -> None:
-        """Keep a few fetches going: the next segment always, later ones if memory allows."""
-        while waiting and len(ahead) < self._config.segments_in_flight - 1:
-            wait_s = 0.0 if ahead else LATER_SEGMENT_WAIT_S
-            buffer = self._buffers.try_acquire(self._stripe_bytes(waiting[0].segment))
-            if buffer is None and ahead:
-                return
-            fetch = asyncio.create_task(self._fetch(waiting.popleft(), wait_s, buffer))
-            fetch.add_done_callback(partial(_give_up, buffer))
-            ahead.append(fetch)
-
     def _stripe_bytes(self, segment: StoredSegment) -> int:
         return segment.n * segment.shard_bytes
 
@@ -216,7 +169,11 @@ class ReadPath:
         if to_keep:
             key = (segment.id, segment.generation)
             self._cache.put(key, buffer.memory[: segment.size_bytes])
-        return Piece(buffer.memory[part.start : part.end], buffer)
+        plain = buffer.memory[part.start : part.end]
+        if len(plain) <= len(buffer.memory) // 4:  # do not hold all of it
+            buffer = self._buffers.exchange(buffer, plain)
+            plain = buffer.memory[: len(plain)]
+        return Piece(plain, buffer)
 
     async def _check_id(self, segment: StoredSegment, buffer: StripeBuffer) -> None:
         """Its shards were found not to belong together, or not to its id. The data among them may
@@ -234,12 +191,6 @@ class ReadPath:
         """No view of the buffer stays with the caller: an error that goes through would keep it."""
         stripe = buffer.memory[: self._stripe_bytes(segment)]
         return partial(WholeStripe, self._services.codec, stripe)
-
-
-def _give_up(buffer: StripeBuffer | None, fetch: "asyncio.Task[Piece]") -> None:
-    """A fetch that is cancelled before its first step never gets to give its buffer back."""
-    if buffer is not None and fetch.cancelled():
-        buffer.abandon()
 
 
 def slices_of(manifest: Manifest, start: int, end: int) -> list[Slice]:

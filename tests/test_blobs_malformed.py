@@ -10,9 +10,9 @@ from aiohttp import web
 
 from common.units import MIB
 from coordinator.buffers import StripeBuffers
-from coordinator.http.blobs import _send_piece
 from coordinator.http.malformed import JsonErrorsRunner
-from coordinator.read_path import Piece
+from coordinator.http.sending import send_piece
+from coordinator.read_ahead import Piece
 from tests.blobs import SEGMENT, UNKNOWN, content, get, id_of, put, raw, shards_stored
 from tests.local_cluster import LocalCluster
 
@@ -71,21 +71,42 @@ async def test_uploads_that_only_pretend_to_be_large_keep_nobody_out(
         writer.transport.abort()
 
 
-class StuckResponse:
-    """A client that takes nothing."""
+class SlowClient:
+    """A connection whose client has left so much untaken whenever it is looked at."""
+
+    def __init__(self, *untaken_bytes: int) -> None:
+        self._untaken_bytes = list(untaken_bytes)
 
     async def write(self, data: bytes) -> None:
-        await asyncio.Event().wait()
+        await self.drain()
+
+    async def drain(self) -> None:
+        if self._untaken_bytes:
+            await asyncio.Event().wait()
+
+    def get_write_buffer_size(self) -> int:
+        return self._untaken_bytes.pop(0)
+
+    async def takes(self, piece: Piece) -> None:
+        response, transport = cast(web.StreamResponse, self), cast(asyncio.WriteTransport, self)
+        await send_piece(response, transport, piece, 0.01)
 
 
-async def test_a_reader_that_takes_nothing_gives_its_memory_back() -> None:
+@pytest.mark.parametrize("untaken_bytes", [[9 * MIB], [8 * MIB, 8 * MIB], [1, 1, 1]])
+async def test_a_reader_that_takes_nothing_gives_its_memory_back(untaken_bytes: list[int]) -> None:
+    """At once, or from some time on."""
     buffers = StripeBuffers(20 * MIB)
     buffer = await buffers.acquire(9 * MIB, 1.0)
     with pytest.raises(TimeoutError):
-        await _send_piece(
-            cast(web.StreamResponse, StuckResponse()), Piece(buffer.memory, buffer), 0.01
-        )
+        await SlowClient(*untaken_bytes).takes(Piece(buffer.memory, buffer))
     await buffers.acquire(20 * MIB, 10.0)  # who waits for it gets it
+
+
+async def test_a_reader_that_takes_a_little_each_time_gets_all() -> None:
+    buffers = StripeBuffers(20 * MIB)
+    buffer = await buffers.acquire(9 * MIB, 1.0)
+    await SlowClient(9 * MIB - 1, 8 * MIB, 100, 1).takes(Piece(buffer.memory, buffer))
+    assert buffers.used_bytes == 0
 
 
 def form(*parts: str, end: str = "--x--\r\n") -> bytes:

@@ -1,7 +1,5 @@
 """`/v1/blobs`: store, read, look at and delete contents by their id."""
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,14 +14,12 @@ from coordinator.config import Config
 from coordinator.http.bodies import check_headers, check_part_headers, chunks, part_chunks
 from coordinator.http.errors import error_response, errors_as_json
 from coordinator.http.ranges import ByteRange, matches_etag, parse_range
-from coordinator.letting_go import let_go
+from coordinator.http.sending import send_pieces
 from coordinator.metadata import Manifest, Metadata
-from coordinator.read_path import Piece, ReadPath
+from coordinator.read_path import ReadPath
 from coordinator.settling import Settling
 from coordinator.write_path import WritePath
 from coordinator.write_upload import Stored
-
-log = logging.getLogger(__name__)
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 SMALL_ANSWER_BYTES = 64 * 1024  # up to here headers and body leave in one write
@@ -156,7 +152,7 @@ class BlobHandlers:
         async with self._reads.open(manifest, start, end) as pieces:
             headers["Content-Length"] = str(end - start)
             response = web.StreamResponse(status=status, headers=headers)
-            await _stream(request, response, pieces, self._config.body_idle_s)
+            await send_pieces(request, response, pieces, self._config.body_idle_s)
             return response
 
     def _headers(self, manifest: Manifest) -> dict[str, str]:
@@ -175,48 +171,6 @@ class BlobHandlers:
         if not await self._metadata.unpin(id_):
             raise NotFound(f"no such content: {id_}")
         return web.Response(status=204)
-
-
-async def _stream(
-    request: web.Request,
-    response: web.StreamResponse,
-    pieces: AsyncIterator[Piece],
-    idle_s: float,
-) -> None:
-    """Send the pieces. Once the headers are out, a failure cuts the connection: a clean end would
-    be a lie."""
-    transport = request.transport
-    if transport is None:
-        return  # the client has gone
-    # With no buffer of its own, drain means that the kernel has the bytes: memory is free again.
-    transport.set_write_buffer_limits(high=0)
-    response.content_type = "application/octet-stream"
-    try:
-        await response.prepare(request)
-        async for piece in pieces:
-            await _send_piece(response, piece, idle_s)
-        await response.write_eof()
-    except (SixfoldError, OSError) as error:
-        transport.abort()
-        if isinstance(error, SixfoldError):
-            log.error("%s: cut off while sending: %s", request.path, error)
-    except BaseException:  # a defect too: the answer that tells of it would pass for content
-        transport.abort()
-        raise
-
-
-async def _send_piece(response: web.StreamResponse, piece: Piece, idle_s: float) -> None:
-    """Raises TimeoutError, an OSError, for a client that does not take it in time: it must not
-    hold the memory for as long as it likes."""
-    try:
-        async with asyncio.timeout(idle_s):
-            await response.write(piece.data)
-            await response.drain()
-    except BaseException as error:
-        let_go(error)
-        piece.abandon()
-        raise
-    piece.release()
 
 
 async def _files(request: web.Request) -> AsyncIterator[aiohttp.BodyPartReader]:
