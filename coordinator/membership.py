@@ -83,16 +83,18 @@ class Membership:
 
     async def look(self) -> None:
         """Take over what nodes have reported to other processes since the last look, and what
-        operators want of nodes, also of those that are silent."""
+        operators want of nodes and these are called, also of those that are silent."""
         known = {node.number: node.version for node in self.nodes.values()}
         now_s, found = await self.metadata.reports_since(self._looked_s - OVERLAP_S, known)
         self._looked_s = now_s
         self._attention.look()
         for shared in found:
             self._take_over(shared)
-        wishes = await self.metadata.wishes()
+        rows = {row.number: row for row in await self.metadata.nodes()}
         for number, node in self.nodes.items():
-            self.wish_changed(number, wishes.get(number, Wish.ACTIVE))
+            if (row := rows.get(number)) is not None:
+                node.row = replace(node.row, name=row.name)
+                self.wish_changed(number, row.wish)
             if node.row.wish is Wish.REMOVED:
                 self.on_removed(number)
             if node.reachable:

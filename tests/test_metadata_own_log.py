@@ -14,7 +14,7 @@ from common.errors import BadSetting
 from common.ids import ContentId
 from coordinator.metadata import Metadata, StoredSegment, open_metadata
 from coordinator.metadata.damage import check_file
-from coordinator.metadata.own_log import NUMBERS, next_number
+from coordinator.metadata.own_log import NUMBERS, Stamp
 from tests.database_files import backup, checkpoint
 from tests.metadata_parts import GRACE_S, execute, filled
 
@@ -98,6 +98,45 @@ async def test_a_younger_file_beside_an_old_log_is_not_opened(tmp_path: Path) ->
     assert all(await known(without_log(crashed), early + late))
 
 
+async def test_the_log_of_another_history_is_not_merged(tmp_path: Path) -> None:
+    """One went on after the backup, the other when it had been restored: with the same numbers."""
+    live, other = tmp_path / "live", tmp_path / "other"
+    metadata = await opened(live)
+    await filled(metadata, 5)
+    other.mkdir()
+    backup(live / "metadata.db", other / "metadata.db")
+    late = [one for _ in range(5) for one in await filled(metadata, 1)]
+    backup(live / "metadata.db", tmp_path / "backup.db")
+    await metadata.close()
+    metadata = await opened(other)
+    for _ in range(20):
+        await filled(metadata, 1)
+    crashed = shutil.copytree(other, tmp_path / "crashed")
+    await metadata.close()
+    shutil.copy(tmp_path / "backup.db", crashed / "metadata.db")
+    refused(crashed, f"another history.* delete {LOG}")
+    assert all(await known(without_log(crashed), late))
+
+
+@pytest.mark.parametrize("left", ["gone", "empty"])
+async def test_a_log_without_its_file_is_not_deleted(tmp_path: Path, left: str) -> None:
+    """SQLite would, for a new database."""
+    live = tmp_path / "live"
+    metadata = await opened(live)
+    stored = await filled(metadata, 5)
+    crashed = shutil.copytree(live, tmp_path / "crashed")
+    await metadata.close()
+    file = (crashed / "metadata.db").read_bytes()
+    (crashed / "metadata.db").write_bytes(b"")
+    refused(crashed, "not the file that it belongs to")
+    if left == "gone":
+        (crashed / "metadata.db").unlink()
+        with pytest.raises(BadSetting, match="not the file that it belongs to"):
+            open_metadata(crashed, "", GRACE_S)
+    (crashed / "metadata.db").write_bytes(file)
+    assert all(await known(crashed, stored))
+
+
 @pytest.mark.parametrize("empty", [nothing, moved, checkpoint])
 async def test_ones_own_log_is(tmp_path: Path, empty: Callable[[Path], None]) -> None:
     """Also with a backup that was taken since it began."""
@@ -175,7 +214,7 @@ async def test_the_log_may_begin_anew_while_others_look(metadata: Metadata, tmp_
 
 
 async def test_numbers_begin_anew_after_the_last(tmp_path: Path) -> None:
-    assert next_number(NUMBERS - 1) == 0
+    assert Stamp(NUMBERS - 1, 1, 2).next_by(3) == (0, 2, 3)
     live = tmp_path / "live"
     metadata = await opened(live)
     await execute(metadata, f"PRAGMA user_version = {NUMBERS - 3}")

@@ -212,3 +212,14 @@ async def test_an_impostor_is_refused_by_the_process_that_it_turns_to(
     await b.report(other, os.urandom(16))
     await a.look()
     assert a.nodes[number].report == other
+
+
+async def test_a_member_that_a_backup_does_not_know_keeps_its_name(metadata: Metadata) -> None:
+    """The backup is of the time when another node was called so, which was removed since."""
+    old = await metadata.save_report(incoming(1))
+    found = await metadata.save_report(incoming(77, name="node-1", epoch=old.epoch))
+    assert (found.node.name, found.node.number != old.node.number) == ("node-1", True)
+    names = {row.number: row.name for row in await metadata.nodes()}
+    assert names[old.node.number] == f"node-1-{1:032x}"[: len("node-1-") + 8]
+    with pytest.raises(Conflict, match="Is its disk mounted"):
+        await metadata.save_report(incoming(78, name="node-1"))

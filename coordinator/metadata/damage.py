@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common.errors import BadSetting, MetadataDamaged
 from common.sqlite_errors import first_cause, is_damage
-from coordinator.metadata.own_log import has_own_log
+from coordinator.metadata.own_log import has_log, has_own_log
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,12 @@ def check_file(path: Path) -> None:
 
     It only reads: who opens a database to write has merged such a log with it when he closes it.
     """
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
+        if has_log(path):  # SQLite would begin a new database, and delete it
+            raise BadSetting(
+                f"database sqlite:///{path}: there is {path.name}-wal, and not the file that it "
+                f"belongs to: {WAY_OUT}"
+            )
         return
     address = f"{path.absolute().as_uri()}?mode=ro"
     connect = partial(sqlite3.connect, address, uri=True)

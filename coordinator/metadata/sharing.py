@@ -86,11 +86,16 @@ def save_report(sql: Sql, incoming: IncomingReport) -> TakenReport:
 
 
 def _check_name(sql: Sql, report: NodeReport) -> None:
-    """A node whose disk is not mounted looks like a new one, but for its name."""
+    """A node whose disk is not mounted looks like a new one, but for its name. One that was told an
+    epoch was taken in before: then the database is a backup of the time before that, and whoever
+    has the name there was removed since. It is called after its id too, from now on."""
     known = sql.row(
         "SELECT node_id FROM node WHERE name = ? AND wish <> ?", report.name, Wish.REMOVED
     )
-    if known:
+    if known and report.epoch:
+        old = f"{report.name}-{known[0][:8]}"
+        sql.run("UPDATE node SET name = ? WHERE node_id = ?", old, known[0])
+    elif known:
         raise Conflict(
             f"the name {report.name} is that of node {known[0]}, and this data directory is not "
             "its own. Is its disk mounted? If it is lost for good, start under another name, or "

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from peewee import Database, PeeweeException
 
 from common.errors import FateUnknown
-from coordinator.metadata.own_log import next_number
+from coordinator.metadata.own_log import Stamp, new_process
 from coordinator.metadata.turns import turn
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ class Sql:
     ``{wall}`` (the time of day, for people to read)."""
 
     def __init__(self, database: Database, now: str, wall: str) -> None:
-        self.database = database
+        self.database, self._process = database, new_process()
         self._dialect = cache(
             lambda text: text.format(now=now, wall=wall).replace("?", database.param)
         )
@@ -49,8 +49,13 @@ class Sql:
 
     def _number(self) -> None:
         """The transaction that is about to be committed (see own_log)."""
-        number = next_number(int(self.only("PRAGMA user_version")[0]))
-        self.run(f"PRAGMA user_version = {number}")
+        (number,), (processes,) = (
+            self.only("PRAGMA user_version"),
+            self.only("PRAGMA application_id"),
+        )
+        stamp = Stamp.of(number, processes).next_by(self._process)
+        self.run(f"PRAGMA user_version = {stamp.number}")
+        self.run(f"PRAGMA application_id = {stamp.application_id}")
 
     def run(self, text: str, *values: Any) -> int:
         """Execute; the number of rows that changed."""

@@ -1,5 +1,6 @@
 """What people do to the file of the metadata database and the log beside it: files of one moment,
-logs of another, copied by `cp` or as a backup. SQLite would make one database of any two."""
+logs of another, copied by `cp` or as a backup, also of a history that went on from a backup. SQLite
+would make one database of any two."""
 
 import asyncio
 import random
@@ -86,7 +87,9 @@ class _History:
         return metadata
 
     async def _step(self, metadata: Metadata) -> Metadata:
-        kind = self.chance.choice(["commit"] * 4 + ["delete", "move", "empty", "close", "kill"])
+        kind = self.chance.choice(
+            ["commit"] * 4 + ["delete", "move", "empty", "close", "kill", "restore"]
+        )
         if kind == "commit":
             for _ in range(self.chance.choice([1, 1, 3])):
                 new = [single(segment(metadata)) for _ in range(self.chance.choice([1, 3, 20]))]
@@ -100,6 +103,12 @@ class _History:
                 database.execute("PRAGMA wal_checkpoint(PASSIVE)")
         elif kind == "empty":
             checkpoint(self._file)
+        elif kind == "restore" and self.moments:  # its history goes on another way now
+            await metadata.close()
+            self._lives += 1
+            self._file.parent.mkdir()
+            shutil.copy(self.chance.choice(self.moments).backup, self._file)
+            return await self._open()
         else:
             before = self._file.parent
             if kind == "close":
