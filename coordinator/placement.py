@@ -80,7 +80,7 @@ def place(candidates: Sequence[Target], k: int, n: int) -> Placement:
     fewer. `candidates`, in ring order, are never empty."""
     by_fill = sorted(candidates, key=lambda target: target.fill)  # stable: ties keep ring order
     chosen = _spread_over_zones(by_fill, min(n, len(by_fill)), n, n - k)
-    shares = _shares(by_fill, chosen, n)
+    shares = _shares(by_fill, chosen, n, n - k)
     layout: list[int] = []
     for turn in range(max(shares.values())):
         layout += [t.number for t in candidates if shares.get(t.number, 0) > turn]
@@ -107,11 +107,22 @@ def _spread_over_zones(
         limit += 1
 
 
-def _shares(by_fill: Sequence[Target], chosen: Mapping[int, Target], n: int) -> dict[int, int]:
-    """How many shards each chosen node takes: equal, the remainder to the least filled."""
+def _shares(
+    by_fill: Sequence[Target], chosen: Mapping[int, Target], n: int, limit: int
+) -> dict[int, int]:
+    """How many shards each chosen node takes: equal, the remainder to the least filled such that no
+    zone gets more than `limit`, or, if the zones do not allow that, as few more as possible."""
     each, rest = divmod(n, len(chosen))
-    order = [target.number for target in by_fill if target.number in chosen]
-    return {number: each + (at < rest) for at, number in enumerate(order)}
+    shares = dict.fromkeys(chosen, each)
+    in_zone = Counter(target.zone for target in chosen.values() for _ in range(each))
+    while rest:
+        for target in by_fill:
+            if shares.get(target.number) == each and in_zone[target.zone] < limit and rest:
+                shares[target.number] += 1
+                in_zone[target.zone] += 1
+                rest -= 1
+        limit += 1
+    return shares
 
 
 @lru_cache(4096)  # a cluster has few layouts beside its segments

@@ -14,7 +14,7 @@ from coordinator.metadata import JobState, Metadata
 from coordinator.node import Node, NodeState
 from coordinator.risk import Assumed, any_loss, loss_before_repair, yearly_loss
 from coordinator.scrub import progress_of
-from coordinator.standing import Kind, Standing, standing_of, surroundings
+from coordinator.standing import Kind, Standing, Surroundings, standing_of, surroundings
 
 AFR = 0.02  # of a node: what large fleets of disks report, and a little more
 # Of one shard: Bairavasundaram et al., "An Analysis of Latent Sector Errors in Disk Drives"
@@ -55,7 +55,7 @@ class RiskReport:
     ) -> None:
         self._config, self._metadata, self._cluster = config, metadata, cluster
         self._clock, self._wall_clock = clock, wall_clock
-        self._scanned_at_s = float("-inf")
+        self._scanned_at_s, self._around = float("-inf"), Surroundings({}, frozenset())
         self._standing = Standing(DATA_SHARDS)
         self._scanning = asyncio.Lock()
 
@@ -84,12 +84,12 @@ class RiskReport:
         }
 
     async def _standing_now(self) -> Standing:
-        """Of a few seconds ago at most."""
+        """Of a few seconds ago at most, and of the nodes as they are now."""
         async with self._scanning:
-            if self._clock() - self._scanned_at_s >= FRESH_S:
-                around = surroundings(self._cluster.membership)
+            around = surroundings(self._cluster.membership)
+            if around != self._around or self._clock() - self._scanned_at_s >= FRESH_S:
                 self._standing = await standing_of(self._metadata, around, DATA_SHARDS)
-                self._scanned_at_s = self._clock()
+                self._scanned_at_s, self._around = self._clock(), around
         return self._standing
 
     def _present(self) -> list[Node]:

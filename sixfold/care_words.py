@@ -17,7 +17,7 @@ def durability_lines(said: dict[str, Any]) -> list[str]:
     rows = [
         ("segments", str(said["segments"])),
         ("may fail now", f"{_may(now['nodes'], 'node')}, {_may(now['zones'], 'zone')}"),
-        ("short of shards", f"{short['on_absent_nodes']} segments, as nodes are away; "
+        ("short of shards", f"{short['on_absent_nodes']} segments lack a node; "
          f"{short['with_bad_shards']} have bad ones"),
         *map(_short_kind, short["kinds"]),
         ("in repair queue", _queue(short)),

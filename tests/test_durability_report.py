@@ -185,6 +185,15 @@ async def test_the_scan_is_kept_for_some_seconds(bed: Bed) -> None:
     assert (await report(bed))["segments"] == 2
 
 
+async def test_nodes_that_go_are_seen_at_once(bed: Bed) -> None:
+    await put(bed.http, content(1000, "seen"))
+    assert (await report(bed))["may_fail_now"]["nodes"] == 3
+    for away, left in ((1, 2), (2, 1), (3, 0)):
+        bed.away(*range(1, away + 1))
+        async with bed.http.get("/-/admin/durability") as answer:
+            assert (await answer.json())["may_fail_now"]["nodes"] == left
+
+
 async def test_an_empty_store_promises_nothing(bed: Bed) -> None:
     said = await report(bed)
     assert said["may_fail_now"] == {"nodes": None, "zones": None}

@@ -187,6 +187,23 @@ def test_a_zone_too_small_for_its_share_leaves_the_rest_to_others() -> None:
     assert len(set(layout)) == N
 
 
+@pytest.mark.parametrize(
+    ("sizes", "most"), [((3, 3, 2), 3), ((2, 2, 2), 3), ((1, 3, 3), 4), ((4, 4), 5), ((5, 1, 1), 5)]
+)
+def test_who_takes_two_shards_is_where_the_zone_allows_it(
+    sizes: tuple[int, ...], most: int
+) -> None:
+    """With fewer nodes than shards; and however full they are, none takes more than he must."""
+    zones = [str(zone) for zone, size in enumerate(sizes) for _ in range(size)]
+    for seed in range(50):
+        chance = random.Random(seed)
+        found = [Target(number, zone, chance.random()) for number, zone in enumerate(zones, 1)]
+        chance.shuffle(found)
+        layout = place(found, 6, 9).layout
+        assert max(Counter(zones[number - 1] for number in layout).values()) == most
+        assert max(Counter(layout).values()) == -(-9 // len(zones))
+
+
 def test_data_shards_are_spread_over_nodes() -> None:
     """Reads ask data shards only: every node must hold its part of them."""
     numbers = range(1, 10)
