@@ -76,7 +76,8 @@ NOTHING_UNREADABLE = "repair knows of nothing that it cannot mend"
 def unreadable_lines(row: dict[str, Any], with_title: bool) -> list[str]:
     """A row of `/-/admin/unreadable` as one line: columns, and last what repair says."""
     cells = [row["content"] or "-", row["state"] or "not needed", row["segment"]]
-    cells += [f"{row['survivors']} of {row['k']}", row["reason"]]
+    way_out = "" if row["content"] else f"; sixfold rm {row['segment']} gives it up"
+    cells += [f"{row['survivors']} of {row['k']}", row["reason"] + way_out]
     rows = [UNREADABLE_COLUMNS, cells] if with_title else [cells]
     return [f"{a:64}  {b:10}  {c:64}  {d:6}  {e}" for a, b, c, d, e in rows]
 

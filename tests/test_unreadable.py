@@ -19,7 +19,7 @@ from sixfold.care_words import unreadable_lines
 from sixfold.client import Client
 from tests.blobs import content, put
 from tests.local_cluster import LocalCluster, run_sixfold
-from tests.metadata_parts import Clock, execute, notice, segment, several, single
+from tests.metadata_parts import GRACE_S, Clock, execute, notice, segment, several, single
 from tests.whole_path import Bed, memory_bed
 
 SEGMENT = 4096
@@ -95,6 +95,28 @@ async def test_a_list_of_segments_is_needed_too(metadata: Metadata) -> None:
     assert new.segment_list is not None
     await lost(metadata, new.segment_list)
     assert needs(await listed(metadata)) == {(new.segment_list.id, id_, "live")}
+
+
+@pytest.mark.parametrize("encoding", [Encoding.SEGMENT_LIST, Encoding.BUNDLE])
+async def test_what_is_lost_and_not_needed_can_be_given_up(
+    metadata: Metadata, clock: Clock, encoding: Encoding
+) -> None:
+    """As a rebuild leaves a list or bundle of which it has found too few shards."""
+    left, needed, good = (replace(segment(metadata), encoding=encoding) for _ in range(3))
+    for each in (left, needed, good):
+        await stored(metadata, replace(single(each), id=ContentId(os.urandom(32))))
+    await execute(metadata, "DELETE FROM pin")
+    await execute(metadata, "DELETE FROM content_segment")
+    await execute(metadata, "INSERT INTO content_segment VALUES (?, 0, ?)", bytes(32), needed.id)
+    assert not await metadata.unpin(ContentId(left.id))
+    await lost(metadata, left, needed)
+    assert not await metadata.unpin(ContentId(good.id))
+    assert not await metadata.unpin(ContentId(needed.id))
+    assert await metadata.unpin(ContentId(left.id))
+    clock.now_s += 2 * GRACE_S
+    assert await metadata.collect(10) == 1
+    assert {row.segment for row in await listed(metadata)} == {needed.id}
+    assert not await metadata.unpin(ContentId(left.id))
 
 
 async def test_all_that_is_in_a_bundle_is_named(metadata: Metadata) -> None:

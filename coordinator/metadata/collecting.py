@@ -16,6 +16,7 @@ from coordinator.metadata.sessions import deletes_stopped
 from coordinator.metadata.sql import Sql
 from coordinator.metadata.writes import (
     DEFAULT_ACCOUNT,
+    UNREADABLE,
     add_deletes,
     shards_of,
     touch_behind,
@@ -23,9 +24,13 @@ from coordinator.metadata.writes import (
 
 
 def unpin(sql: Sql, content: ContentId) -> bool:
-    """Make a content invisible; its space is collected later. False if it was not visible."""
-    gone = sql.run("DELETE FROM pin WHERE content = ? AND account = ?", content, DEFAULT_ACCOUNT)
-    if gone:
+    """Make a content invisible, or give a bundle or list up that is lost and not needed; its space
+    is collected later. False if it is nothing of that."""
+    gone = (
+        sql.run("DELETE FROM pin WHERE content = ? AND account = ?", content, DEFAULT_ACCOUNT) > 0
+    )
+    if gone or _is_left_over(sql, content):
+        gone = True
         sql.run(
             "INSERT INTO collect_queue (content, unpinned_at) VALUES (?, {now}) "
             "ON CONFLICT (content) DO UPDATE SET unpinned_at = excluded.unpinned_at",
@@ -33,7 +38,16 @@ def unpin(sql: Sql, content: ContentId) -> bool:
         )
     touch_behind(sql, content)  # the grace period starts now: reads that have begun go on
     failpoint(Point.UNPIN_BEGUN)
-    return gone > 0
+    return gone
+
+
+def _is_left_over(sql: Sql, id_: ContentId) -> bool:
+    """Whether a rebuild found too few shards of this bundle or list to know what it was for."""
+    lost = (
+        f"SELECT 1 FROM segment s WHERE s.id = ? AND EXISTS ({UNREADABLE}) "
+        f"AND s.encoding & {int(Encoding.BUNDLE | Encoding.SEGMENT_LIST)} <> 0"
+    )
+    return sql.exists(lost, id_) and not _is_referenced(sql, SegmentId(id_))
 
 
 def collect(sql: Sql, content: ContentId, behind: Iterable[StoredSegment], grace_s: int) -> bool:
