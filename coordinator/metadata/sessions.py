@@ -69,7 +69,9 @@ def check_session(sql: Sql, session: int) -> None:
 
 
 def session_lost() -> SessionLost:
-    return SessionLost("this coordinator's lease in the database has run out; try again")
+    return SessionLost(
+        "this coordinator's lease in the database has run out, or a rebuild has ended it; try again"
+    )
 
 
 def live_sessions(sql: Sql) -> set[int]:
