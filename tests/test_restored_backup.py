@@ -51,6 +51,8 @@ async def test_a_restored_backup_deletes_nothing(tmp_path: Path) -> None:
         late = os.urandom(5000)
         await put(servers, late)  # PUTs go on
         assert before < await listed(servers, urls)
+        # A node that reports for the first time after `allow-deletes` raises the alarm again.
+        await until_told(servers, await epoch_of(servers))
         run_sixfold("--url", servers.url, "admin", "rebuild-metadata")
         for data in (kept, young, late):
             assert await get(servers, data) == data
